@@ -1,0 +1,99 @@
+// The only writer of precious files: a reader sees the old content or the new, whole, also after
+// a power cut. Write to a temporary name, fsync it, rename it over the target, fsync the directory.
+// Nothing precious is created by accident: `createDurable` refuses to replace, `writeDurable` replaces.
+import { randomBytes } from 'node:crypto';
+import { type FileHandle, link, mkdir, open, rename, rm } from 'node:fs/promises';
+import { dirname, resolve } from 'node:path';
+import { errnoOf, FleetError } from './errors.ts';
+
+/** fsyncs a directory, so that names created or removed in it survive a power cut. */
+export async function syncDirectory(dir: string): Promise<void> {
+  const handle = await open(dir, 'r');
+  try {
+    await handle.sync();
+  } finally {
+    await handle.close();
+  }
+}
+
+/**
+ * Replaces `file` with `data`, durably. `mode` is the new file's mode (default 0644, not cut by umask).
+ * @throws FleetError E_DISK_FULL when there is no space; then the old file is untouched.
+ */
+export async function writeDurable(
+  file: string,
+  data: string | Uint8Array,
+  mode = 0o644,
+): Promise<void> {
+  await viaTemporary(file, data, mode, (temporary) => rename(temporary, file));
+}
+
+/**
+ * Creates `file` with `data`, durably.
+ * @throws FleetError E_STATE_EXISTS when `file` is there already; it is never replaced.
+ */
+export async function createDurable(
+  file: string,
+  data: string | Uint8Array,
+  mode = 0o644,
+): Promise<void> {
+  await viaTemporary(file, data, mode, async (temporary) => {
+    try {
+      // link(2), unlike rename(2), fails when the target exists.
+      await link(temporary, file);
+    } catch (error) {
+      if (errnoOf(error) !== 'EEXIST') throw error;
+      throw new FleetError('E_STATE_EXISTS', `${file} exists already`, { cause: error });
+    }
+    await rm(temporary);
+  });
+}
+
+/** Removes `file` durably; it is no error when it is absent. */
+export async function removeDurable(file: string): Promise<void> {
+  await rm(file, { force: true });
+  await syncDirectory(dirname(file));
+}
+
+/** Creates `dir` and its missing parents, durably. */
+export async function makeDirectoryDurable(dir: string, mode = 0o755): Promise<void> {
+  const first = await mkdir(dir, { recursive: true, mode });
+  if (first === undefined) return;
+  // Every new name lies in the parent of a directory from `first` down to `dir`.
+  const top = resolve(first);
+  for (let at = resolve(dir); ; at = dirname(at)) {
+    await syncDirectory(dirname(at));
+    if (at === top) return;
+  }
+}
+
+async function viaTemporary(
+  file: string,
+  data: string | Uint8Array,
+  mode: number,
+  place: (temporary: string) => Promise<void>,
+): Promise<void> {
+  const temporary = `${file}.tmp-${randomBytes(6).toString('hex')}`;
+  let handle: FileHandle | undefined;
+  try {
+    handle = await open(temporary, 'wx', mode);
+    await handle.writeFile(data);
+    await handle.chmod(mode);
+    await handle.sync();
+    await handle.close();
+    handle = undefined;
+    await place(temporary);
+    await syncDirectory(dirname(file));
+  } catch (error) {
+    await handle?.close().catch(() => {});
+    await rm(temporary, { force: true });
+    throw asDiskFull(error, file);
+  }
+}
+
+/** Turns ENOSPC and EDQUOT into E_DISK_FULL naming `what`; returns any other error as it is. */
+export function asDiskFull(error: unknown, what: string): unknown {
+  const errno = errnoOf(error);
+  if (errno !== 'ENOSPC' && errno !== 'EDQUOT') return error;
+  return new FleetError('E_DISK_FULL', `no space left while writing ${what}`, { cause: error });
+}

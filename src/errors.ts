@@ -1,0 +1,91 @@
+// One error type for everything that fleet refuses or fails at, and the closed list of its codes.
+// Each code has an exit status (DESIGN: 1 failed, 2 usage, 3 verification refused, 4 some hosts
+// failed) and one line of advice, used unless the place that throws knows better.
+// docs/ERRORS.md explains every code; test/errors.test.ts compares it with this list both ways.
+
+export type ExitCode = 1 | 2 | 3 | 4;
+
+type Entry = { readonly exit: ExitCode; readonly advice: string };
+
+const entry = (exit: ExitCode, advice: string): Entry => ({ exit, advice });
+
+/** Every error code, by area. Keep sorted within an area. */
+export const ERRORS = {
+  // usage and configuration
+  E_CONFIG: entry(2, 'correct the named field in the configuration file'),
+  E_USAGE: entry(2, 'see --help'),
+
+  // state directory
+  E_STATE_BUSY: entry(1, 'try again in a moment'),
+  E_STATE_EXISTS: entry(1, 'choose another --state directory, or use the one that is there'),
+  E_STATE_INCOMPLETE: entry(
+    1,
+    'restore the missing file from a backup; nothing is made up in its place',
+  ),
+  E_STATE_MISSING: entry(1, 'create it with: fleet init --state DIR'),
+  E_STATE_NEWER: entry(1, 'use the fleet version that wrote this state, or a newer one'),
+  E_DISK_FULL: entry(1, 'free some space and run the same command again; finished work is kept'),
+
+  // what Nix defines
+  E_BASE32: entry(1, 'give the hash in Nix base-32'),
+  E_CLOSURE_FORM: entry(3, 'the closure file was not written by fleet, or was changed on the way'),
+  E_NAR_BAD: entry(1, 'fetch or dump the archive again'),
+  E_NAR_CHANGED: entry(1, 'something writes to the store path while it is read; find and stop it'),
+  E_NAR_EXISTS: entry(1, 'unpack to a path that does not exist'),
+  E_NAR_LIMIT: entry(1, 'the archive is larger than it said; do not trust its source'),
+  E_NAR_TRUNCATED: entry(1, 'the archive ends too early; fetch it again'),
+  E_NARINFO: entry(1, 'the narinfo was not written by a Nix cache, or was changed on the way'),
+  E_NIX_KEY: entry(
+    1,
+    'a Nix key is NAME:BASE64, as nix-store --generate-binary-cache-key writes it',
+  ),
+  E_STORE_PATH: entry(1, 'a store path is /nix/store/<32 characters>-<name>'),
+
+  // the nix programs
+  E_BUILD: entry(1, 'read the last lines of its log above; nix log DRV shows it all'),
+  E_EVAL: entry(1, 'correct the flake; nix eval with --show-trace says more'),
+  E_FLAKE: entry(1, 'check --flake: nix flake metadata REF must work'),
+  E_NIX_FAILED: entry(1, 'run the named command by hand to see what Nix says'),
+  E_NIX_MISSING: entry(1, 'install Nix (Debian: apt-get install nix-bin)'),
+  E_NO_HOSTS: entry(1, 'the flake must provide nixosConfigurations.HOST'),
+  E_SOME_HOSTS: entry(4, 'mend the hosts named above and run the command again'),
+} as const satisfies Record<string, Entry>;
+
+export type ErrorCode = keyof typeof ERRORS;
+
+/**
+ * An error with a code that docs/ERRORS.md explains and a hint that says what to do next.
+ * The message says in one line what is wrong and names the offending thing.
+ */
+export class FleetError extends Error {
+  readonly code: ErrorCode;
+  readonly hint: string;
+
+  constructor(code: ErrorCode, message: string, options: { hint?: string; cause?: unknown } = {}) {
+    super(message, options.cause === undefined ? {} : { cause: options.cause });
+    this.name = 'FleetError';
+    this.code = code;
+    this.hint = options.hint ?? ERRORS[code].advice;
+  }
+
+  get exitCode(): ExitCode {
+    return ERRORS[this.code].exit;
+  }
+}
+
+/** True when `error` is a FleetError, of one of `codes` when any are given. */
+export function isFleetError(error: unknown, ...codes: ErrorCode[]): error is FleetError {
+  return error instanceof FleetError && (codes.length === 0 || codes.includes(error.code));
+}
+
+/** The `code` of a Node system error (`ENOENT`, `ENOSPC`, …), or undefined. */
+export function errnoOf(error: unknown): string | undefined {
+  return error instanceof Error && 'code' in error && typeof error.code === 'string'
+    ? error.code
+    : undefined;
+}
+
+/** The message of anything that was thrown. */
+export function messageOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
+}
