@@ -1,0 +1,2 @@
+// Placeholder type, replaced by its module.
+export type StorePath = string & { readonly __brand: 'StorePath' };

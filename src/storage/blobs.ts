@@ -1,0 +1,36 @@
+// Content-addressed bytes: compressed NARs and closure files, named by the SHA-256 of what is stored.
+// One of the two doors behind which the server keeps things (the other is State); files today,
+// S3-compatible storage later. What is behind a name never changes.
+import type { Readable } from 'node:stream';
+
+/** SHA-256 of a blob's bytes, 64 lowercase hex digits. */
+export type BlobId = string & { readonly __brand: 'BlobId' };
+
+/** Returns `text` as a BlobId, or null when it is not 64 lowercase hex digits. */
+export function parseBlobId(text: string): BlobId | null {
+  return /^[0-9a-f]{64}$/.test(text) ? (text as BlobId) : null;
+}
+
+/** What a stored blob is: its name and its length in bytes. */
+export type BlobRef = { readonly id: BlobId; readonly size: number };
+
+/** A half-open range of bytes: `start` included, `end` excluded. */
+export type ByteRange = { readonly start: number; readonly end: number };
+
+export interface Blobs {
+  /**
+   * Stores all of `chunks` and returns its name. Once the promise is fulfilled the bytes survive a
+   * power cut. A blob of that name that is there already is replaced, so a damaged one is healed.
+   * A chunk may be reused by its producer as soon as the next one is asked for.
+   * @throws FleetError E_DISK_FULL; or what `chunks` throws. Then nothing is left behind.
+   */
+  put(chunks: AsyncIterable<Uint8Array> | Iterable<Uint8Array>): Promise<BlobRef>;
+  /** The blob's length in bytes, or null when there is none. */
+  size(id: BlobId): Promise<number | null>;
+  /** Streams the blob, or a range of it that lies within; null when there is none. */
+  get(id: BlobId, range?: ByteRange): Promise<Readable | null>;
+  /** Removes a blob; it is no error when there is none. */
+  delete(id: BlobId): Promise<void>;
+  /** Every blob there is, in no particular order. */
+  list(): AsyncIterable<BlobRef>;
+}
