@@ -12,6 +12,7 @@ const entry = (exit: ExitCode, advice: string): Entry => ({ exit, advice });
 /** Every error code, by area. Keep sorted within an area. */
 export const ERRORS = {
   // usage and configuration
+  E_INTERNAL: entry(1, 'this is a fault in fleet; run again with -v and report what it prints'),
   E_CONFIG: entry(2, 'correct the named field in the configuration file'),
   E_USAGE: entry(2, 'see --help'),
 
@@ -60,12 +61,19 @@ export type ErrorCode = keyof typeof ERRORS;
 export class FleetError extends Error {
   readonly code: ErrorCode;
   readonly hint: string;
+  /** Lines that belong to the message, such as the end of a build's log; usually none. */
+  readonly details: readonly string[];
 
-  constructor(code: ErrorCode, message: string, options: { hint?: string; cause?: unknown } = {}) {
+  constructor(
+    code: ErrorCode,
+    message: string,
+    options: { hint?: string; cause?: unknown; details?: readonly string[] } = {},
+  ) {
     super(message, options.cause === undefined ? {} : { cause: options.cause });
     this.name = 'FleetError';
     this.code = code;
     this.hint = options.hint ?? ERRORS[code].advice;
+    this.details = options.details ?? [];
   }
 
   get exitCode(): ExitCode {

@@ -1,0 +1,101 @@
+// What every verb shares: the global options, where its words go, and how an error is told.
+// Results go to stdout (one JSON document with --json); progress and errors go to stderr.
+import type { Command } from 'commander';
+import { FleetError, isFleetError, messageOf } from '../src/errors.ts';
+
+export type Globals = {
+  /** --state, or $FLEET_STATE, or undefined: each verb knows its own default. */
+  readonly state: string | undefined;
+  readonly json: boolean;
+  readonly quiet: boolean;
+  readonly verbose: boolean;
+  readonly color: boolean;
+};
+
+/** Adds the global options to a verb, so that they may stand before or behind it. */
+export function withGlobals(command: Command): Command {
+  return command
+    .option('--state <dir>', 'state directory')
+    .option('--json', 'print one JSON document on stdout')
+    .option('-q, --quiet', 'no progress')
+    .option('-v, --verbose', 'more detail; stacks of errors')
+    .option('--no-color', 'plain text');
+}
+
+export function globalsOf(command: Command): Globals {
+  const options = command.optsWithGlobals();
+  return {
+    state: options['state'] ?? process.env['FLEET_STATE'],
+    json: options['json'] === true,
+    quiet: options['quiet'] === true,
+    verbose: options['verbose'] === true,
+    // https://no-color.org
+    color:
+      options['color'] !== false &&
+      (process.env['NO_COLOR'] ?? '') === '' &&
+      process.stderr.isTTY === true,
+  };
+}
+
+/** The server's state directory: --state, else $FLEET_STATE, else /var/lib/fleet. */
+export function serverState(globals: Globals): string {
+  return globals.state ?? '/var/lib/fleet';
+}
+
+/** A line of progress for people, on stderr; silent with --quiet. */
+export function say(globals: Globals, line: string): void {
+  if (!globals.quiet) process.stderr.write(`${line}\n`);
+}
+
+/** The verb's result: `document` with --json, else `text` (without its final newline). */
+export function print(globals: Globals, document: unknown, text: string): void {
+  process.stdout.write(globals.json ? `${JSON.stringify(document, null, 2)}\n` : `${text}\n`);
+}
+
+/** Columns of text, each as wide as its widest cell; the last one is not padded. */
+export function table(rows: readonly (readonly string[])[]): string {
+  const widths: number[] = [];
+  for (const row of rows) {
+    row.forEach((cell, i) => {
+      widths[i] = Math.max(widths[i] ?? 0, cell.length);
+    });
+  }
+  return rows
+    .map((row) =>
+      row
+        .map((cell, i) => cell.padEnd(widths[i] ?? 0))
+        .join('  ')
+        .trimEnd(),
+    )
+    .join('\n');
+}
+
+/**
+ * Tells an error on stderr, one line what is wrong and one what to do, and with --json also as
+ * `{"error": …}` on stdout. Returns the exit code.
+ */
+export function tellError(error: unknown, options: { json: boolean; verbose: boolean }): number {
+  const known = isFleetError(error)
+    ? error
+    : new FleetError('E_INTERNAL', messageOf(error), { cause: error });
+  const message = printable(known.message);
+  for (const line of known.details) process.stderr.write(`  | ${printable(line)}\n`);
+  process.stderr.write(`fleet: ${message} [${known.code}]\n`);
+  process.stderr.write(`  → ${printable(known.hint)}\n`);
+  if (options.verbose) {
+    for (let at: unknown = known; at instanceof Error; at = at.cause) {
+      process.stderr.write(`${at.stack ?? at.message}\n`);
+    }
+  }
+  if (options.json) {
+    const document = { error: { code: known.code, message: known.message, hint: known.hint } };
+    process.stdout.write(`${JSON.stringify(document, null, 2)}\n`);
+  }
+  return known.exitCode;
+}
+
+/** `text` as one line without control characters: what a host or a server says must not drive a terminal. */
+export function printable(text: string): string {
+  // biome-ignore lint/suspicious/noControlCharactersInRegex: control characters are what is replaced
+  return text.replace(/\s*\n\s*/g, ' ').replace(/[\u0000-\u001f\u007f-\u009f]/g, '?');
+}
