@@ -1,0 +1,98 @@
+// Ed25519, strict: 32-byte seeds and public keys, 64-byte signatures (RFC 8032).
+// A signature counts only when @noble/ed25519 (zip215: false) AND node:crypto accept it: each alone
+// accepts crafted signatures that the other refuses, and no signer may make two readers disagree.
+// Refuses by `false`, never by a throw: wrong lengths, keys that are not canonical, of small order,
+// or with a torsion part, and S that is not reduced.
+import {
+  createHash,
+  createPrivateKey,
+  createPublicKey,
+  type KeyObject,
+  sign as nodeSign,
+  verify as nodeVerify,
+  randomBytes,
+} from 'node:crypto';
+import { hashes, verify as nobleVerify, Point } from '@noble/ed25519';
+
+// The synchronous half of noble asks for a SHA-512 of the caller's.
+hashes.sha512 = (message: Uint8Array) =>
+  Uint8Array.from(createHash('sha512').update(message).digest());
+
+// RFC 8410: the DER of a PKCS #8 private key and of a SubjectPublicKeyInfo is constant up to the key.
+const PKCS8_PREFIX = Buffer.from('302e020100300506032b657004220420', 'hex');
+const SPKI_PREFIX = Buffer.from('302a300506032b6570032100', 'hex');
+
+/** Length in bytes of a secret key (the seed) and of a public key. */
+export const KEY_BYTES = 32;
+/** Length in bytes of a signature. */
+export const SIGNATURE_BYTES = 64;
+
+/** A new secret key: 32 random bytes, the seed of RFC 8032 §5.1.5. */
+export function generateSecretKey(): Uint8Array {
+  return randomBytes(KEY_BYTES);
+}
+
+/** The PKCS #8 DER (48 bytes, RFC 8410) of a 32-byte secret key. */
+export function secretKeyToPkcs8(secret: Uint8Array): Buffer {
+  if (secret.length !== KEY_BYTES) throw new RangeError('an Ed25519 secret key has 32 bytes');
+  return Buffer.concat([PKCS8_PREFIX, secret]);
+}
+
+/** The 32-byte secret key of a PKCS #8 DER, or undefined unless it is exactly the form above. */
+export function secretKeyFromPkcs8(der: Uint8Array): Uint8Array | undefined {
+  const at = PKCS8_PREFIX.length;
+  if (der.length !== at + KEY_BYTES) return undefined;
+  return PKCS8_PREFIX.equals(der.subarray(0, at)) ? Uint8Array.from(der.subarray(at)) : undefined;
+}
+
+/** The SubjectPublicKeyInfo DER (44 bytes, RFC 8410) of a 32-byte public key. */
+export function publicKeyToSpki(publicKey: Uint8Array): Buffer {
+  if (publicKey.length !== KEY_BYTES) throw new RangeError('an Ed25519 public key has 32 bytes');
+  return Buffer.concat([SPKI_PREFIX, publicKey]);
+}
+
+/** The 32-byte public key of a 32-byte secret key. */
+export function publicKeyOf(secret: Uint8Array): Uint8Array {
+  const spki = createPublicKey(privateKeyObject(secret)).export({ type: 'spki', format: 'der' });
+  return Uint8Array.from(spki.subarray(SPKI_PREFIX.length));
+}
+
+/** The 64-byte signature of `message` by a 32-byte secret key; deterministic (RFC 8032 §5.1.6). */
+export function sign(message: Uint8Array, secret: Uint8Array): Uint8Array {
+  return Uint8Array.from(nodeSign(null, message, privateKeyObject(secret)));
+}
+
+/**
+ * True when `signature` is one of `message` by `publicKey`, for noble and for node:crypto alike.
+ * Anything malformed is `false`; never throws. The key should have passed `admitPublicKey` once.
+ */
+export function verify(signature: Uint8Array, message: Uint8Array, publicKey: Uint8Array): boolean {
+  if (signature.length !== SIGNATURE_BYTES || publicKey.length !== KEY_BYTES) return false;
+  try {
+    // node:crypto first: it is fifteen times faster at refusing.
+    const key = createPublicKey({ key: publicKeyToSpki(publicKey), format: 'der', type: 'spki' });
+    if (!nodeVerify(null, message, key, signature)) return false;
+    return nobleVerify(signature, message, publicKey, { zip215: false });
+  } catch {
+    return false;
+  }
+}
+
+/**
+ * True when `raw` is the canonical encoding of a point of the prime-order subgroup other than the
+ * identity. Done once for each key that is about to be trusted. Never throws.
+ */
+export function admitPublicKey(raw: Uint8Array): boolean {
+  if (raw.length !== KEY_BYTES) return false;
+  try {
+    // fromBytes refuses y ≥ p and x = 0 with the sign bit set: what it accepts is canonical.
+    const point = Point.fromBytes(raw, false);
+    return !point.isSmallOrder() && point.isTorsionFree();
+  } catch {
+    return false;
+  }
+}
+
+function privateKeyObject(secret: Uint8Array): KeyObject {
+  return createPrivateKey({ key: secretKeyToPkcs8(secret), format: 'der', type: 'pkcs8' });
+}
