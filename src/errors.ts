@@ -17,6 +17,7 @@ export const ERRORS = {
   E_USAGE: entry(2, 'see --help'),
 
   // state directory
+  E_STATE_ACCESS: entry(1, 'run as the owner of the state directory, or as root'),
   E_STATE_BUSY: entry(1, 'try again in a moment'),
   E_STATE_EXISTS: entry(1, 'choose another --state directory, or use the one that is there'),
   E_STATE_INCOMPLETE: entry(
@@ -30,10 +31,17 @@ export const ERRORS = {
   // what Nix defines
   E_BASE32: entry(1, 'give the hash in Nix base-32'),
   E_CLOSURE_FORM: entry(3, 'the closure file was not written by fleet, or was changed on the way'),
+  E_CLOSURE_MISSING: entry(3, 'the closure leaves a path out; publish the host again'),
+  E_CLOSURE_UNREACHABLE: entry(
+    3,
+    'the closure names a path that the system does not need; do not trust its source',
+  ),
+  E_HASH: entry(1, 'a hash is sha256:<52 nix32>, sha256:<64 hex> or sha256-<base64>'),
   E_NAR_BAD: entry(1, 'fetch or dump the archive again'),
   E_NAR_CHANGED: entry(1, 'something writes to the store path while it is read; find and stop it'),
   E_NAR_EXISTS: entry(1, 'unpack to a path that does not exist'),
   E_NAR_LIMIT: entry(1, 'the archive is larger than it said; do not trust its source'),
+  E_NAR_MISMATCH: entry(3, 'the archive is not the one that was signed; fetch it from elsewhere'),
   E_NAR_TRUNCATED: entry(1, 'the archive ends too early; fetch it again'),
   E_NARINFO: entry(1, 'the narinfo was not written by a Nix cache, or was changed on the way'),
   E_NIX_KEY: entry(
