@@ -58,6 +58,53 @@ export const ERRORS = {
   E_NIX_MISSING: entry(1, 'install Nix (Debian: apt-get install nix-bin)'),
   E_NO_HOSTS: entry(1, 'the flake must provide nixosConfigurations.HOST'),
   E_SOME_HOSTS: entry(4, 'mend the hosts named above and run the command again'),
+
+  // keys, manifests, roots, receipts: what trust is made of
+  E_APPROVAL_MISSING: entry(3, 'ask the holders of the release keys to approve it'),
+  E_CLOSURE_HASH: entry(3, 'fetch the closure file again; if it stays so, do not trust its source'),
+  E_CLOSURE_MISMATCH: entry(
+    3,
+    'closure file and manifest do not belong together; fetch both again',
+  ),
+  E_CLOSURE_SIZE: entry(3, 'the closure file has not the signed size; do not trust its source'),
+  E_ENROL_EXPIRED: entry(3, 'ask for a new one: fleet host enroll HOST'),
+  E_ENROL_FORM: entry(3, 'ask for a new one: fleet host enroll HOST'),
+  E_ENVELOPE: entry(3, 'this is no DSSE envelope of ours, or it was changed on the way'),
+  E_EPOCH: entry(3, 'issue the manifests again under the newest root: fleet build'),
+  E_FLEET_MISMATCH: entry(3, 'it belongs to another fleet; check which server this host talks to'),
+  E_HOST_MISMATCH: entry(3, 'it belongs to another host; check the host name on both sides'),
+  E_HOST_SETTINGS: entry(1, 'correct services.fleet.agent.settings of that host in the flake'),
+  E_HOST_UNGROUPED: entry(3, 'put the host into a group of the root'),
+  E_KEY_FILE: entry(
+    1,
+    'a secret key is a PEM file as openssl genpkey -algorithm ed25519 writes it',
+  ),
+  E_KEY_ROLE: entry(3, 'one key holds one role; use a key of its own'),
+  E_MANIFEST_EXPIRED: entry(3, 'publish anew: fleet build; the host keeps running until then'),
+  E_MANIFEST_FORM: entry(3, 'the manifest was signed in a form this version does not know'),
+  E_MANIFEST_NOT_YET: entry(3, 'wait until then, or correct the clock'),
+  E_OFFER_FORM: entry(3, 'the server sent no offer of the agreed form; is it a fleet server?'),
+  E_OFFER_VERSION: entry(3, 'upgrade fleet on this host'),
+  E_PAYLOAD_FORM: entry(3, 'signed data must be canonical JSON (RFC 8785) with whole numbers only'),
+  E_PUBLIC_KEY: entry(3, 'give 32 bytes of an Ed25519 public key in standard base64'),
+  E_RECEIPT_FORM: entry(3, 'the receipt is not of a form this version knows'),
+  E_ROOT_CHAIN: entry(
+    3,
+    'fetch every root in turn; each is signed by the one before it and itself',
+  ),
+  E_ROOT_EXPIRED: entry(3, 'renew the root with its offline keys'),
+  E_ROOT_FORM: entry(3, 'correct the named field of the root'),
+  E_ROOT_VERSION: entry(3, 'fetch the newest root, or issue the manifests again under it'),
+  E_SEQUENCE_CONFLICT: entry(3, 'two manifests bear one number; keep both and ask the admin'),
+  E_SEQUENCE_OLDER: entry(3, 'the server shows an old manifest; this host stays on what it has'),
+  E_SIGNATURE: entry(3, 'it was changed on the way, or badly signed; fetch it again'),
+  E_SIGNATURE_THRESHOLD: entry(3, 'more holders of these keys must sign it'),
+  E_SIGNATURE_UNKNOWN_KEY: entry(
+    3,
+    'none of the keys that count has signed it; is the root current?',
+  ),
+  E_SYSTEM_MISMATCH: entry(3, 'build the host for the system it is'),
+  E_TIME: entry(3, 'times are written as 2026-01-31T23:59:59Z'),
 } as const satisfies Record<string, Entry>;
 
 export type ErrorCode = keyof typeof ERRORS;
