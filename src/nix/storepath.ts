@@ -14,7 +14,6 @@ export type StorePath = string & { readonly __brand: 'StorePath' };
 export const STORE_DIR = '/nix/store';
 
 const HASH_PART = new RegExp(`^[${BASE32_CLASS}]{32}$`);
-// The hash part's `$`-anchors need no `m` flag: without it `$` matches at the very end only.
 const BASE_NAME = new RegExp(
   `^[${BASE32_CLASS}]{32}-(?!\\.{1,2}(?:-|$))[0-9A-Za-z+\\-._?=]{1,211}$`,
 );
