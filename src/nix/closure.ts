@@ -48,7 +48,9 @@ export function formatClosure(infos: Iterable<PathInfo>): Buffer {
  * @throws FleetError E_CLOSURE_FORM, E_CLOSURE_MISSING, E_CLOSURE_UNREACHABLE
  */
 export function parseClosure(bytes: Uint8Array, toplevel: StorePath): Closure {
-  const lines = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length).latin1Slice().split('\n');
+  const lines = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length)
+    .toString('latin1')
+    .split('\n');
   if (lines.length === 1 && lines[0] === '') throw form('it is empty');
   if (lines.pop() !== '') throw form('its last line has no newline');
 

@@ -52,8 +52,8 @@ type SingleKey = (typeof SINGLE_KEYS)[number];
 const KNOWN: ReadonlySet<string> = new Set(SINGLE_KEYS);
 
 const LINE = /^([A-Za-z][A-Za-z0-9-]*): (\P{Cc}*)$/u;
-const URL_PATH = /^(?:(?!\.{1,2}(?:\/|\?|$))[0-9A-Za-z._~!$'()*+,=-]+(?:\/(?!$|\?)|(?=$|\?)))+/;
-const URL_QUERY = /^(?:\?[0-9A-Za-z._~!$'()*+,=&-]*)?$/;
+const URL_SEGMENT = /^(?!\.{1,2}$)[0-9A-Za-z._~!$'()*+,=-]+$/;
+const URL_QUERY = /^[0-9A-Za-z._~!$'()*+,=&?/-]*$/;
 
 /**
  * A NAR's place below its cache's root: plain segments and perhaps a query.
@@ -61,11 +61,15 @@ const URL_QUERY = /^(?:\?[0-9A-Za-z._~!$'()*+,=&-]*)?$/;
  * E_NARINFO, so that joining it to the cache's address can only lead below that address.
  */
 export function parseNarUrl(text: string): string {
-  const path = URL_PATH.exec(text)?.[0];
-  if (text.length <= 1024 && path !== undefined && URL_QUERY.test(text.slice(path.length))) {
+  const [path = '', ...query] = text.split('?');
+  if (
+    text.length <= 1024 &&
+    path.split('/').every((segment) => URL_SEGMENT.test(segment)) &&
+    URL_QUERY.test(query.join('?'))
+  ) {
     return text;
   }
-  throw new FleetError('E_NARINFO', `URL leads away from the cache: ${JSON.stringify(cut(text))}`);
+  throw new FleetError('E_NARINFO', `it leads away from the cache: ${JSON.stringify(cut(text))}`);
 }
 
 /**
