@@ -19,6 +19,7 @@ export const ERRORS = {
   // state directory
   E_STATE_ACCESS: entry(1, 'run as the owner of the state directory, or as root'),
   E_STATE_BUSY: entry(1, 'try again in a moment'),
+  E_STATE_DAMAGED: entry(1, 'restore it from a backup; nothing is repaired by guessing'),
   E_STATE_EXISTS: entry(1, 'choose another --state directory, or use the one that is there'),
   E_STATE_INCOMPLETE: entry(
     1,
@@ -27,6 +28,11 @@ export const ERRORS = {
   E_STATE_MISSING: entry(1, 'create it with: fleet init --state DIR'),
   E_STATE_NEWER: entry(1, 'use the fleet version that wrote this state, or a newer one'),
   E_DISK_FULL: entry(1, 'free some space and run the same command again; finished work is kept'),
+
+  // what the state holds
+  E_HOST_UNKNOWN: entry(1, 'see: fleet host list'),
+  E_LEASE_LOST: entry(1, 'another process publishes now; run the same command again'),
+  E_SEQUENCE: entry(1, 'run the same command again; if it persists, the state is an old copy'),
 
   // what Nix defines
   E_BASE32: entry(1, 'give the hash in Nix base-32'),
@@ -47,6 +53,10 @@ export const ERRORS = {
   E_NIX_KEY: entry(
     1,
     'a Nix key is NAME:BASE64, as nix-store --generate-binary-cache-key writes it',
+  ),
+  E_STORE_CORRUPT: entry(
+    1,
+    'check it with: nix-store --verify-path PATH; mend it with: nix-store --repair-path PATH',
   ),
   E_STORE_PATH: entry(1, 'a store path is /nix/store/<32 characters>-<name>'),
 
@@ -105,6 +115,49 @@ export const ERRORS = {
   ),
   E_SYSTEM_MISMATCH: entry(3, 'build the host for the system it is'),
   E_TIME: entry(3, 'times are written as 2026-01-31T23:59:59Z'),
+
+  // the agent on a host
+  E_AGENT_BUSY: entry(1, 'another fleet agent is at work in this state directory; wait for it'),
+  E_AGENT_NOT_ENROLLED: entry(1, 'enrol this host first: fleet agent enroll FILE'),
+  E_AGENT_STATE_CORRUPT: entry(
+    1,
+    'restore the file from a backup; or move the state directory away and enrol again (server: fleet host enroll HOST)',
+  ),
+  E_BODY_LIMIT: entry(
+    3,
+    'the server sends more than is signed or sensible; do not trust its answers',
+  ),
+  E_FETCH: entry(1, 'run fleet agent once again; what was fetched is kept'),
+  E_INTERRUPTED: entry(1, 'run fleet agent once again'),
+  E_NAMESPACE: entry(
+    1,
+    'run as root, or allow unprivileged user namespaces; the machine needs an (empty) /nix directory',
+  ),
+  E_NARINFO_MISMATCH: entry(3, 'the cache holds another build than the signed one; publish again'),
+  E_NARINFO_UNSIGNED: entry(3, 'the cache must sign with a key that the root names'),
+  E_NOT_NIXOS: entry(1, 'publish a NixOS system: its toplevel has bin/switch-to-configuration'),
+  E_PREFLIGHT: entry(1, 'read the switch log named above; nothing was changed'),
+  E_RECEIPT_REFUSED: entry(1, 'enrol this host again with: fleet host enroll HOST --replace'),
+  E_ROLLED_BACK: entry(
+    1,
+    'publish a newer manifest, or try this one again: fleet agent once --retry',
+  ),
+  E_SERVER_ANSWER: entry(1, 'check that the URL is that of fleet serve, and its version'),
+  E_SERVER_AUTH: entry(1, 'the token is not (or no longer) valid; enrol this host again'),
+  E_SERVER_BUSY: entry(1, 'try again later'),
+  E_SERVER_SLOW: entry(1, 'try again on a better line, or lower leastBytesPerSecond in agent.json'),
+  E_SERVER_UNREACHABLE: entry(1, 'check the network, the URL, and that fleet serve runs'),
+  E_STORE_DIVERGES: entry(
+    3,
+    'set "repair": true in agent.json to have those paths replaced by the signed ones',
+  ),
+  E_SWITCH_FAILED: entry(1, 'read the switch log named above; publish a system that activates'),
+  E_SWITCH_LOCKED: entry(1, 'another switch is going on; run fleet agent once again later'),
+  E_SWITCH_TIMEOUT: entry(
+    1,
+    'find out what hung in the switch log; switchSeconds is in agent.json',
+  ),
+  E_TOOL_MISSING: entry(1, 'install util-linux, and have its programs on PATH'),
 } as const satisfies Record<string, Entry>;
 
 export type ErrorCode = keyof typeof ERRORS;

@@ -1,0 +1,35 @@
+// A file → an exclusive lock on it that the kernel lets go of when its last holder dies, however it dies.
+// Node has no flock(2), but the lock belongs to the open file, not to the process: flock(1) takes it
+// on a descriptor it inherits from us, exits, and the lock stays with ours. Nothing stale can be left
+// behind, and only who may open the file can hold it up (an abstract socket's name could be taken by anyone).
+import { spawnSync } from 'node:child_process';
+import { type FileHandle, open } from 'node:fs/promises';
+import { errnoOf, FleetError } from '../errors.ts';
+
+/** A held lock. Disposing of it lets go, unless a child process inherited `handle.fd`: then when that ends. */
+export type HeldLock = AsyncDisposable & { readonly handle: FileHandle };
+
+/**
+ * Locks `file`, creating it (0600) if need be; null when another open file holds the lock.
+ * @throws FleetError E_TOOL_MISSING without flock(1).
+ */
+export async function tryLock(file: string): Promise<HeldLock | null> {
+  const handle = await open(file, 'a', 0o600);
+  try {
+    const run = spawnSync('flock', ['--nonblock', '3'], {
+      stdio: ['ignore', 'ignore', 'pipe', handle.fd],
+    });
+    if (run.error !== undefined) {
+      if (errnoOf(run.error) !== 'ENOENT') throw run.error;
+      throw new FleetError('E_TOOL_MISSING', 'the program flock is missing', { cause: run.error });
+    }
+    if (run.status === 0) return { handle, [Symbol.asyncDispose]: () => handle.close() };
+    const said = run.stderr.toString().trim();
+    if (said !== '') throw new Error(`flock ${file}: ${said}`);
+  } catch (error) {
+    await handle.close();
+    throw error;
+  }
+  await handle.close();
+  return null;
+}

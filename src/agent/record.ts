@@ -1,0 +1,119 @@
+// JSON text of one of the agent's own files → a typed record, strictly: every field known, present
+// and of its type. Anything else is corrupt state (trust.md: "corrupt state is not lost state"), which
+// is refused by name and never repaired by guessing.
+import { FleetError, messageOf } from '../errors.ts';
+
+/** Turns a JSON value into T, or throws a TypeError that says what it must be. */
+export type Reader<T> = (value: unknown) => T;
+
+export type Fields<T> = { readonly [K in keyof T]-?: Reader<T[K]> };
+
+/**
+ * Parses `{"version": 1, …fields}`; `file` names it in errors.
+ * @throws FleetError E_AGENT_STATE_CORRUPT; E_STATE_NEWER for a later version.
+ */
+export function parseRecord<T extends object>(text: string, file: string, fields: Fields<T>): T {
+  try {
+    const json = new Map(Object.entries(plainObject(JSON.parse(text))));
+    const version = json.get('version');
+    if (Number.isSafeInteger(version) && Number(version) > 1) {
+      throw new FleetError('E_STATE_NEWER', `${file} was written by a newer fleet`);
+    }
+    if (version !== 1) throw new TypeError('"version" must be 1');
+    json.delete('version');
+    return record(fields)(Object.fromEntries(json));
+  } catch (cause) {
+    if (cause instanceof FleetError) throw cause;
+    throw corrupt(file, messageOf(cause), cause);
+  }
+}
+
+/** The error for a state file that is there but not as the agent wrote it, or that must be there and is not. */
+export function corrupt(file: string, why: string, cause?: unknown): FleetError {
+  return new FleetError('E_AGENT_STATE_CORRUPT', `${file} is damaged: ${why}`, { cause });
+}
+
+/** The text that parseRecord reads. */
+export function formatRecord(record: object): string {
+  return `${JSON.stringify({ version: 1, ...record }, null, 2)}\n`;
+}
+
+/** An object with exactly these fields. */
+export function record<T extends object>(fields: Fields<T>): Reader<T> {
+  const known = new Map(Object.entries<Reader<unknown>>(fields));
+  return (value) => {
+    const given = new Map(Object.entries(plainObject(value)));
+    const result: Record<string, unknown> = {};
+    for (const [name, read] of known) {
+      if (!given.has(name)) throw new TypeError(`"${name}" is missing`);
+      try {
+        result[name] = read(given.get(name));
+      } catch (cause) {
+        throw new TypeError(`"${name}" ${messageOf(cause)}`, { cause });
+      }
+      given.delete(name);
+    }
+    for (const name of given.keys()) throw new TypeError(`unknown key ${JSON.stringify(name)}`);
+    return result as T;
+  };
+}
+
+export const string: Reader<string> = (value) => {
+  if (typeof value !== 'string') throw new TypeError('must be a string');
+  return value;
+};
+
+export const boolean: Reader<boolean> = (value) => {
+  if (typeof value !== 'boolean') throw new TypeError('must be true or false');
+  return value;
+};
+
+export function integer(low: number, high: number = Number.MAX_SAFE_INTEGER): Reader<number> {
+  return (value) => {
+    if (Number.isSafeInteger(value) && Number(value) >= low && Number(value) <= high) {
+      return Number(value);
+    }
+    throw new TypeError(`must be a whole number from ${low} to ${high}`);
+  };
+}
+
+export function matching(pattern: RegExp, what: string): Reader<string> {
+  return (value) => {
+    if (typeof value === 'string' && pattern.test(value)) return value;
+    throw new TypeError(`must be ${what}`);
+  };
+}
+
+/** SHA-256 in lowercase hex. */
+export const digest: Reader<string> = matching(/^[0-9a-f]{64}$/, '64 lowercase hex digits');
+
+export function oneOf<const T extends string>(words: readonly T[]): Reader<T> {
+  return (value) => {
+    const found = words.find((word) => word === value);
+    if (found === undefined) throw new TypeError(`must be one of ${words.join(', ')}`);
+    return found;
+  };
+}
+
+export function nullable<T>(read: Reader<T>): Reader<T | null> {
+  return (value) => (value === null ? null : read(value));
+}
+
+export function list<T>(read: Reader<T>): Reader<readonly T[]> {
+  return (value) => {
+    if (!Array.isArray(value)) throw new TypeError('must be a list');
+    return value.map(read);
+  };
+}
+
+/** A text that `parse` accepts. */
+export function parsedBy<T>(parse: (text: string) => T): Reader<T> {
+  return (value) => parse(string(value));
+}
+
+function plainObject(value: unknown): object {
+  if (typeof value !== 'object' || value === null || Array.isArray(value)) {
+    throw new TypeError('must be a JSON object');
+  }
+  return value;
+}
