@@ -74,6 +74,11 @@ export type Credential = {
   readonly expiresAt: number | null;
 };
 
+/** The name of the credential that enrolment gives to `host`; a host id holds no colon. */
+export function hostCredentialName(host: string): string {
+  return `host:${host}`;
+}
+
 export type StatusRow = {
   readonly record: HostRecord;
   readonly manifest: PublishedManifest | null;
@@ -103,6 +108,8 @@ export interface StateReads {
   credentials(): Promise<Credential[]>;
   invitation(secretHash: string): Promise<Invitation | null>;
   lastReport(host: string): Promise<ReportRecord | null>;
+  /** Who was the last to take the publication lease; it may have ended since. */
+  leaseHolder(): Promise<LeaseHolder | null>;
 }
 
 /** What `enrol` found. `replay`: the same invitation and key came before; a new token was stored. */
@@ -110,9 +117,15 @@ export type EnrolOutcome = 'enrolled' | 'replay' | 'unknown' | 'expired' | 'used
 /** `duplicate`: the very same receipt is there already. `fork`: another with its counter or previous is. */
 export type ReportOutcome = 'stored' | 'duplicate' | 'fork' | 'gap';
 
-/** Every method is one short transaction; fulfilled means durable. @throws FleetError E_STATE_BUSY. */
+/**
+ * Every method is one short transaction; fulfilled means durable.
+ * @throws FleetError E_STATE_BUSY, E_DISK_FULL.
+ */
 export interface StateWrites {
-  /** Adds or replaces index rows. Their blobs must be durable already. */
+  /**
+   * Adds or replaces index rows. Their blobs must be durable already. Many rows take several
+   * transactions, so a failure may leave the first of them stored.
+   */
   addCachedPaths(rows: readonly CachedPath[]): Promise<void>;
   /**
    * Makes `manifests` the newest ones of their hosts, all at once.
@@ -122,10 +135,12 @@ export interface StateWrites {
   publish(manifests: readonly PublishedManifest[], fence: number): Promise<void>;
   /** Records a new holder of the publication lease and returns it with the next fencing number. */
   recordLease(pid: number, now: number): Promise<LeaseHolder>;
-  leaseHolder(): Promise<LeaseHolder | null>;
   /** Records an invitation (and the host, if new), replacing unused ones of the same host. */
   invite(invitation: Invitation): Promise<void>;
-  /** Uses up an invitation: stores the host's key and its token, in one transaction. */
+  /**
+   * Uses up an invitation: stores the host's key and its token (a credential without expiry, named
+   * `hostCredentialName(host)`), in one transaction. Tokens of a key that is replaced are removed.
+   */
   enrol(request: {
     readonly secretHash: string;
     readonly publicKey: string;
@@ -140,6 +155,7 @@ export interface StateWrites {
   /**
    * Stores a receipt if it continues the host's chain. A first receipt of a newly enrolled key has
    * counter 1 and previous null. `gap` when the receipts before it are missing.
+   * @throws FleetError E_HOST_UNKNOWN when the host is not enrolled.
    */
   addReport(report: ReportRecord): Promise<ReportOutcome>;
 }

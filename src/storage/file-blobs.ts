@@ -1,0 +1,169 @@
+// Blobs as files: `<dir>/ab/<62 more hex digits>`, written below `<dir>/tmp/` first. A blob is durable
+// and whole before its name exists: write, fdatasync, rename, fsync of the directory. Many puts at
+// once share the file system's journal commits, so callers should not wait for one before the next.
+import { createHash } from 'node:crypto';
+import { type FileHandle, mkdir, open, opendir, readdir, rename, rm, stat } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
+import { Readable } from 'node:stream';
+import { asDiskFull, makeDirectoryDurable, syncDirectory } from '../durable.ts';
+import { errnoOf, FleetError } from '../errors.ts';
+import { type BlobId, type BlobRef, type Blobs, type ByteRange, parseBlobId } from './blobs.ts';
+import { DirectorySync } from './directory-sync.ts';
+import { ownerOf, temporaryName } from './temporary-names.ts';
+
+const TEMPORARY = 'tmp';
+const SHARDS = Array.from({ length: 256 }, (_, i) => i.toString(16).padStart(2, '0'));
+const READ_BYTES = 128 * 1024;
+// A temporary file whose process cannot be seen from here is taken for abandoned after a day.
+const FOREIGN_AGE_MS = 24 * 3600 * 1000;
+
+/**
+ * Creates an empty blob directory, durably.
+ * @throws FleetError E_STATE_EXISTS when `dir` is there already.
+ */
+export async function createFileBlobs(dir: string): Promise<void> {
+  try {
+    await mkdir(dir);
+  } catch (error) {
+    if (errnoOf(error) !== 'EEXIST') throw asDiskFull(error, dir);
+    throw new FleetError('E_STATE_EXISTS', `${dir} exists already`, { cause: error });
+  }
+  for (const name of [TEMPORARY, ...SHARDS]) await mkdir(join(dir, name));
+  await syncDirectory(dir);
+  await syncDirectory(dirname(dir));
+}
+
+/**
+ * Opens a blob directory and removes what killed writers left in its `tmp/`.
+ * @throws FleetError E_STATE_INCOMPLETE when `dir` is not there.
+ */
+export async function openFileBlobs(dir: string): Promise<Blobs> {
+  try {
+    if (!(await stat(dir)).isDirectory()) throw notThere(dir);
+  } catch (error) {
+    throw errnoOf(error) === 'ENOENT' ? notThere(dir, error) : error;
+  }
+  await removeAbandoned(join(dir, TEMPORARY));
+  return new FileBlobs(dir);
+}
+
+class FileBlobs implements Blobs {
+  readonly #dir: string;
+  readonly #directories = new DirectorySync();
+
+  constructor(dir: string) {
+    this.#dir = dir;
+  }
+
+  async put(chunks: AsyncIterable<Uint8Array> | Iterable<Uint8Array>): Promise<BlobRef> {
+    const temporary = join(this.#dir, TEMPORARY, temporaryName());
+    try {
+      const blob = await writeHashed(temporary, chunks);
+      await this.#place(temporary, blob.id);
+      return blob;
+    } catch (error) {
+      await rm(temporary, { force: true });
+      throw asDiskFull(error, this.#dir);
+    }
+  }
+
+  async size(id: BlobId): Promise<number | null> {
+    try {
+      return (await stat(this.#file(id))).size;
+    } catch (error) {
+      return absent(error);
+    }
+  }
+
+  async get(id: BlobId, range?: ByteRange): Promise<Readable | null> {
+    // createReadStream's `end` is inclusive and cannot say "nothing".
+    if (range !== undefined && range.start === range.end) {
+      return (await this.size(id)) === null ? null : Readable.from([]);
+    }
+    try {
+      const handle = await open(this.#file(id), 'r');
+      const part = range === undefined ? {} : { start: range.start, end: range.end - 1 };
+      return handle.createReadStream({ ...part, highWaterMark: READ_BYTES });
+    } catch (error) {
+      return absent(error);
+    }
+  }
+
+  async delete(id: BlobId): Promise<void> {
+    await rm(this.#file(id), { force: true });
+  }
+
+  async *list(): AsyncIterable<BlobRef> {
+    for (const shard of SHARDS) {
+      const entries = await opendir(join(this.#dir, shard)).catch(absent);
+      if (entries === null) continue;
+      for await (const entry of entries) {
+        const id = parseBlobId(shard + entry.name);
+        const size = id === null ? null : await this.size(id);
+        if (id !== null && size !== null) yield { id, size };
+      }
+    }
+  }
+
+  async #place(temporary: string, id: BlobId): Promise<void> {
+    const file = this.#file(id);
+    const shard = dirname(file);
+    try {
+      await rename(temporary, file);
+    } catch (error) {
+      // A backup may leave empty directories out.
+      if (errnoOf(error) !== 'ENOENT') throw error;
+      await makeDirectoryDurable(shard);
+      await rename(temporary, file);
+    }
+    await this.#directories.sync(shard);
+  }
+
+  #file(id: BlobId): string {
+    return join(this.#dir, id.slice(0, 2), id.slice(2));
+  }
+}
+
+async function writeHashed(
+  file: string,
+  chunks: AsyncIterable<Uint8Array> | Iterable<Uint8Array>,
+): Promise<BlobRef> {
+  const hash = createHash('sha256');
+  let size = 0;
+  let handle: FileHandle | undefined;
+  try {
+    handle = await open(file, 'wx', 0o644);
+    for await (const chunk of chunks) {
+      hash.update(chunk);
+      size += chunk.length;
+      await handle.writeFile(chunk);
+    }
+    await handle.datasync();
+  } finally {
+    await handle?.close();
+  }
+  return { id: hash.digest('hex') as BlobId, size };
+}
+
+async function removeAbandoned(dir: string): Promise<void> {
+  await mkdir(dir, { recursive: true });
+  for (const name of await readdir(dir)) {
+    const file = join(dir, name);
+    const owner = await ownerOf(name);
+    if (owner === 'live') continue;
+    if (owner === 'foreign') {
+      const found = await stat(file).catch(absent);
+      if (found === null || Date.now() - found.mtimeMs < FOREIGN_AGE_MS) continue;
+    }
+    await rm(file, { recursive: true, force: true });
+  }
+}
+
+function absent(error: unknown): null {
+  if (errnoOf(error) === 'ENOENT') return null;
+  throw error;
+}
+
+function notThere(dir: string, cause?: unknown): FleetError {
+  return new FleetError('E_STATE_INCOMPLETE', `there is no directory ${dir}`, { cause });
+}

@@ -1,0 +1,126 @@
+// The writer on a thread of its own, seen from the thread that uses it: changes go there as
+// messages and come back as results or as errors with their code and hint, so that neither an
+// fsync nor a foreign lock ever stops the caller's event loop.
+import { Worker } from 'node:worker_threads';
+import { type ErrorCode, FleetError } from '../errors.ts';
+import type { WriteArgs, WriteName, WriteResult, Writer } from './sqlite-writer.ts';
+
+/** What the thread is started with. */
+export type ThreadData = { readonly file: string; readonly patience: number };
+
+export type ThreadRequest =
+  | { readonly id: number; readonly name: WriteName; readonly args: readonly unknown[] }
+  | { readonly id: number; readonly name: 'close' };
+
+export type ThreadReply =
+  | { readonly id: number; readonly value: unknown }
+  | { readonly id: number; readonly error: ThreadError };
+
+/** A thrown value in a form that structured cloning keeps; `code` null: not a FleetError. */
+export type ThreadError = {
+  readonly code: ErrorCode | null;
+  readonly hint: string;
+  readonly message: string;
+  readonly cause: unknown;
+};
+
+/** The reply that says whether the connection could be opened. */
+export const OPENING = 0;
+
+// The emitted .js stands where the .ts source stands, so the worker has its neighbour's extension.
+const EXTENSION = import.meta.url.endsWith('.ts') ? '.ts' : '.js';
+const WORKER = new URL(`./sqlite-worker${EXTENSION}`, import.meta.url);
+
+type Waiting = {
+  readonly resolve: (value: unknown) => void;
+  readonly reject: (error: unknown) => void;
+};
+
+export async function openThreadWriter(file: string, patience: number): Promise<Writer> {
+  const data: ThreadData = { file, patience };
+  const writer = new ThreadWriter(new Worker(WORKER, { workerData: data }));
+  try {
+    await writer.opened;
+    return writer;
+  } catch (error) {
+    await writer.stop();
+    throw error;
+  }
+}
+
+class ThreadWriter implements Writer {
+  readonly opened: Promise<unknown>;
+  readonly #worker: Worker;
+  readonly #waiting = new Map<number, Waiting>();
+  #nextId = OPENING;
+  #ended: unknown = null;
+
+  constructor(worker: Worker) {
+    this.#worker = worker;
+    this.opened = this.#expect(() => {});
+    worker.on('message', (reply: ThreadReply) => this.#settle(reply));
+    worker.on('error', (error) => this.#end(error));
+    worker.on('exit', () => this.#end(new FleetError('E_INTERNAL', 'the database thread ended')));
+  }
+
+  async write<K extends WriteName>(name: K, args: WriteArgs<K>): Promise<WriteResult<K>> {
+    const value = await this.#expect((id) => {
+      const request: ThreadRequest = { id, name, args };
+      this.#worker.postMessage(request);
+    });
+    return value as WriteResult<K>;
+  }
+
+  async close(): Promise<void> {
+    await this.#expect((id) => {
+      const request: ThreadRequest = { id, name: 'close' };
+      this.#worker.postMessage(request);
+    });
+    await this.stop();
+  }
+
+  async stop(): Promise<void> {
+    await this.#worker.terminate();
+  }
+
+  #expect(send: (id: number) => void): Promise<unknown> {
+    if (this.#ended !== null) return Promise.reject(this.#ended);
+    const id = this.#nextId++;
+    return new Promise((resolve, reject) => {
+      this.#waiting.set(id, { resolve, reject });
+      send(id);
+    });
+  }
+
+  #settle(reply: ThreadReply): void {
+    const waiting = this.#waiting.get(reply.id);
+    this.#waiting.delete(reply.id);
+    if ('error' in reply) waiting?.reject(thrownBy(reply.error));
+    else waiting?.resolve(reply.value);
+  }
+
+  #end(error: unknown): void {
+    this.#ended ??= error;
+    for (const { reject } of this.#waiting.values()) reject(this.#ended);
+    this.#waiting.clear();
+  }
+}
+
+/** The form in which a thrown value crosses the threads. */
+export function threadError(error: unknown): ThreadError {
+  const fleet = error instanceof FleetError ? error : null;
+  return {
+    code: fleet?.code ?? null,
+    hint: fleet?.hint ?? '',
+    message: error instanceof Error ? error.message : String(error),
+    // Structured cloning keeps name, message and stack of an Error; what cannot be cloned is text.
+    cause: (fleet ? fleet.cause : error) instanceof Error ? (fleet ? fleet.cause : error) : null,
+  };
+}
+
+function thrownBy({ code, hint, message, cause }: ThreadError): Error {
+  const options = cause === null ? {} : { cause };
+  return code === null
+    ? new Error(message, options)
+    : new FleetError(code, message, { hint, ...options });
+}
