@@ -63,7 +63,7 @@ function write(value: unknown, depth: number): string {
     case 'object':
       if (value === null) return 'null';
       if (Array.isArray(value)) {
-        return `[${value.map((item) => write(item, depth + 1)).join(',')}]`;
+        return `[${Array.from(value, (item) => write(item, depth + 1)).join(',')}]`;
       }
       return writeObject(value, depth);
     default:

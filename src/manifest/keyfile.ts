@@ -53,7 +53,9 @@ export function parsePublicKey(text: string): PublicKey {
 const admitted = new Set<string>();
 const ADMITTED_LIMIT = 1024;
 
-export function isPublicKey(text: string): text is PublicKey {
+/** True for the text of an admissible public key. */
+export function isPublicKey(text: unknown): text is PublicKey {
+  if (typeof text !== 'string') return false;
   if (admitted.has(text)) return true;
   const raw = decodeBase64(text);
   if (raw === undefined || !admitPublicKey(raw)) return false;

@@ -1,0 +1,88 @@
+// How a host is to be switched, as its own configuration says it (SPEC §4.4): the settings of
+// `config.services.fleet.agent.settings`, read at evaluation, checked here, carried by the manifest.
+// Refuses unknown fields, naming the word that was meant, and values outside what SPEC §4.4 lists.
+import { type Static, Type } from 'typebox';
+import { Exact, Nullable } from './fields.ts';
+import { type Frozen, requireShape } from './shape.ts';
+
+const Text = (maxLength: number) =>
+  Type.String({ pattern: `^[^\\u0000-\\u001f\\u007f]{1,${maxLength}}$` });
+
+const HealthSchema = Exact({
+  /** systemd units that must be active. */
+  units: Type.Array(Text(255), { maxItems: 64 }),
+  /** Commands, each as its argument vector, that must exit with 0. */
+  commands: Type.Array(Type.Array(Text(1024), { minItems: 1, maxItems: 64 }), { maxItems: 32 }),
+  /** URLs that must answer with that status. */
+  http: Type.Array(
+    Exact({
+      url: Type.String({ pattern: '^https?://[!-~]{1,1024}$' }),
+      status: Type.Integer({ minimum: 100, maximum: 599 }),
+    }),
+    { maxItems: 32 },
+  ),
+});
+
+const FIELDS = {
+  /** `switch`: now; `boot`: at the next boot. */
+  mode: Type.Enum(['switch', 'boot']),
+  reboot: Type.Enum(['never', 'allowed', 'required']),
+  /** How long the new system has to prove itself before it is rolled back. */
+  confirmSeconds: Type.Integer({ minimum: 1, maximum: 86_400 }),
+  onFailure: Type.Enum(['rollback', 'keep']),
+  /** Times in which switching is allowed, as systemd calendar ranges; empty: always. */
+  windows: Type.Array(Text(128), { maxItems: 32 }),
+  /** How long a user may put an update off; null: not at all. */
+  deferral: Nullable(Exact({ maxHours: Type.Integer({ minimum: 1, maximum: 8_760 }) })),
+  health: HealthSchema,
+};
+
+export const ActivationSchema = Exact(FIELDS);
+export type Activation = Frozen<Static<typeof ActivationSchema>>;
+
+/** What applies where a host's configuration says nothing. */
+export const DEFAULT_ACTIVATION: Activation = Object.freeze({
+  mode: 'switch',
+  reboot: 'never',
+  confirmSeconds: 120,
+  onFailure: 'rollback',
+  windows: [],
+  deferral: null,
+  health: { units: [], commands: [], http: [] },
+});
+
+const SettingsSchema = Exact({
+  tags: Type.Optional(
+    Type.Array(Type.String({ pattern: '^[a-z0-9][a-z0-9_.-]{0,62}$' }), { maxItems: 64 }),
+  ),
+  activation: Type.Optional(
+    Type.Partial(Exact({ ...FIELDS, health: Type.Partial(HealthSchema) }), {
+      additionalProperties: false,
+    }),
+  ),
+});
+
+export type HostSettings = {
+  /** Sorted, each once. */
+  readonly tags: readonly string[];
+  readonly activation: Activation;
+};
+
+/**
+ * Settings of one host as Nix evaluated them; `null` or `undefined` where the option does not exist.
+ * @throws FleetError E_HOST_SETTINGS naming the path of the field and the word that was meant.
+ */
+export function parseHostSettings(settings: unknown): HostSettings {
+  const what = 'services.fleet.agent.settings';
+  const { tags, activation } = requireShape(
+    SettingsSchema,
+    settings ?? {},
+    'E_HOST_SETTINGS',
+    what,
+  );
+  const health = { ...DEFAULT_ACTIVATION.health, ...activation?.health };
+  return {
+    tags: [...new Set(tags)].sort(),
+    activation: { ...DEFAULT_ACTIVATION, ...activation, health },
+  };
+}

@@ -1,0 +1,70 @@
+// An untyped value → the type of a schema, or one line that names the field and what is wrong with
+// it; a misspelt field is told which word was meant. TypeBox's interpreting checker is used, not its
+// compiler, which calls `new Function`: the root agent evaluates no generated code.
+import type { Static, TSchema } from 'typebox';
+import { Check, Errors } from 'typebox/value';
+import { nearestWord } from '../config.ts';
+import { type ErrorCode, FleetError } from '../errors.ts';
+
+type Problem = ReturnType<typeof Errors>[number];
+
+/** `T` with every array and object in it read-only. */
+export type Frozen<T> = T extends string
+  ? T
+  : T extends readonly (infer Item)[]
+    ? readonly Frozen<Item>[]
+    : T extends object
+      ? { readonly [Key in keyof T]: Frozen<T[Key]> }
+      : T;
+
+/**
+ * Returns `value` as the schema's type. `what` names it in the error's message.
+ * @throws FleetError of `code` naming the first field that is wrong.
+ */
+export function requireShape<Schema extends TSchema>(
+  schema: Schema,
+  value: unknown,
+  code: ErrorCode,
+  what: string,
+): Frozen<Static<Schema>> {
+  if (Check(schema, value)) return value as Frozen<Static<Schema>>;
+  throw new FleetError(code, `${what}: ${describe(schema, Errors(schema, value))}`);
+}
+
+function describe(schema: TSchema, problems: readonly Problem[]): string {
+  // Of the branches of a union, the one that went deepest is the one that was meant.
+  const told = problems.filter(({ keyword }) => keyword !== 'boolean' && keyword !== 'anyOf');
+  const depth = (problem: Problem): number => problem.instancePath.split('/').length;
+  const deepest = Math.max(...told.map(depth));
+  const problem =
+    told.find((p) => depth(p) === deepest && !(p.keyword === 'type' && p.params.type === 'null')) ??
+    told[0];
+  if (problem === undefined) return 'is not of the expected form';
+  const at = problem.instancePath.slice(1).split('/').join('.');
+  if (problem.keyword === 'additionalProperties') {
+    return unknownField(at, problem.params.additionalProperties[0] ?? '', schema, problem);
+  }
+  if (problem.keyword === 'required') {
+    return `${dotted(at, problem.params.requiredProperties[0] ?? '')} is missing`;
+  }
+  if (problem.keyword === 'enum') {
+    return `${at} must be one of ${problem.params.allowedValues.join(', ')}`;
+  }
+  return `${at === '' ? 'it' : at} ${problem.message}`;
+}
+
+function unknownField(at: string, name: string, schema: TSchema, problem: Problem): string {
+  let node: unknown = schema;
+  for (const step of problem.schemaPath.split('/').slice(1)) {
+    node = typeof node === 'object' && node !== null ? Reflect.get(node, step) : undefined;
+  }
+  const known: unknown =
+    typeof node === 'object' && node !== null ? Reflect.get(node, 'properties') : undefined;
+  const meant = nearestWord(name, Object.keys(known ?? {}));
+  const shown = JSON.stringify(dotted(at, name.slice(0, 60)));
+  return `unknown field ${shown}${meant === null ? '' : `; did you mean "${meant}"?`}`;
+}
+
+function dotted(at: string, name: string): string {
+  return at === '' ? name : `${at}.${name}`;
+}
