@@ -30,6 +30,10 @@ export const ERRORS = {
   E_DISK_FULL: entry(1, 'free some space and run the same command again; finished work is kept'),
 
   // what the state holds
+  E_HOST_NOT_IN_FLAKE: entry(2, 'name one of the nixosConfigurations of the flake'),
+  E_DECOMMISSIONED: entry(1, 'use a new host id: ids are never used again'),
+  E_CLOSURE_LIMIT: entry(1, 'make the system smaller, or raise the limits in a new root'),
+  E_CACHE_INCOMPLETE: entry(1, 'run fleet build again: it stores what is missing'),
   E_HOST_UNKNOWN: entry(1, 'see: fleet host list'),
   E_LEASE_LOST: entry(1, 'another process publishes now; run the same command again'),
   E_SEQUENCE: entry(1, 'run the same command again; if it persists, the state is an old copy'),
@@ -64,8 +68,10 @@ export const ERRORS = {
   E_BUILD: entry(1, 'read the last lines of its log above; nix log DRV shows it all'),
   E_EVAL: entry(1, 'correct the flake; nix eval with --show-trace says more'),
   E_FLAKE: entry(1, 'check --flake: nix flake metadata REF must work'),
+  E_HOST_NAME: entry(1, 'rename it in nixosConfigurations: 1 to 63 of a-z, 0-9 and dashes'),
   E_NIX_FAILED: entry(1, 'run the named command by hand to see what Nix says'),
   E_NIX_MISSING: entry(1, 'install Nix (Debian: apt-get install nix-bin)'),
+  E_NIX_OUTPUT: entry(1, 'this Nix prints what fleet does not know; report nix --version with it'),
   E_NO_HOSTS: entry(1, 'the flake must provide nixosConfigurations.HOST'),
   E_SOME_HOSTS: entry(4, 'mend the hosts named above and run the command again'),
 
@@ -158,6 +164,17 @@ export const ERRORS = {
     'find out what hung in the switch log; switchSeconds is in agent.json',
   ),
   E_TOOL_MISSING: entry(1, 'install util-linux, and have its programs on PATH'),
+
+  // the server's answers
+  E_ENROL_REFUSED: entry(1, 'make a new enrolment file on the server: fleet host enroll HOST'),
+  E_FORBIDDEN: entry(1, 'use the token of that very host'),
+  E_LISTEN: entry(1, 'choose another --listen HOST:PORT, or stop what uses it'),
+  E_NO_MANIFEST: entry(1, 'build and publish it on the server: fleet build HOST'),
+  E_NOT_ENROLLED: entry(1, 'enrol it: fleet host enroll HOST'),
+  E_NOT_FOUND: entry(1, 'check the address'),
+  E_RECEIPT_CHAIN: entry(1, 'if the machine was cloned or restored, enrol it anew'),
+  E_REQUEST: entry(1, 'correct the request'),
+  E_UNAUTHORIZED: entry(1, 'use a token: fleet token create NAME'),
 } as const satisfies Record<string, Entry>;
 
 export type ErrorCode = keyof typeof ERRORS;

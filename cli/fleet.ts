@@ -1,0 +1,77 @@
+// The root of the command line: registers every verb, turns errors into exit codes.
+// 0 done, 1 failed, 2 usage, 3 verification refused, 4 some hosts failed.
+import { readFileSync } from 'node:fs';
+import { Command, CommanderError } from 'commander';
+import { registerAgent } from './agent.ts';
+import { registerBuild } from './build.ts';
+import { registerHost } from './host.ts';
+import { registerInit } from './init.ts';
+import { tellError, withGlobals } from './output.ts';
+import { registerServe } from './serve.ts';
+import { registerStatus } from './status.ts';
+import { registerToken } from './token.ts';
+import { registerVerify } from './verify.ts';
+
+/** The version of the package this file belongs to. */
+function packageVersion(): string {
+  // From cli/ the package is one level up, from dist/cli/ two.
+  for (const up of ['../package.json', '../../package.json']) {
+    try {
+      const text = readFileSync(new URL(up, import.meta.url), 'utf8');
+      return (JSON.parse(text) as { version: string }).version;
+    } catch {}
+  }
+  return 'unknown';
+}
+
+export function makeProgram(): Command {
+  const program = withGlobals(new Command('fleet'))
+    .description('Keeps NixOS machines up to date wherever they are.')
+    .version(packageVersion(), '-V, --version')
+    .showSuggestionAfterError()
+    .showHelpAfterError('(see --help)');
+  registerInit(program);
+  registerBuild(program);
+  registerServe(program);
+  registerStatus(program);
+  registerHost(program);
+  registerToken(program);
+  registerVerify(program);
+  registerAgent(program);
+  for (const command of withDescendants(program)) {
+    command.exitOverride();
+    if (command !== program && command.commands.length === 0) withGlobals(command);
+  }
+  return program;
+}
+
+function withDescendants(command: Command): Command[] {
+  return [command, ...command.commands.flatMap(withDescendants)];
+}
+
+/** Runs the command line and returns its exit code. */
+export async function main(argv: readonly string[]): Promise<number> {
+  const program = makeProgram();
+  try {
+    await program.parseAsync(argv, { from: 'user' });
+    return Number(process.exitCode ?? 0);
+  } catch (error) {
+    if (error instanceof CommanderError) {
+      // Help and version are thrown too; commander has printed everything already.
+      return error.exitCode === 0 || error.code === 'commander.helpDisplayed' ? 0 : 2;
+    }
+    const flags = new Set(argv);
+    return tellError(error, {
+      json: flags.has('--json'),
+      verbose: flags.has('-v') || flags.has('--verbose'),
+    });
+  }
+}
+
+if (import.meta.main) {
+  // A reader that goes away (`fleet status | head`) is no fault of ours.
+  process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+    process.exit(error.code === 'EPIPE' ? 0 : 1);
+  });
+  process.exitCode = await main(process.argv.slice(2));
+}

@@ -1,0 +1,46 @@
+// fleet init: creates the server's state directory, and refuses to overwrite one.
+import type { Command } from 'commander';
+import { parseBaseUrl } from '../src/config.ts';
+import { FleetError, messageOf } from '../src/errors.ts';
+import { initStateDir } from '../src/server/init.ts';
+import { globalsOf, print, serverState } from './output.ts';
+
+export function registerInit(program: Command): void {
+  program
+    .command('init')
+    .description('create the state directory, keys and first root of a new fleet')
+    .option('--origin <name>', "the fleet's name, such as fleet.example.org (default: this host's)")
+    .option('--url <url>', 'where hosts will reach the server, such as https://fleet.example.org')
+    .action(async (options: { origin?: string; url?: string }, command: Command) => {
+      const globals = globalsOf(command);
+      const dir = serverState(globals);
+      const made = await initStateDir(dir, {
+        origin: options.origin ?? null,
+        url: options.url === undefined ? null : urlOf(options.url),
+        now: Math.floor(Date.now() / 1000),
+      });
+      const { fleet } = made.config;
+      print(
+        globals,
+        { state: dir, fleet, cacheKey: made.cacheKey, rootKeyId: made.rootKeyId },
+        [
+          `Fleet ${fleet} was created in ${dir}.`,
+          '',
+          `Nix clients trust its cache with   trusted-public-keys = ${made.cacheKey}`,
+          `The root key ${made.rootKeyId} lies in ${dir}/keys/root.pem: whoever holds it can take`,
+          'over the fleet. Keep a copy offline.',
+          '',
+          `Next:  fleet build --state ${dir} --flake .`,
+          `       fleet serve --state ${dir}`,
+        ].join('\n'),
+      );
+    });
+}
+
+function urlOf(text: string): string {
+  try {
+    return parseBaseUrl(text);
+  } catch (cause) {
+    throw new FleetError('E_USAGE', `--url ${text}: it ${messageOf(cause)}`, { cause });
+  }
+}

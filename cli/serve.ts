@@ -1,0 +1,93 @@
+// fleet serve: the binary cache, the hosts' offers and reports, over HTTP or HTTPS, until it is told
+// to stop (SIGTERM, SIGINT).
+import { readFile } from 'node:fs/promises';
+import type { AddressInfo } from 'node:net';
+import type { Command } from 'commander';
+import { formatListen, parseListen } from '../src/config.ts';
+import { errnoOf, FleetError, messageOf } from '../src/errors.ts';
+import { globalsOf, print, say } from './output.ts';
+import { withStateDir } from './state.ts';
+
+type Options = { listen?: string; tlsCert?: string; tlsKey?: string; accessLog?: boolean };
+
+export function registerServe(program: Command): void {
+  program
+    .command('serve')
+    .description('serve the binary cache and the manifests')
+    .option('--listen <host:port>', 'address to listen on (default: from fleet.json)')
+    .option('--tls-cert <file>', 'certificate chain, PEM; with --tls-key, serve HTTPS')
+    .option('--tls-key <file>', 'private key of the certificate, PEM')
+    .option('--access-log', 'log every request, as JSON lines on stderr')
+    .action(async (options: Options, command: Command) => {
+      const globals = globalsOf(command);
+      const tls = await readTls(options);
+      // Only here, so that the agent's process never loads the server.
+      const { buildApp } = await import('../src/server/app.ts');
+      await withStateDir(
+        globals,
+        async (dir) => {
+          const { host, port } = listenOf(options.listen ?? dir.config.listen);
+          const app = buildApp(dir, {
+            ...(tls === undefined ? {} : { tls }),
+            logger: { level: options.accessLog === true ? 'info' : 'warn', stream: process.stderr },
+          });
+          try {
+            await app.listen({ host, port });
+          } catch (cause) {
+            await app.close();
+            throw new FleetError(
+              'E_LISTEN',
+              `cannot listen on ${host}:${port}: ${messageOf(cause)}`,
+              {
+                cause,
+              },
+            );
+          }
+          const at = app.server.address() as AddressInfo;
+          const shown = formatListen({ host: at.address, port: at.port });
+          const url = `${tls === undefined ? 'http' : 'https'}://${shown}`;
+          print(globals, { url, pid: process.pid }, `serving fleet ${dir.config.fleet} at ${url}`);
+          await toldToStop();
+          say(globals, 'stopping');
+          await app.close();
+        },
+        'thread',
+      );
+    });
+}
+
+async function readTls(options: Options): Promise<{ cert: string; key: string } | undefined> {
+  const { tlsCert, tlsKey } = options;
+  if (tlsCert === undefined && tlsKey === undefined) return undefined;
+  if (tlsCert === undefined || tlsKey === undefined) {
+    throw new FleetError('E_USAGE', '--tls-cert and --tls-key go together');
+  }
+  // Read before the process becomes the owner of STATE, who may not be allowed to.
+  const [cert, key] = await Promise.all([tlsCert, tlsKey].map(readText));
+  return { cert: cert ?? '', key: key ?? '' };
+}
+
+async function readText(file: string): Promise<string> {
+  try {
+    return await readFile(file, 'utf8');
+  } catch (cause) {
+    throw new FleetError('E_USAGE', `cannot read ${file}: ${errnoOf(cause) ?? 'unknown error'}`, {
+      hint: 'give the path of a file that this user may read',
+      cause,
+    });
+  }
+}
+
+function listenOf(text: string) {
+  try {
+    return parseListen(text);
+  } catch (cause) {
+    throw new FleetError('E_USAGE', `--listen ${text}: ${messageOf(cause)}`, { cause });
+  }
+}
+
+function toldToStop(): Promise<void> {
+  return new Promise((resolve) => {
+    for (const signal of ['SIGTERM', 'SIGINT'] as const) process.once(signal, () => resolve());
+  });
+}

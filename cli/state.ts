@@ -1,0 +1,36 @@
+// Opens the server's state directory for a verb, as its owner: a build started by root must not
+// leave files behind that lock the server out.
+import { userInfo } from 'node:os';
+import { FleetError } from '../src/errors.ts';
+import { openStateDir, type StateDir, stateOwner } from '../src/server/statedir.ts';
+import { type Globals, serverState } from './output.ts';
+
+/** Opens the state directory, runs `use` and closes it again. */
+export async function withStateDir<T>(
+  globals: Globals,
+  use: (dir: StateDir) => Promise<T>,
+  writer: 'inline' | 'thread' = 'inline',
+): Promise<T> {
+  const top = serverState(globals);
+  await becomeOwner(top);
+  await using dir = await openStateDir(top, { writer });
+  return await use(dir);
+}
+
+/** Root becomes the owner of STATE; anyone else stays who they are. */
+async function becomeOwner(top: string): Promise<void> {
+  const owner = await stateOwner(top);
+  if (owner === null || process.geteuid?.() !== 0 || owner.uid === 0) return;
+  try {
+    // Groups first: once the user has changed, they can no longer be.
+    process.setgroups?.([owner.gid]);
+    process.setgid?.(owner.gid);
+    process.setuid?.(owner.uid);
+  } catch (cause) {
+    throw new FleetError('E_STATE_ACCESS', `cannot become user ${owner.uid}, who owns ${top}`, {
+      cause,
+    });
+  }
+  // Nix keeps caches below HOME, and root's is closed to the owner.
+  process.env['HOME'] = userInfo().homedir;
+}

@@ -1,0 +1,188 @@
+// Built hosts → signed manifests → one publication (SPEC §4). The last step of a build, and atomic:
+// every byte of a closure can be served before the manifest that names it is visible, and all
+// manifests of a publication become the newest ones of their hosts in one transaction.
+// A host whose newest manifest says the same already, and will be valid for long enough, is left out.
+import { isDeepStrictEqual } from 'node:util';
+import { FleetError } from '../errors.ts';
+import { type Closure, formatClosure, type PathInfo, parseClosure } from '../nix/closure.ts';
+import type { StorePath } from '../nix/storepath.ts';
+import type { BlobRef, Blobs } from '../storage/blobs.ts';
+import type { PublishedManifest, State } from '../storage/state.ts';
+import type { Activation } from './activation.ts';
+import { parseEnvelope, signEnvelope } from './dsse.ts';
+import {
+  type Deployment,
+  formatManifest,
+  manifestDigest,
+  type Provenance,
+  parseManifest,
+} from './manifest.ts';
+import type { Root } from './root.ts';
+import { STATEMENT_PAYLOAD_TYPE } from './statement.ts';
+
+/** A host's system, built, and its closure, ingested. */
+export type BuiltHost = {
+  readonly host: string;
+  readonly system: string;
+  readonly toplevel: StorePath;
+  readonly closure: readonly PathInfo[];
+  readonly activation: Activation;
+  readonly provenance: Provenance;
+};
+
+/** Why a host gets a new manifest, or none. */
+export type Change =
+  /** It never had one. */
+  | 'new'
+  /** It is to run another system. */
+  | 'system'
+  /** The same system under other rules. */
+  | 'settings'
+  /** Nothing but the root it names, or its time, which runs out. */
+  | 'renewal'
+  | 'none';
+
+export type Rules = {
+  readonly root: Root;
+  /** POSIX seconds. */
+  readonly now: number;
+  /** How long a manifest is valid. */
+  readonly validSeconds: number;
+};
+
+// A machine whose clock is a little behind the server's must not find a manifest "not yet valid".
+const CLOCK_SKEW_SECONDS = 300;
+
+/** Compares a built host with its newest manifest. */
+export function changeOf(
+  built: BuiltHost,
+  current: PublishedManifest | null,
+  { root, now, validSeconds }: Rules,
+): Change {
+  if (current === null) return 'new';
+  const manifest = parseManifest(parseEnvelope(current.envelope).payload);
+  if (manifest.intent === 'decommission') {
+    throw new FleetError('E_DECOMMISSIONED', `${built.host} was decommissioned`);
+  }
+  if (manifest.toplevel !== built.toplevel || manifest.host.system !== built.system) {
+    return 'system';
+  }
+  if (!isDeepStrictEqual(manifest.activation, built.activation)) return 'settings';
+  const fresh =
+    manifest.fleet.rootVersion === root.version &&
+    manifest.epoch === root.epoch &&
+    manifest.expiresAt - now > validSeconds / 3;
+  return fresh ? 'none' : 'renewal';
+}
+
+/** Stores a host's closure file and returns it. Its paths must be in the cache already. */
+export async function storeClosure(
+  built: BuiltHost,
+  blobs: Blobs,
+  limits: Root['limits'],
+): Promise<{ blob: BlobRef; closure: Closure }> {
+  const bytes = formatClosure(built.closure);
+  // What an agent would refuse is never published.
+  const closure = parseClosure(bytes, built.toplevel);
+  const over =
+    bytes.length > limits.closureBytes ||
+    closure.paths.size > limits.closurePaths ||
+    closure.narBytes > limits.narBytes;
+  if (over) {
+    throw new FleetError(
+      'E_CLOSURE_LIMIT',
+      `the closure of ${built.host} exceeds the root's limits`,
+    );
+  }
+  return { blob: await blobs.put([bytes]), closure };
+}
+
+/**
+ * Signs the manifest that follows `current`. `director` is the 32-byte secret key.
+ * @throws FleetError E_MANIFEST_FORM for what no agent would accept.
+ */
+export function signManifest(
+  built: BuiltHost,
+  stored: Awaited<ReturnType<typeof storeClosure>>,
+  current: PublishedManifest | null,
+  director: Uint8Array,
+  { root, now, validSeconds }: Rules,
+): PublishedManifest {
+  const { blob, closure } = stored;
+  const narHash = closure.paths.get(built.toplevel)?.narHash;
+  if (narHash === undefined) throw new FleetError('E_CLOSURE_MISSING', 'no line for the toplevel');
+  const manifest: Deployment = {
+    intent: 'deploy',
+    fleet: { name: root.fleet, rootVersion: root.version },
+    host: { id: built.host, system: built.system },
+    epoch: root.epoch,
+    sequence: current?.epoch === root.epoch ? current.sequence + 1 : 1,
+    minSequence: 0,
+    previous:
+      current === null
+        ? null
+        : { epoch: current.epoch, sequence: current.sequence, sha256: current.digest },
+    emergency: false,
+    issuedAt: now,
+    notBefore: now - CLOCK_SKEW_SECONDS,
+    expiresAt: now + validSeconds,
+    toplevel: built.toplevel,
+    toplevelNarHash: narHash,
+    closure: {
+      sha256: blob.id,
+      bytes: blob.size,
+      paths: closure.paths.size,
+      narBytes: closure.narBytes,
+    },
+    activation: built.activation,
+    provenance: built.provenance,
+  };
+  const payload = formatManifest(manifest);
+  return {
+    host: built.host,
+    epoch: manifest.epoch,
+    sequence: manifest.sequence,
+    digest: manifestDigest(payload),
+    envelope: signEnvelope(STATEMENT_PAYLOAD_TYPE, payload, [director]),
+    toplevel: built.toplevel,
+    closure: blob.id,
+    issuedAt: manifest.issuedAt,
+    expiresAt: manifest.expiresAt,
+  };
+}
+
+/**
+ * Makes `manifests` visible, all at once.
+ * @throws FleetError E_CACHE_INCOMPLETE when a path of a closure cannot be served (then nothing is
+ *   published); E_LEASE_LOST; E_SEQUENCE.
+ */
+export async function publish(
+  manifests: readonly { manifest: PublishedManifest; closure: Closure }[],
+  stores: { state: State; blobs: Blobs },
+  fence: number,
+): Promise<void> {
+  // Whatever ran before, and whenever it died: what a client is told of must be there now.
+  for (const { manifest, closure } of manifests) await requireServable(manifest, closure, stores);
+  await stores.state.publish(
+    manifests.map(({ manifest }) => manifest),
+    fence,
+  );
+}
+
+async function requireServable(
+  { host }: PublishedManifest,
+  closure: Closure,
+  { state, blobs }: { state: State; blobs: Blobs },
+): Promise<void> {
+  const rows = new Map(
+    (await state.cachedPaths([...closure.paths.keys()])).map((row) => [row.path, row]),
+  );
+  for (const { path, narHash } of closure.paths.values()) {
+    const row = rows.get(path);
+    const served =
+      row !== undefined && row.narHash === narHash && (await blobs.size(row.blob)) === row.blobSize;
+    if (!served) {
+      throw new FleetError('E_CACHE_INCOMPLETE', `the cache lacks ${path}, which ${host} needs`);
+    }
+  }
+}

@@ -1,0 +1,86 @@
+// Composes the server: Fastify with the cache's routes, the hosts' routes, roots and health.
+// Limits stand here, in one place. Nothing is kept in memory between requests that a publication
+// could make stale: every request asks the database, which is a local file.
+import Fastify, { type FastifyInstance, type FastifyServerOptions } from 'fastify';
+import { registerCacheRoutes } from '../cache/routes.ts';
+import { makeAuth } from './auth.ts';
+import { registerEnrolment } from './enrolment.ts';
+import { registerHostRoutes } from './hosts.ts';
+import { refuse, refuseError, statusOf } from './replies.ts';
+import type { StateDir } from './statedir.ts';
+
+export type AppOptions = {
+  /** PEM texts; without them the server speaks plain HTTP. */
+  readonly tls?: { readonly cert: string; readonly key: string };
+  /** Where the request log goes; false for none. */
+  readonly logger: FastifyServerOptions['logger'];
+  /** POSIX seconds; tests set it. */
+  readonly now?: () => number;
+};
+
+/** The largest body that any route takes: an envelope (60 KiB) and some room. */
+const BODY_LIMIT = 64 * 1024;
+const MAX_ROOT_VERSION = 1_000_000;
+
+export function buildApp(dir: StateDir, options: AppOptions): FastifyInstance {
+  const now = options.now ?? (() => Math.floor(Date.now() / 1000));
+  const app = Fastify({
+    logger: options.logger ?? false,
+    bodyLimit: BODY_LIMIT,
+    // The longest of our path parameters has 80 characters.
+    routerOptions: { maxParamLength: 128, ignoreTrailingSlash: false },
+    // How long a client may take to send its request, and how long a connection may stand still.
+    requestTimeout: 30_000,
+    connectionTimeout: 120_000,
+    keepAliveTimeout: 65_000,
+    // Stopping does not wait for readers: a NAR that is cut is resumed by its client.
+    forceCloseConnections: true,
+    ...(options.tls === undefined ? {} : { https: options.tls }),
+  }) as FastifyInstance;
+  // Idle and half-open connections are cheap, but not without end.
+  app.server.maxConnections = 20_000;
+
+  // Bodies are signed bytes: they are parsed by their own strict parsers, never by Fastify's.
+  app.removeAllContentTypeParsers();
+  app.addContentTypeParser('*', { parseAs: 'buffer' }, (_request, body, done) => done(null, body));
+
+  app.setErrorHandler((error, request, reply) => {
+    if (statusOf(error) >= 500) request.log.error(error);
+    return refuseError(reply, error);
+  });
+  app.setNotFoundHandler((_request, reply) =>
+    refuse(reply, 404, 'E_NOT_FOUND', 'there is nothing at this address'),
+  );
+
+  const auth = makeAuth(dir.state, dir.config.public, now);
+  registerCacheRoutes(app, {
+    state: dir.state,
+    blobs: dir.blobs,
+    keys: dir.cacheKeys,
+    priority: dir.config.cachePriority,
+    mayRead: auth.mayRead,
+  });
+  registerHostRoutes(app, dir, auth, now);
+  registerEnrolment(app, dir, now);
+
+  app.get<{ Params: { file: string } }>(
+    '/v1/root/:file',
+    { preHandler: auth.mayRead },
+    async (request, reply) => {
+      const version = Number(/^([1-9]\d{0,6})\.json$/.exec(request.params.file)?.[1] ?? 0);
+      const signed = version <= MAX_ROOT_VERSION ? dir.roots[version - 1] : undefined;
+      if (signed === undefined) {
+        return refuse(reply, 404, 'E_NOT_FOUND', 'there is no root of that version');
+      }
+      return reply.type('application/json; charset=utf-8').send(signed.envelope);
+    },
+  );
+
+  app.get('/healthz', async (_request, reply) => reply.type('text/plain').send('ok\n'));
+  app.get('/readyz', async (_request, reply) => {
+    // Ready means that what every answer needs can be read.
+    await dir.state.credential('');
+    return reply.type('text/plain').send('ready\n');
+  });
+  return app;
+}

@@ -1,0 +1,140 @@
+// What one host asks for and says: its offer, closure files, and its reports.
+// A host's own routes want that host's token; a report is checked against the key it enrolled with,
+// so that a stolen token alone cannot speak for a host.
+
+import { createHash } from 'node:crypto';
+import type { FastifyInstance } from 'fastify';
+import { FleetError } from '../errors.ts';
+import { parseEnvelope } from '../manifest/dsse.ts';
+import { parsePublicKey } from '../manifest/keyfile.ts';
+import { formatOffer } from '../manifest/offer.ts';
+import { verifyReceipt } from '../manifest/receipt.ts';
+import { parseBlobId } from '../storage/blobs.ts';
+import type { Auth } from './auth.ts';
+import { refuse } from './replies.ts';
+import type { StateDir } from './statedir.ts';
+
+/** A host's sighting is written at most so often, in seconds. */
+const TOUCH_EVERY = 30;
+
+export function registerHostRoutes(
+  app: FastifyInstance,
+  dir: StateDir,
+  auth: Auth,
+  now: () => number,
+): void {
+  const { state, blobs } = dir;
+  const touched = new Map<string, number>();
+
+  /** Notes a sighting; that a sighting is lost must not fail the request. */
+  const touch = (host: string): void => {
+    const at = now();
+    if (at - (touched.get(host) ?? Number.NEGATIVE_INFINITY) < TOUCH_EVERY) return;
+    touched.set(host, at);
+    state.touchHost(host, at).catch((error) => app.log.warn(error, `sighting of ${host} not kept`));
+  };
+
+  app.get<{ Params: { host: string }; Querystring: { root?: string } }>(
+    '/v1/hosts/:host/offer',
+    { preHandler: auth.isHost },
+    async (request, reply) => {
+      const { host } = request.params;
+      touch(host);
+      const known = Number(/^[1-9]\d{0,6}$/.exec(request.query.root ?? '1')?.[0] ?? Number.NaN);
+      if (Number.isNaN(known)) {
+        return refuse(reply, 400, 'E_REQUEST', 'root must be the number of a root version');
+      }
+      const manifest = await state.currentManifest(host);
+      if (manifest === null) {
+        return refuse(reply, 404, 'E_NO_MANIFEST', `nothing was published for ${host} yet`);
+      }
+      const offer = formatOffer({
+        offerVersion: 1,
+        minAgent: 1,
+        roots: dir.roots.slice(known).map(({ envelope }) => envelope),
+        manifest: manifest.envelope,
+        closure: await closureOf(manifest.closure),
+      });
+      const etag = `"${createHash('sha256').update(offer).digest('hex')}"`;
+      reply.header('etag', etag).header('cache-control', 'private, no-cache');
+      if (request.headers['if-none-match'] === etag) return reply.code(304).send();
+      return reply.type('application/json; charset=utf-8').send(offer);
+    },
+  );
+
+  app.get<{ Params: { closure: string } }>(
+    '/v1/closures/:closure',
+    { preHandler: auth.mayRead },
+    async (request, reply) => {
+      const id = parseBlobId(request.params.closure);
+      const known = id !== null && (await state.isPublishedClosure(id));
+      const size = known ? await blobs.size(id) : null;
+      const body = known ? await blobs.get(id) : null;
+      if (id === null || size === null || body === null) {
+        return refuse(reply, 404, 'E_NOT_FOUND', 'no published manifest names this closure');
+      }
+      return reply
+        .type('text/plain; charset=utf-8')
+        .header('content-length', size)
+        .header('etag', `"${id}"`)
+        .header('cache-control', 'private, max-age=31536000, immutable')
+        .send(body);
+    },
+  );
+
+  app.post<{ Params: { host: string } }>(
+    '/v1/hosts/:host/reports',
+    { preHandler: auth.isHost },
+    async (request, reply) => {
+      const { host } = request.params;
+      touch(host);
+      const record = await state.host(host);
+      if (record?.publicKey == null) {
+        return refuse(reply, 409, 'E_NOT_ENROLLED', `${host} is not enrolled`);
+      }
+      const text = bodyText(request.body);
+      const { receipt, digest } = verifyReceipt(parseEnvelope(text), {
+        publicKey: parsePublicKey(record.publicKey),
+        fleet: dir.root.fleet,
+        host,
+      });
+      const outcome = await state.addReport({
+        host,
+        counter: receipt.counter,
+        digest,
+        previous: receipt.previous,
+        receivedAt: now(),
+        envelope: text,
+      });
+      if (outcome === 'fork' || outcome === 'gap') {
+        return refuse(
+          reply,
+          409,
+          'E_RECEIPT_CHAIN',
+          outcome === 'fork'
+            ? `another receipt of ${host} has counter ${receipt.counter}: a cloned machine, or lost state`
+            : `the receipts of ${host} before ${receipt.counter} are missing`,
+        );
+      }
+      return reply.send({ stored: outcome === 'stored' });
+    },
+  );
+
+  async function closureOf(id: Parameters<typeof blobs.size>[0]) {
+    const bytes = await blobs.size(id);
+    // Publication stores the closure file first, so its absence is damage, not a race.
+    if (bytes === null) throw new FleetError('E_STATE_INCOMPLETE', `closure file ${id} is missing`);
+    return { sha256: id, bytes };
+  }
+}
+
+/** The text of a raw body. @throws FleetError E_ENVELOPE when it is not UTF-8. */
+export function bodyText(body: unknown): string {
+  try {
+    return new TextDecoder('utf-8', { fatal: true }).decode(
+      body instanceof Uint8Array ? body : new Uint8Array(),
+    );
+  } catch (cause) {
+    throw new FleetError('E_ENVELOPE', 'the body is not UTF-8', { cause });
+  }
+}

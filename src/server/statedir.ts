@@ -1,0 +1,147 @@
+// The server's state directory: what lies where, opening all of it, and running as its owner.
+// Keys, root, configuration and database are either all there or it is an error: a default is
+// never invented for something precious (DESIGN, "State on the server").
+import { readdir, readFile, stat } from 'node:fs/promises';
+import { join, resolve } from 'node:path';
+import { type Config, parseConfig } from '../config.ts';
+import { errnoOf, FleetError } from '../errors.ts';
+import { parseEnvelope } from '../manifest/dsse.ts';
+import { parseSecretKey } from '../manifest/keyfile.ts';
+import { parseRoot, type Root } from '../manifest/root.ts';
+import { type NixSecretKey, parseNixSecretKey } from '../nix/signature.ts';
+import type { Blobs } from '../storage/blobs.ts';
+import { openFileBlobs } from '../storage/file-blobs.ts';
+import { openState } from '../storage/sqlite.ts';
+import type { State } from '../storage/state.ts';
+
+/** Where things lie below STATE. */
+export type StateLayout = ReturnType<typeof stateLayout>;
+
+export function stateLayout(dir: string) {
+  const top = resolve(dir);
+  return {
+    top,
+    config: join(top, 'fleet.json'),
+    database: join(top, 'fleet.db'),
+    publishLock: join(top, 'publish.lock'),
+    blobs: join(top, 'blobs'),
+    keys: join(top, 'keys'),
+    roots: join(top, 'root'),
+    gcroots: join(top, 'gcroots'),
+    key: (name: string) => join(top, 'keys', name),
+    root: (version: number) => join(top, 'root', `${version}.root.json`),
+  };
+}
+
+/** A root and the signed bytes it came in, as they are served. */
+export type SignedRoot = { readonly root: Root; readonly envelope: string };
+
+/** An open state directory; disposing of it closes the database. */
+export type StateDir = AsyncDisposable & {
+  readonly layout: StateLayout;
+  readonly config: Config;
+  readonly state: State;
+  readonly blobs: Blobs;
+  /** All roots, oldest first; never empty. */
+  readonly roots: readonly SignedRoot[];
+  /** The newest root. */
+  readonly root: Root;
+  /** Nix cache keys that narinfos are signed with. */
+  readonly cacheKeys: readonly NixSecretKey[];
+};
+
+/**
+ * Opens STATE. `writer: 'thread'` keeps a foreign lock from stalling this process's event loop.
+ * @throws FleetError E_STATE_MISSING, E_STATE_INCOMPLETE, E_STATE_NEWER, E_CONFIG.
+ */
+export async function openStateDir(
+  dir: string,
+  options: { writer: 'inline' | 'thread' },
+): Promise<StateDir> {
+  const layout = stateLayout(dir);
+  const config = parseConfig(await readConfig(layout), layout.config);
+  const roots = await readRoots(layout);
+  const newest = roots.at(-1);
+  if (newest === undefined) throw incomplete(layout, layout.root(1));
+  const cacheKeys = [parseNixSecretKey((await readPart(layout, layout.key('cache.sec'))).trim())];
+  if ((await stat(layout.blobs).catch(() => null)) === null) throw incomplete(layout, layout.blobs);
+  if ((await stat(layout.database).catch(() => null)) === null) {
+    throw incomplete(layout, layout.database);
+  }
+  const blobs = await openFileBlobs(layout.blobs);
+  const state = await openState(layout.database, options);
+  return {
+    layout,
+    config,
+    state,
+    blobs,
+    roots,
+    root: newest.root,
+    cacheKeys,
+    [Symbol.asyncDispose]: () => state[Symbol.asyncDispose](),
+  };
+}
+
+/** Reads the secret key that the file `name` in keys/ holds (`director.pem`, …). */
+export async function readSigningKey(layout: StateLayout, name: string): Promise<Uint8Array> {
+  return parseSecretKey(await readPart(layout, layout.key(name)));
+}
+
+/** The user and group that own STATE. */
+export async function stateOwner(dir: string): Promise<{ uid: number; gid: number } | null> {
+  const found = await stat(stateLayout(dir).top).catch(() => null);
+  return found === null ? null : { uid: found.uid, gid: found.gid };
+}
+
+async function readConfig(layout: StateLayout): Promise<string> {
+  try {
+    return await readFile(layout.config, 'utf8');
+  } catch (cause) {
+    if (errnoOf(cause) === 'ENOENT' || errnoOf(cause) === 'ENOTDIR') {
+      throw new FleetError('E_STATE_MISSING', `there is no fleet state in ${layout.top}`, {
+        hint: `create it with: fleet init --state ${layout.top}`,
+        cause,
+      });
+    }
+    throw unreadable(layout.config, cause);
+  }
+}
+
+async function readRoots(layout: StateLayout): Promise<SignedRoot[]> {
+  const names = await readdir(layout.roots).catch((cause) => {
+    if (errnoOf(cause) === 'ENOENT') throw incomplete(layout, layout.roots);
+    throw unreadable(layout.roots, cause);
+  });
+  const versions = names
+    .map((name) => /^([1-9]\d*)\.root\.json$/.exec(name)?.[1])
+    .filter((text) => text !== undefined)
+    .map(Number)
+    .sort((a, b) => a - b);
+  const roots: SignedRoot[] = [];
+  for (const [index, version] of versions.entries()) {
+    // Agents step from one version to the next, so a gap would strand those before it.
+    if (version !== index + 1) throw incomplete(layout, layout.root(index + 1));
+    const envelope = await readPart(layout, layout.root(version));
+    roots.push({ root: parseRoot(parseEnvelope(envelope).payload), envelope });
+  }
+  return roots;
+}
+
+async function readPart(layout: StateLayout, file: string): Promise<string> {
+  try {
+    return await readFile(file, 'utf8');
+  } catch (cause) {
+    if (errnoOf(cause) === 'ENOENT') throw incomplete(layout, file);
+    throw unreadable(file, cause);
+  }
+}
+
+function incomplete(layout: StateLayout, file: string): FleetError {
+  return new FleetError('E_STATE_INCOMPLETE', `${file} is missing from the state in ${layout.top}`);
+}
+
+function unreadable(file: string, cause: unknown): FleetError {
+  return new FleetError('E_STATE_ACCESS', `cannot read ${file}: ${errnoOf(cause) ?? cause}`, {
+    cause,
+  });
+}

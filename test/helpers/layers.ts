@@ -1,0 +1,130 @@
+// The layers of docs/ARCHITECTURE.md as data, and a reader of import statements. It reads text, not a
+// syntax tree: a mention in a comment would count too, which is on the safe side.
+import { isBuiltin } from 'node:module';
+import { posix } from 'node:path';
+
+type Rule = {
+  /** Layers, or single files, that may be imported; a layer may always import itself. */
+  readonly may: readonly string[];
+  /** npm packages that may be imported. */
+  readonly packages: readonly string[];
+};
+
+const FOUNDATION = ['errors', 'durable', 'config', 'ed25519'];
+const STORAGE_INTERFACES = ['src/storage/state.ts', 'src/storage/blobs.ts'];
+
+/** Layer → what it may import. A layer is a folder of src/, a file directly in src/, or `cli`. */
+export const RULES: ReadonlyMap<string, Rule> = new Map([
+  ['errors', { may: [], packages: [] }],
+  ['durable', { may: ['errors'], packages: [] }],
+  ['config', { may: ['errors'], packages: ['typebox'] }],
+  ['ed25519', { may: ['errors'], packages: ['@noble/ed25519'] }],
+  ['nix', { may: FOUNDATION, packages: [] }],
+  ['storage', { may: [...FOUNDATION, 'nix'], packages: ['better-sqlite3'] }],
+  ['cache', { may: [...FOUNDATION, 'nix', ...STORAGE_INTERFACES], packages: ['fastify'] }],
+  ['manifest', { may: [...FOUNDATION, 'nix', ...STORAGE_INTERFACES], packages: ['typebox'] }],
+  [
+    'agent',
+    {
+      may: [
+        ...FOUNDATION,
+        'nix',
+        ...[
+          'dsse',
+          'enrolment',
+          'jcs',
+          'keyfile',
+          'manifest',
+          'offer',
+          'receipt',
+          'root',
+          'time',
+          'verify',
+        ].map((name) => `src/manifest/${name}.ts`),
+      ],
+      packages: ['undici', 'typebox'],
+    },
+  ],
+  [
+    'server',
+    {
+      may: [...FOUNDATION, 'nix', 'storage', 'cache', 'manifest'],
+      packages: ['fastify'],
+    },
+  ],
+  [
+    'cli',
+    {
+      may: [...FOUNDATION, 'nix', 'storage', 'cache', 'manifest', 'agent', 'server'],
+      packages: ['commander'],
+    },
+  ],
+]);
+
+/** `src/nix/nar.ts` → `nix`; `src/errors.ts` → `errors`; `cli/init.ts` → `cli`. */
+export function layerOf(file: string): string {
+  const parts = file.split('/');
+  if (parts[0] === 'cli') return 'cli';
+  return parts.length === 2 ? (parts[1] ?? '').replace(/\.ts$/, '') : (parts[1] ?? '');
+}
+
+/** Every module name that `source` imports, re-exports, requires, or hands to a Worker. */
+export function importsOf(source: string): string[] {
+  const patterns = [
+    /\b(?:import|export)\b[^'";]*?\bfrom\s*['"]([^'"]+)['"]/g,
+    /\bimport\s*['"]([^'"]+)['"]/g,
+    /\b(?:import|require)\s*\(\s*['"]([^'"]+)['"]/g,
+    /\bnew URL\(\s*['"`]([^'"`$]+)['"`]\s*,\s*import\.meta\.url/g,
+  ];
+  const found = new Set<string>();
+  for (const pattern of patterns) {
+    for (const match of source.matchAll(pattern)) if (match[1] !== undefined) found.add(match[1]);
+  }
+  return [...found];
+}
+
+/** One line for each import that breaks a rule, and each file that no rule knows. */
+export function findViolations(files: ReadonlyMap<string, string>): string[] {
+  const violations: string[] = [];
+  for (const [file, text] of files) {
+    const layer = layerOf(file);
+    const rule = RULES.get(layer);
+    if (rule === undefined) {
+      violations.push(`${file}: no rule for layer "${layer}"`);
+      continue;
+    }
+    for (const name of importsOf(text)) {
+      if (isBuiltin(name)) continue;
+      if (name.startsWith('.')) {
+        const target = posix.join(posix.dirname(file), name);
+        // Worker files are named without their ending, which differs once they are compiled.
+        const other = layerOf(target);
+        const allowed = other === layer || rule.may.includes(other) || rule.may.includes(target);
+        if (!allowed) violations.push(`${file} may not import ${target}`);
+      } else {
+        const bare = name.split('/', name.startsWith('@') ? 2 : 1).join('/');
+        if (!rule.packages.includes(bare)) violations.push(`${file} may not import ${name}`);
+      }
+    }
+  }
+  return violations;
+}
+
+/** All files and packages (Node's own included) that `starts` import, directly or through others. */
+export function reachable(
+  starts: readonly string[],
+  files: ReadonlyMap<string, string>,
+): { files: Set<string>; packages: Set<string> } {
+  const seen = new Set<string>();
+  const packages = new Set<string>();
+  const queue = [...starts];
+  for (let file = queue.pop(); file !== undefined; file = queue.pop()) {
+    if (seen.has(file)) continue;
+    seen.add(file);
+    for (const name of importsOf(files.get(file) ?? '')) {
+      if (name.startsWith('.')) queue.push(posix.join(posix.dirname(file), name));
+      else packages.add(isBuiltin(name) && !name.startsWith('node:') ? `node:${name}` : name);
+    }
+  }
+  return { files: seen, packages };
+}
