@@ -33,6 +33,12 @@ const readAsync = promisify(read);
 type Place = { readonly path: string; readonly name: string | null; readonly kind: Kind };
 type Kind = Pick<Stats, 'isFile' | 'isDirectory' | 'isSymbolicLink'>;
 type Entry = { readonly name: string; readonly kind: Kind };
+type OpenFile = {
+  readonly path: string;
+  readonly fd: number;
+  readonly size: number;
+  readonly mtimeMs: number;
+};
 type Frame = { readonly path: string; readonly entries: readonly Entry[]; next: number };
 
 /**
@@ -55,8 +61,11 @@ export async function* dumpNar(path: string): AsyncGenerator<Uint8Array> {
       turn = performance.now();
     }
     if (place === undefined) writer.node({ type: 'leave' });
-    else if (place.kind.isFile()) yield* dumpFile(place, writer);
-    else if (place.kind.isDirectory()) frames.push(enter(place, writer));
+    else if (place.kind.isFile()) {
+      const file = begin(place, writer);
+      if (file.size <= writer.room - NODE_ROOM) copyShort(file, writer);
+      else yield* copyLong(file, writer);
+    } else if (place.kind.isDirectory()) frames.push(enter(place, writer));
     else if (place.kind.isSymbolicLink()) {
       const target = present(place.path, (bytes) => readlinkSync(bytes, 'latin1'));
       writer.node({ type: 'symlink', name: place.name, target });
@@ -77,44 +86,63 @@ export async function* dumpNar(path: string): AsyncGenerator<Uint8Array> {
   yield writer.take();
 }
 
-async function* dumpFile(place: Place, writer: NarWriter): AsyncGenerator<Uint8Array> {
+/** Opens a file and writes what precedes its contents. The caller closes it. */
+function begin(place: Place, writer: NarWriter): OpenFile {
   const fd = present(place.path, (bytes) => openSync(bytes, OPEN_FLAGS));
   try {
-    const before = fstatSync(fd);
-    if (!before.isFile()) throw changed(place.path);
-    const { size } = before;
-    const executable = (before.mode & constants.S_IXUSR) !== 0;
-    writer.node({ type: 'file', name: place.name, executable, size });
+    const stat = fstatSync(fd);
+    if (!stat.isFile()) throw changed(place.path);
+    const executable = (stat.mode & constants.S_IXUSR) !== 0;
+    writer.node({ type: 'file', name: place.name, executable, size: stat.size });
+    return { path: place.path, fd, size: stat.size, mtimeMs: stat.mtimeMs };
+  } catch (error) {
+    closeSync(fd);
+    throw error;
+  }
+}
 
-    let done = 0;
-    while (done < size && size <= writer.room) {
-      const got = readSync(fd, writer.buffer, writer.used, size - done, done);
-      if (got === 0) throw changed(place.path);
+function finish(file: OpenFile, writer: NarWriter): void {
+  const { size, mtimeMs } = fstatSync(file.fd);
+  if (size !== file.size || mtimeMs !== file.mtimeMs) throw changed(file.path);
+  writer.endFile();
+}
+
+/** The contents of a file for which there is room. */
+function copyShort(file: OpenFile, writer: NarWriter): void {
+  try {
+    for (let done = 0; done < file.size; ) {
+      const got = readSync(file.fd, writer.buffer, writer.used, file.size - done, done);
+      if (got === 0) throw changed(file.path);
       writer.used += got;
       done += got;
     }
-    while (done < size) {
+    finish(file, writer);
+  } finally {
+    closeSync(file.fd);
+  }
+}
+
+async function* copyLong(file: OpenFile, writer: NarWriter): AsyncGenerator<Uint8Array> {
+  try {
+    for (let done = 0; done < file.size; ) {
       const full = writer.room === 0 ? writer.take() : undefined;
-      const length = Math.min(writer.room, size - done);
-      const reading = readAsync(fd, writer.buffer, writer.used, length, done);
+      const length = Math.min(writer.room, file.size - done);
+      const reading = readAsync(file.fd, writer.buffer, writer.used, length, done);
       try {
         if (full !== undefined) yield full;
       } finally {
-        // Also when the consumer stops here: nothing may read into a file that is closed.
+        // Also when the consumer stops here: nothing may read from a file that is closed.
         await Promise.allSettled([reading]);
       }
       const { bytesRead } = await reading;
-      if (bytesRead === 0) throw changed(place.path);
+      if (bytesRead === 0) throw changed(file.path);
       writer.used += bytesRead;
       done += bytesRead;
     }
-
-    const after = fstatSync(fd);
-    if (after.size !== size || after.mtimeMs !== before.mtimeMs) throw changed(place.path);
     if (writer.room < NODE_ROOM) yield writer.take();
-    writer.endFile();
+    finish(file, writer);
   } finally {
-    closeSync(fd);
+    closeSync(file.fd);
   }
 }
 
