@@ -1,0 +1,71 @@
+// All that a host needs to decide, in one answer ↔ its fields (SPEC §8). Nothing in an offer is trusted
+// because it is in an offer: roots and manifest are envelopes to be verified, and `closure` only
+// repeats what the manifest signs. Refuses offers that are too large, unknown fields, and, before it
+// looks at anything else, a format or a least agent version that is too new for this agent.
+import { type Static, Type } from 'typebox';
+import { FleetError } from '../errors.ts';
+import { MAX_ENVELOPE_BYTES } from './dsse.ts';
+import { Exact, Nullable, Ordinal, Sha256 } from './fields.ts';
+import { type Frozen, requireShape } from './shape.ts';
+
+export const OFFER_VERSION = 1;
+/** What this agent understands; an offer names the least that it needs. */
+export const AGENT_VERSION = 1;
+/** At most so many roots in one offer; a host that lags further behind asks again. */
+export const MAX_OFFER_ROOTS = 16;
+/** Every envelope may double when it becomes a JSON string. */
+export const MAX_OFFER_BYTES = 2 * MAX_ENVELOPE_BYTES * (MAX_OFFER_ROOTS + 1) + 4096;
+
+const EnvelopeText = Type.Refine(
+  Type.String(),
+  (text) => Buffer.byteLength(text) <= MAX_ENVELOPE_BYTES,
+  () => `must have at most ${MAX_ENVELOPE_BYTES} bytes`,
+);
+
+export const OfferSchema = Exact({
+  offerVersion: Type.Literal(OFFER_VERSION),
+  minAgent: Ordinal,
+  /** Envelopes of the roots newer than the one asked from, in order. */
+  roots: Type.Array(EnvelopeText, { maxItems: MAX_OFFER_ROOTS }),
+  manifest: EnvelopeText,
+  /** null when the manifest ends the host. */
+  closure: Nullable(Exact({ sha256: Sha256, bytes: Ordinal })),
+});
+
+export type Offer = Frozen<Static<typeof OfferSchema>>;
+
+/** @throws FleetError E_OFFER_VERSION, E_OFFER_FORM. */
+export function parseOffer(text: Uint8Array | string): Offer {
+  const size = typeof text === 'string' ? Buffer.byteLength(text) : text.length;
+  if (size > MAX_OFFER_BYTES) refuse(`it has more than ${MAX_OFFER_BYTES} bytes`);
+  let json: unknown;
+  try {
+    json = JSON.parse(
+      typeof text === 'string' ? text : new TextDecoder('utf-8', { fatal: true }).decode(text),
+    );
+  } catch (cause) {
+    throw new FleetError('E_OFFER_FORM', 'offer: it is not JSON', { cause });
+  }
+  if (typeof json === 'object' && json !== null) {
+    requireVersion('offerVersion', Reflect.get(json, 'offerVersion'), OFFER_VERSION);
+    requireVersion('minAgent', Reflect.get(json, 'minAgent'), AGENT_VERSION);
+  }
+  return requireShape(OfferSchema, json, 'E_OFFER_FORM', 'offer');
+}
+
+/** The offer's text. @throws FleetError E_OFFER_FORM for what parseOffer would not accept. */
+export function formatOffer(offer: Offer): string {
+  requireShape(OfferSchema, offer, 'E_OFFER_FORM', 'offer');
+  const { offerVersion, minAgent, roots, manifest, closure } = offer;
+  return JSON.stringify({ offerVersion, minAgent, roots, manifest, closure });
+}
+
+function requireVersion(name: string, value: unknown, known: number): void {
+  if (typeof value !== 'number' || value <= known) return;
+  const versions = `its ${name} is ${value}, and this agent knows ${known}`;
+  throw new FleetError('E_OFFER_VERSION', `the offer is too new: ${versions}`);
+}
+
+function refuse(what: string): never {
+  throw new FleetError('E_OFFER_FORM', `offer: ${what}`);
+}

@@ -1,0 +1,223 @@
+// The auditor's door, and the agent's: an envelope and a trusted root → a manifest that may be
+// believed, or the one reason why not (SPEC §5). A flat list of steps in the order of SPEC §5.1, each
+// with a code of its own. Pure: no network, no clock, no files; the caller reads "now" once and passes
+// it in. Approvals come with the log: until then a host whose group wants one is refused.
+import { createHash } from 'node:crypto';
+import { FleetError } from '../errors.ts';
+import { type Closure, parseClosure } from '../nix/closure.ts';
+import { parseEnvelope, requireSignatures } from './dsse.ts';
+import type { PublicKey } from './keyfile.ts';
+import { type Deployment, type Manifest, manifestDigest, parseManifest } from './manifest.ts';
+import { approvalThreshold, type Root, requireCurrentRoot } from './root.ts';
+import { STATEMENT_PAYLOAD_TYPE } from './statement.ts';
+import { formatTime } from './time.ts';
+
+/** The newest manifest that a host ever accepted: what it is shown must not be older. */
+export type Floor = {
+  readonly epoch: number;
+  readonly sequence: number;
+  /** SHA-256 of that manifest's payload, lowercase hex. */
+  readonly digest: string;
+};
+
+/** What a host knows of itself, from its own configuration and memory. */
+export type Expectation = {
+  readonly host: string;
+  readonly system: string;
+  /** null: this host has accepted none yet. */
+  readonly floor: Floor | null;
+};
+
+export type VerifyInput = {
+  /** The envelope's text as it was served. */
+  readonly envelope: Uint8Array | string;
+  /** The newest root, verified. */
+  readonly root: Root;
+  /** POSIX seconds. */
+  readonly now: number;
+  /** Left out by an auditor, who asks for no particular host. */
+  readonly expect?: Expectation;
+  /** The bytes of closure.fp; left out when they are to be checked later, by `verifyClosure`. */
+  readonly closure?: Uint8Array;
+};
+
+export type VerifiedManifest = {
+  readonly manifest: Manifest;
+  /** SHA-256 of the payload, lowercase hex. */
+  readonly digest: string;
+  /** The director keys that signed. */
+  readonly signers: readonly PublicKey[];
+  /** How many of them had to. */
+  readonly threshold: number;
+  readonly rootVersion: number;
+  /** null when no closure was given, and for a decommission, which has none. */
+  readonly closure: Closure | null;
+};
+
+/** @throws FleetError with the code of the first step that refuses. SPEC §5.1 */
+export function verifyManifest(input: VerifyInput): VerifiedManifest {
+  const { root, now, expect } = input;
+  requireCurrentRoot(root, now); // 1
+  const opened = openManifest(input.envelope, root); // 2, 3
+  const { manifest, digest } = opened;
+  requireApproval(manifest, root); // 4
+  requireThisFleet(manifest, root); // 5, 6
+  if (expect !== undefined) {
+    requireThisHost(manifest, expect); // 7
+    requireNotOlder(manifest, digest, expect.floor); // 8
+  }
+  requireValidAt(manifest, now); // 9
+  requireWithinLimits(manifest, root); // 10
+  const closure =
+    input.closure === undefined || manifest.intent === 'decommission'
+      ? null
+      : verifyClosure(manifest, input.closure); // 11 to 13
+  return { ...opened, rootVersion: root.version, closure };
+}
+
+/**
+ * Steps 2 and 3: the director's signatures over the envelope's bytes, and only then their meaning.
+ * @throws FleetError E_ENVELOPE, E_SIGNATURE, E_SIGNATURE_UNKNOWN_KEY, E_SIGNATURE_THRESHOLD,
+ *   E_PAYLOAD_FORM, E_MANIFEST_FORM.
+ */
+export function openManifest(
+  text: Uint8Array | string,
+  root: Root,
+): Pick<VerifiedManifest, 'manifest' | 'digest' | 'signers' | 'threshold'> {
+  const envelope = parseEnvelope(text);
+  const { keys, threshold } = root.roles.director;
+  const signers = requireSignatures(envelope, keys, threshold, 'director');
+  if (envelope.payloadType !== STATEMENT_PAYLOAD_TYPE) {
+    throw new FleetError('E_MANIFEST_FORM', 'the envelope holds something else than a manifest');
+  }
+  const manifest = parseManifest(envelope.payload);
+  return { manifest, digest: manifestDigest(envelope.payload), signers, threshold };
+}
+
+/** Step 4. @throws FleetError E_HOST_UNGROUPED, E_APPROVAL_MISSING. SPEC §3.5 */
+export function requireApproval(manifest: Manifest, root: Root): void {
+  const needed = approvalThreshold(root, manifest.host.id);
+  if (needed === 0) return;
+  const count = `0 of ${needed} release keys`;
+  throw new FleetError('E_APPROVAL_MISSING', `${nameOf(manifest)} is approved by ${count}`);
+}
+
+/** Steps 5 and 6. @throws FleetError E_FLEET_MISMATCH, E_ROOT_VERSION, E_EPOCH. */
+export function requireThisFleet(manifest: Manifest, root: Root): void {
+  const { fleet, epoch } = manifest;
+  if (fleet.name !== root.fleet) {
+    throw new FleetError('E_FLEET_MISMATCH', `${nameOf(manifest)} is of fleet ${fleet.name}`);
+  }
+  if (fleet.rootVersion !== root.version) {
+    const versions = `root version ${fleet.rootVersion}, and the newest is ${root.version}`;
+    throw new FleetError('E_ROOT_VERSION', `${nameOf(manifest)} was issued under ${versions}`);
+  }
+  if (epoch !== root.epoch) {
+    throw new FleetError('E_EPOCH', `${nameOf(manifest)}: the root's epoch is ${root.epoch}`);
+  }
+}
+
+/** Step 7. @throws FleetError E_HOST_MISMATCH, E_SYSTEM_MISMATCH. */
+export function requireThisHost(
+  manifest: Manifest,
+  expect: Pick<Expectation, 'host' | 'system'>,
+): void {
+  const { id, system } = manifest.host;
+  if (id !== expect.host) {
+    throw new FleetError('E_HOST_MISMATCH', `the manifest is for ${id}; this is ${expect.host}`);
+  }
+  if (system !== expect.system) {
+    throw new FleetError(
+      'E_SYSTEM_MISMATCH',
+      `the manifest is for ${system}; this is ${expect.system}`,
+    );
+  }
+}
+
+/**
+ * Step 8: (epoch, sequence) only grows. The very manifest of the floor passes, as it is verified again
+ * just before activation. @throws FleetError E_EPOCH, E_SEQUENCE_OLDER, E_SEQUENCE_CONFLICT.
+ */
+export function requireNotOlder(manifest: Manifest, digest: string, floor: Floor | null): void {
+  if (floor === null || manifest.epoch > floor.epoch) return;
+  const accepted = `epoch ${floor.epoch}, sequence ${floor.sequence} was accepted before`;
+  if (manifest.epoch < floor.epoch) {
+    throw new FleetError('E_EPOCH', `${nameOf(manifest)}: ${accepted}`);
+  }
+  if (manifest.sequence < floor.sequence) {
+    throw new FleetError('E_SEQUENCE_OLDER', `${nameOf(manifest)}: ${accepted}`);
+  }
+  if (manifest.sequence === floor.sequence && digest !== floor.digest) {
+    const other = `another manifest of that number was accepted before, ${floor.digest}`;
+    throw new FleetError('E_SEQUENCE_CONFLICT', `${nameOf(manifest)}: ${other}`);
+  }
+}
+
+/** Step 9. @throws FleetError E_MANIFEST_NOT_YET, E_MANIFEST_EXPIRED. */
+export function requireValidAt(manifest: Manifest, now: number): void {
+  if (now < manifest.notBefore) {
+    const from = formatTime(manifest.notBefore);
+    throw new FleetError('E_MANIFEST_NOT_YET', `${nameOf(manifest)} is valid from ${from}`);
+  }
+  if (now >= manifest.expiresAt) {
+    const since = formatTime(manifest.expiresAt);
+    throw new FleetError('E_MANIFEST_EXPIRED', `${nameOf(manifest)} expired at ${since}`);
+  }
+}
+
+/** Step 10: what it would have us fetch. @throws FleetError E_CLOSURE_SIZE. */
+export function requireWithinLimits(manifest: Manifest, root: Root): void {
+  if (manifest.intent === 'decommission') return;
+  const { bytes, paths, narBytes } = manifest.closure;
+  const { limits } = root;
+  if (bytes > limits.closureBytes || paths > limits.closurePaths || narBytes > limits.narBytes) {
+    throw new FleetError(
+      'E_CLOSURE_SIZE',
+      `the closure of ${nameOf(manifest)} exceeds the root's limits`,
+    );
+  }
+}
+
+/**
+ * Steps 11 to 13: closure.fp is the file that the manifest signs, well formed, whole, and says the
+ * same as the manifest. @throws FleetError E_CLOSURE_SIZE, E_CLOSURE_HASH, E_CLOSURE_FORM,
+ *   E_CLOSURE_MISSING, E_CLOSURE_UNREACHABLE, E_CLOSURE_MISMATCH.
+ */
+export function verifyClosure(manifest: Deployment, bytes: Uint8Array): Closure {
+  const { toplevel } = manifest;
+  const signed = manifest.closure;
+  if (bytes.length !== signed.bytes) {
+    const sizes = `${bytes.length} bytes, and ${signed.bytes} are signed`;
+    throw new FleetError('E_CLOSURE_SIZE', `the closure file has ${sizes}`);
+  }
+  const sha256 = createHash('sha256').update(bytes).digest('hex');
+  if (sha256 !== signed.sha256) {
+    throw new FleetError(
+      'E_CLOSURE_HASH',
+      `the closure file has the hash ${sha256}, and ${signed.sha256} is signed`,
+    );
+  }
+  const closure = parseClosure(bytes, toplevel);
+  if (closure.paths.size !== signed.paths) {
+    mismatch(`${closure.paths.size} paths`, `${signed.paths}`);
+  }
+  if (closure.narBytes !== signed.narBytes) {
+    mismatch(`${closure.narBytes} bytes of NARs`, `${signed.narBytes}`);
+  }
+  const narHash = closure.paths.get(toplevel)?.narHash;
+  if (narHash !== manifest.toplevelNarHash) {
+    mismatch(`${narHash} for the toplevel`, manifest.toplevelNarHash);
+  }
+  return closure;
+}
+
+function mismatch(found: string, signed: string): never {
+  throw new FleetError(
+    'E_CLOSURE_MISMATCH',
+    `the closure file has ${found}; the manifest says ${signed}`,
+  );
+}
+
+function nameOf({ host, epoch, sequence }: Manifest): string {
+  return `the manifest of ${host.id} (epoch ${epoch}, sequence ${sequence})`;
+}
