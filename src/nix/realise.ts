@@ -1,0 +1,122 @@
+// The agent's half of Nix: paths come from substituters into a local store and are never built; roots,
+// profiles, deletion and repair of single paths. Everything here runs isolated (environment.ts): the
+// host's Nix configuration cannot add a substituter, a trusted key or a builder.
+//
+// Tried with Nix 2.8 (test/e2e/nix-programs.test.ts), read in the source of 2.36:
+// - In a chroot store, roots and generations are links outside of any namespace to the logical path
+//   (`/nix/store/X`), registered in ROOT/nix/var/nix/gcroots/auto; the collector follows them.
+//   `--indirect` does nothing: 2.8 and later accept and ignore it.
+// - `nix-env --set` works on a chroot store and a profile of any place; setting what is set already makes
+//   no new generation.
+// - `--repair-path` fetches a valid path anew also when its registered hash is not the substituter's:
+//   afterwards contents, hash and size are the substituter's. References are only ever ADDED to the
+//   database (registerValidPaths), so a path that had others than the substituter's keeps those too and
+//   still differs: who repairs asks again afterwards (queryPathInfos).
+import { isAbsolute } from 'node:path';
+import { dirname } from 'node:path/posix';
+import { syncDirectory } from '../durable.ts';
+import { isFleetError } from '../errors.ts';
+import { batchesOf } from './batches.ts';
+import { type NixOptions, runNix } from './command.ts';
+import type { StorePath } from './storepath.ts';
+
+export type StoreOptions = Pick<NixOptions, 'root' | 'signal' | 'env'>;
+
+export type FetchOptions = StoreOptions &
+  Pick<NixOptions, 'onLine'> & {
+    /** `substituters`, `trusted-public-keys`, …; building stays forbidden whatever it says. */
+    readonly settings: ReadonlyMap<string, string>;
+  };
+
+// A host never builds. Only what a trusted key signed is let in, and no earlier answer is believed.
+const FETCH_ONLY: ReadonlyMap<string, string> = new Map([
+  ['max-jobs', '0'],
+  ['builders', ''],
+  ['fallback', 'false'],
+  ['substitute', 'true'],
+  ['require-sigs', 'true'],
+  ['narinfo-cache-positive-ttl', '0'],
+  ['narinfo-cache-negative-ttl', '0'],
+]);
+
+/**
+ * Makes `paths` and their closures valid by fetching what is missing. With `addRoot` (one path only)
+ * that link keeps it from the collector from before the program ends.
+ * @throws FleetError E_NIX_FAILED (`details` say what was refused and why), E_DISK_FULL.
+ */
+export async function realisePaths(
+  paths: readonly StorePath[],
+  options: FetchOptions & { readonly addRoot?: string },
+): Promise<void> {
+  const { addRoot: link, ...rest } = options;
+  if (link !== undefined && paths.length !== 1) throw new RangeError('one path per root');
+  for (const batch of batchesOf(paths)) {
+    const args = ['--realise', ...batch, ...rootArguments(link)];
+    await runNix('nix-store', args, fetching(rest));
+  }
+}
+
+/**
+ * Keeps a valid path from the collector by a link (absolute path; replaced when it is one already).
+ * Nothing is fetched.
+ */
+export async function addRoot(
+  path: StorePath,
+  link: string,
+  options: StoreOptions = {},
+): Promise<void> {
+  await runNix('nix-store', ['--realise', path, ...rootArguments(link)], offline(options));
+  await syncDirectory(dirname(link));
+}
+
+/** Deletes a path and what refers to it, if nothing alive needs it. False: it is alive, and still there. */
+export async function deletePath(path: StorePath, options: StoreOptions = {}): Promise<boolean> {
+  try {
+    await runNix('nix-store', ['--delete', path], offline(options));
+    return true;
+  } catch (error) {
+    const alive = (line: string): boolean => /still alive/.test(line);
+    if (isFleetError(error, 'E_NIX_FAILED') && error.details.some(alive)) return false;
+    throw error;
+  }
+}
+
+/**
+ * Fetches a valid path anew and puts it in the place of what is there. Not atomic: a crash can leave the
+ * path registered and absent or partial, with its old hash; repair it again then.
+ */
+export async function repairPath(path: StorePath, options: FetchOptions): Promise<void> {
+  await runNix('nix-store', ['--repair-path', path], fetching(options));
+}
+
+/**
+ * Makes `toplevel` (valid) the newest generation of `profile`, the path of a link such as
+ * `ROOT/nix/var/nix/profiles/system`. Survives a power cut once fulfilled.
+ */
+export async function setProfile(
+  profile: string,
+  toplevel: StorePath,
+  options: StoreOptions = {},
+): Promise<void> {
+  if (!isAbsolute(profile)) throw new RangeError(`not absolute: ${profile}`);
+  await runNix('nix-env', ['--profile', profile, '--set', toplevel], offline(options));
+  await syncDirectory(dirname(profile));
+}
+
+function rootArguments(link: string | undefined): string[] {
+  if (link === undefined) return [];
+  if (!isAbsolute(link)) throw new RangeError(`not absolute: ${link}`);
+  return ['--add-root', link];
+}
+
+function fetching(options: FetchOptions): NixOptions {
+  return { ...options, isolated: true, settings: new Map([...options.settings, ...FETCH_ONLY]) };
+}
+
+function offline(options: StoreOptions): NixOptions {
+  return {
+    ...options,
+    isolated: true,
+    settings: new Map([...FETCH_ONLY, ['substitute', 'false']]),
+  };
+}
