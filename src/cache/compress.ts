@@ -1,0 +1,84 @@
+// NAR bytes → one zstd frame with content size and checksum. One frame always: node:zlib decodes
+// only the first of several. Work is spread over paths, never within one: ZSTD_c_nbWorkers on many
+// streams crashes Node 24. Small NARs are compressed in one call, which costs less than a stream.
+import { promisify } from 'node:util';
+import {
+  constants,
+  createZstdCompress,
+  type ZstdCompress,
+  type ZstdOptions,
+  zstdCompress,
+} from 'node:zlib';
+
+const compressWhole = promisify<Uint8Array, ZstdOptions, Buffer>(zstdCompress);
+
+/** NARs up to this many bytes are held in memory whole. */
+export const SMALL_NAR = 1024 * 1024;
+
+const CHUNK_BYTES = 256 * 1024;
+
+/**
+ * Compresses exactly `size` bytes. Memory: `2 × SMALL_NAR`, or a stream's buffers, whatever `size` is.
+ * `level`: 1 (quickest) to 19. A chunk may be reused by its producer once the next one is asked for.
+ * Throws what `chunks` throws.
+ */
+export async function* compressed(
+  chunks: AsyncIterable<Uint8Array>,
+  size: number,
+  level: number,
+): AsyncGenerator<Uint8Array> {
+  const options: ZstdOptions = {
+    params: {
+      [constants.ZSTD_c_compressionLevel]: level,
+      [constants.ZSTD_c_checksumFlag]: 1,
+      [constants.ZSTD_c_contentSizeFlag]: 1,
+    },
+  };
+  if (size <= SMALL_NAR) {
+    yield await compressWhole(await gather(chunks, size), options);
+    return;
+  }
+  const encoder = createZstdCompress({ ...options, pledgedSrcSize: size, chunkSize: CHUNK_BYTES });
+  const feeding = feed(chunks, encoder).catch((error: Error) => void encoder.destroy(error));
+  try {
+    for await (const chunk of encoder) yield chunk;
+  } finally {
+    encoder.destroy();
+    await feeding;
+  }
+}
+
+async function gather(chunks: AsyncIterable<Uint8Array>, size: number): Promise<Buffer> {
+  const whole = Buffer.allocUnsafe(size);
+  let at = 0;
+  for await (const chunk of chunks) {
+    whole.set(chunk, at);
+    at += chunk.length;
+  }
+  return whole.subarray(0, at);
+}
+
+/** Writes `chunks` from two buffers in turn, so that reading the next overlaps compressing the last. */
+async function feed(chunks: AsyncIterable<Uint8Array>, encoder: ZstdCompress): Promise<void> {
+  // A stream that is destroyed forgets the callback of the write at hand.
+  let release: (() => void) | undefined;
+  encoder.once('close', () => release?.());
+  const write = (bytes: Buffer): Promise<void> =>
+    new Promise((resolve) => {
+      release = resolve;
+      encoder.write(bytes, () => resolve());
+    });
+
+  let [buffer, spare] = [Buffer.allocUnsafeSlow(CHUNK_BYTES), Buffer.allocUnsafeSlow(CHUNK_BYTES)];
+  let writing: Promise<void> | undefined;
+  for await (const chunk of chunks) {
+    if (chunk.length > buffer.length) buffer = Buffer.allocUnsafeSlow(chunk.length);
+    buffer.set(chunk);
+    await writing;
+    if (encoder.destroyed) return;
+    writing = write(buffer.subarray(0, chunk.length));
+    [buffer, spare] = [spare, buffer];
+  }
+  await writing;
+  encoder.end();
+}

@@ -1,0 +1,194 @@
+// Store paths → compressed NARs in Blobs and rows in the index: bytes before index rows, each path
+// once, several paths at a time. What is there already is not dumped again. A failure stops the
+// rest, but what was finished by then is kept, so that the next run goes on from there.
+// Memory: per path compressed at a time what compress.ts says, however large its NAR is.
+import { availableParallelism } from 'node:os';
+import type { PathInfo } from '../nix/closure.ts';
+import { STORE_DIR, type StorePath } from '../nix/storepath.ts';
+import type { Blobs } from '../storage/blobs.ts';
+import type { CachedPath, State } from '../storage/state.ts';
+import { compressed } from './compress.ts';
+import { Gate } from './gate.ts';
+import { checkedDump } from './store-dump.ts';
+
+export type IngestInfo = PathInfo & { readonly deriver: StorePath | null };
+
+export type IngestProgress = {
+  readonly paths: number;
+  readonly totalPaths: number;
+  readonly narBytes: number;
+  readonly totalNarBytes: number;
+};
+
+export type IngestOptions = {
+  readonly state: Pick<State, 'cachedPaths' | 'addCachedPaths'>;
+  readonly blobs: Blobs;
+  /** Where the store's files really lie (default: /nix/store). */
+  readonly storeDir?: string;
+  /** zstd's, 1 to 19. */
+  readonly level?: number;
+  /** Told after each path that is done; reused ones count as done from the start. */
+  readonly onProgress?: (progress: IngestProgress) => void;
+  readonly signal?: AbortSignal;
+};
+
+/** `narBytes` and `blobBytes` are those of all paths, reused ones included. */
+export type Ingested = {
+  readonly ingested: number;
+  readonly reused: number;
+  readonly narBytes: number;
+  readonly blobBytes: number;
+};
+
+export const DEFAULT_LEVEL = 3;
+
+// Paths whose bytes are written and wait for the disk, besides those that are compressed: one
+// commit of the file system's journal then serves many fsyncs.
+const SETTLING = 24;
+const ROWS_PER_BATCH = 64;
+
+/**
+ * Makes every one of `infos` servable.
+ * @throws FleetError E_STORE_CORRUPT (the store's files are not what its database says),
+ *   E_DISK_FULL, E_NAR_CHANGED, E_STATE_BUSY; the signal's reason when aborted.
+ */
+export async function ingestClosure(
+  infos: readonly IngestInfo[],
+  options: IngestOptions,
+): Promise<Ingested> {
+  const { state } = options;
+  const wanted = new Map(infos.map((info) => [info.path, info]));
+  const reused = await alreadyThere(wanted, options);
+  // The large first: the last ones to finish are then short.
+  const todo = [...wanted.values()].filter((info) => !reused.has(info.path));
+  todo.sort((a, b) => b.narSize - a.narSize);
+
+  const done = { paths: 0, narBytes: 0, blobBytes: 0 };
+  const totals = {
+    totalPaths: wanted.size,
+    totalNarBytes: [...wanted.values()].reduce((sum, info) => sum + info.narSize, 0),
+  };
+  const count = (row: CachedPath): void => {
+    done.paths += 1;
+    done.narBytes += row.narSize;
+    done.blobBytes += row.blobSize;
+    options.onProgress?.({ paths: done.paths, narBytes: done.narBytes, ...totals });
+  };
+  for (const row of reused.values()) count(row);
+
+  let batch: CachedPath[] = [];
+  const store = async (): Promise<void> => {
+    const rows = batch;
+    batch = [];
+    await state.addCachedPaths(rows);
+  };
+  try {
+    await eachPath(todo, options, async (row) => {
+      batch.push(row);
+      if (batch.length >= ROWS_PER_BATCH) await store();
+      count(row);
+    });
+  } finally {
+    // Also after a failure: these paths' blobs are durable.
+    if (batch.length > 0) await store();
+  }
+  return {
+    ingested: todo.length,
+    reused: reused.size,
+    narBytes: done.narBytes,
+    blobBytes: done.blobBytes,
+  };
+}
+
+async function alreadyThere(
+  wanted: ReadonlyMap<StorePath, IngestInfo>,
+  { state, blobs }: IngestOptions,
+): Promise<Map<StorePath, CachedPath>> {
+  const found = new Map<StorePath, CachedPath>();
+  const gate = new Gate(SETTLING);
+  const rows = await state.cachedPaths([...wanted.keys()]);
+  await Promise.all(
+    rows.map(async (row) => {
+      const info = wanted.get(row.path);
+      if (info === undefined || !saysTheSame(row, info)) return;
+      using _place = await gate.enter();
+      if ((await blobs.size(row.blob)) === row.blobSize) found.set(row.path, row);
+    }),
+  );
+  return found;
+}
+
+function saysTheSame(row: CachedPath, info: IngestInfo): boolean {
+  return (
+    row.narHash === info.narHash &&
+    row.narSize === info.narSize &&
+    row.references.join() === info.references.join()
+  );
+}
+
+/** Calls `stored` for each of `todo` once its blob is durable; stops all of them at the first error. */
+async function eachPath(
+  todo: readonly IngestInfo[],
+  { blobs, storeDir = STORE_DIR, level = DEFAULT_LEVEL, signal }: IngestOptions,
+  stored: (row: CachedPath) => Promise<void>,
+): Promise<void> {
+  const failure = new AbortController();
+  const stop = signal === undefined ? failure.signal : AbortSignal.any([signal, failure.signal]);
+  // One more than there are cores: the main thread hashes while the pool compresses.
+  const lanes = new Gate(availableParallelism() + 1);
+  const settling = new Gate(lanes.width + SETTLING);
+
+  const ingest = async (info: IngestInfo, lane: Disposable): Promise<void> => {
+    using _lane = lane;
+    const chunks = stoppable(
+      compressed(checkedDump(info, storeDir), info.narSize, level),
+      stop,
+      lane,
+    );
+    const blob = await blobs.put(chunks);
+    const { path, narHash, narSize, references, deriver } = info;
+    await stored({
+      path,
+      narHash,
+      narSize,
+      references,
+      deriver,
+      compression: 'zstd',
+      blob: blob.id,
+      blobSize: blob.size,
+    });
+  };
+
+  const running = new Set<Promise<void>>();
+  for (const info of todo) {
+    const place = await settling.enter();
+    const lane = await lanes.enter();
+    if (stop.aborted) {
+      lane[Symbol.dispose]();
+      place[Symbol.dispose]();
+      break;
+    }
+    const task = ingest(info, lane)
+      .catch((error: unknown) => failure.abort(error))
+      .finally(() => {
+        running.delete(task);
+        place[Symbol.dispose]();
+      });
+    running.add(task);
+  }
+  await Promise.all(running);
+  stop.throwIfAborted();
+}
+
+/** Passes `chunks` on, and leaves the lane to the next path once the last of them is handed over. */
+async function* stoppable(
+  chunks: AsyncIterable<Uint8Array>,
+  stop: AbortSignal,
+  lane: Disposable,
+): AsyncGenerator<Uint8Array> {
+  for await (const chunk of chunks) {
+    stop.throwIfAborted();
+    yield chunk;
+  }
+  lane[Symbol.dispose]();
+}

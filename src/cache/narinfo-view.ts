@@ -1,0 +1,25 @@
+// An index row → the narinfo text that is served for it. Signatures are made here, at serving time,
+// so that adding or retiring a cache key never rewrites the index; they cover path, hash, size and
+// references (Nix's fingerprint), so a compressed file may change without them.
+import { formatNarHash } from '../nix/hash.ts';
+import { formatNarInfo } from '../nix/narinfo.ts';
+import { type NixSecretKey, signPath } from '../nix/signature.ts';
+import type { CachedPath } from '../storage/state.ts';
+import { formatNarUrl } from './nar-url.ts';
+
+/** The narinfo of `row`, with one `Sig` for each of `keys`. */
+export function narInfoFor(row: CachedPath, keys: readonly NixSecretKey[]): string {
+  return formatNarInfo({
+    path: row.path,
+    url: formatNarUrl(row.blob),
+    compression: row.compression,
+    fileHash: formatNarHash(Buffer.from(row.blob, 'hex')),
+    fileSize: row.blobSize,
+    narHash: row.narHash,
+    narSize: row.narSize,
+    references: row.references,
+    deriver: row.deriver,
+    sigs: keys.map((key) => signPath(row, key)),
+    ca: null,
+  });
+}

@@ -1,0 +1,47 @@
+// A store path → its NAR, checked against what the store's database says of it. What differs from
+// the database is never served: its signature would vouch for bytes that nobody has.
+import { createHash } from 'node:crypto';
+import { join } from 'node:path';
+import { errnoOf, FleetError } from '../errors.ts';
+import type { PathInfo } from '../nix/closure.ts';
+import { formatNarHash } from '../nix/hash.ts';
+import { dumpNar } from '../nix/nar-dump.ts';
+import { baseNameOf } from '../nix/storepath.ts';
+
+/**
+ * The NAR of `info.path`, whose files lie in `storeDir`; exactly `info.narSize` bytes. The last chunk
+ * comes before the hash is known, so a consumer keeps nothing until the generator has returned.
+ * @throws FleetError E_STORE_CORRUPT when size or hash differ, or files are missing.
+ */
+export async function* checkedDump(
+  info: PathInfo,
+  storeDir: string,
+): AsyncGenerator<Uint8Array, void> {
+  const hash = createHash('sha256');
+  let size = 0;
+  try {
+    for await (const chunk of dumpNar(join(storeDir, baseNameOf(info.path)))) {
+      size += chunk.length;
+      if (size > info.narSize) throw corrupt(info, `is larger than ${info.narSize} bytes`);
+      hash.update(chunk);
+      yield chunk;
+    }
+  } catch (error) {
+    throw errnoOf(error) === 'ENOENT' ? corrupt(info, 'lacks files', error) : error;
+  }
+  if (size < info.narSize) throw corrupt(info, `has ${size} bytes instead of ${info.narSize}`);
+  const actual = formatNarHash(hash.digest());
+  if (actual !== info.narHash)
+    throw corrupt(info, `has the hash ${actual} and not ${info.narHash}`);
+}
+
+function corrupt(info: PathInfo, how: string, cause?: unknown): FleetError {
+  return new FleetError(
+    'E_STORE_CORRUPT',
+    `${info.path} is not what the Nix database says: its NAR ${how}`,
+    {
+      hint: `check with: nix-store --verify-path ${info.path}; mend with: nix-store --repair-path ${info.path}`,
+      cause,
+    },
+  );
+}
