@@ -5,8 +5,7 @@ import { type Static, Type } from 'typebox';
 import { Exact, Nullable } from './fields.ts';
 import { type Frozen, requireShape } from './shape.ts';
 
-const Text = (maxLength: number) =>
-  Type.String({ pattern: `^[^\\u0000-\\u001f\\u007f]{1,${maxLength}}$` });
+const Text = (maxLength: number) => Type.String({ pattern: `^\\P{Cc}{1,${maxLength}}$` });
 
 const HealthSchema = Exact({
   /** systemd units that must be active. */

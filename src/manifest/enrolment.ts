@@ -1,26 +1,94 @@
-// How a host's key becomes known (SPEC §7): the host's signed request ↔ its fields, and the
-// director's Statement that this key is that host's. The request is signed by the very key it
-// announces, which proves that the host holds it, and names the invitation it answers.
-// Refuses another host's, fleet's or invitation's request, and a host key that holds a role of the root.
+// What passes by hand and over the line when a host enrols (SPEC §7.1, §7.2). The one-time file that an
+// admin carries to a new machine ↔ its fields: all that a host needs to trust its fleet from the first
+// byte on. And the request that answers it, signed by the very key it announces, which proves that the
+// host holds it. Refuses unknown fields, another version, and another fleet's, host's or invitation's.
 import { createHash } from 'node:crypto';
-import type { Static } from 'typebox';
+import { type Static, Type } from 'typebox';
+import { parseBaseUrl } from '../config.ts';
 import { FleetError } from '../errors.ts';
-import { type Envelope, requireSignatures, signEnvelope } from './dsse.ts';
-import { Exact, FleetName, HostId, Nullable, PublicKeyText, Sha256 } from './fields.ts';
-import { canonicalBytes, parseCanonical } from './jcs.ts';
-import { publicKeyBytes, publicKeyOfSecret } from './keyfile.ts';
-import { type Root, requireHostKey } from './root.ts';
-import { type Frozen, requireShape } from './shape.ts';
 import {
-  formatStatement,
-  parseStatement,
-  requireSubjects,
-  STATEMENT_PAYLOAD_TYPE,
-  type Subject,
-} from './statement.ts';
+  type Envelope,
+  MAX_ENVELOPE_BYTES,
+  parseEnvelope,
+  requireSignatures,
+  signEnvelope,
+} from './dsse.ts';
+import { Exact, FleetName, HostId, PublicKeyText, Sha256, Time } from './fields.ts';
+import { canonicalBytes, parseCanonical } from './jcs.ts';
+import { publicKeyOfSecret } from './keyfile.ts';
+import { type Root, verifyInitialRoot } from './root.ts';
+import { type Frozen, requireShape } from './shape.ts';
+import { formatTime, parseTime } from './time.ts';
 
 export const ENROL_REQUEST_PAYLOAD_TYPE = 'application/vnd.fleet.enroll+json';
-export const ENROLMENT_PREDICATE_TYPE = 'urn:fleet:enrolment:v1';
+
+/** A root's envelope grows when it becomes a JSON string; nothing else in the file is large. */
+const MAX_FILE_BYTES = 2 * MAX_ENVELOPE_BYTES + 4096;
+
+export const EnrolFileSchema = Exact({
+  version: Type.Literal(1),
+  server: Type.Refine(
+    Type.String(),
+    isBaseUrl,
+    () => 'must be an http(s) URL without user, query, fragment and final slash',
+  ),
+  fleet: FleetName,
+  host: HostId,
+  root: Type.String(),
+  /** Printable, for an HTTP header. */
+  secret: Type.String({ pattern: '^[A-Za-z0-9_-]{32,128}$' }),
+  expiresAt: Time,
+});
+
+/** `expiresAt` in POSIX seconds; `root` is the envelope's text, verbatim. */
+export type EnrolFile = Omit<Frozen<Static<typeof EnrolFileSchema>>, 'expiresAt' | 'version'> & {
+  readonly expiresAt: number;
+};
+
+/** @throws FleetError E_ENROL_FORM, which never shows the secret. */
+export function parseEnrolFile(text: string): EnrolFile {
+  if (Buffer.byteLength(text) > MAX_FILE_BYTES) refuse('it is too large');
+  let json: unknown;
+  try {
+    json = JSON.parse(text);
+  } catch (error) {
+    // The engine's message quotes the text, which holds the secret.
+    if (!(error instanceof SyntaxError)) throw error;
+    refuse('it is not JSON');
+  }
+  const wire = requireShape(EnrolFileSchema, json, 'E_ENROL_FORM', 'enrolment file');
+  const { version: _one, ...fields } = wire;
+  return { ...fields, expiresAt: parseTime(wire.expiresAt) };
+}
+
+/** The file's text, one field per line. @throws as parseEnrolFile for what it would not accept. */
+export function formatEnrolFile(file: EnrolFile): string {
+  const { server, fleet, host, root, secret } = file;
+  const expiresAt = formatTime(file.expiresAt);
+  const fields = { version: 1, server, fleet, host, root, secret, expiresAt };
+  const text = `${JSON.stringify(fields, null, 2)}\n`;
+  parseEnrolFile(text);
+  return text;
+}
+
+/**
+ * The root that the file brings: what this host trusts from now on, because the file came by hand.
+ * @throws FleetError E_ENROL_EXPIRED, E_ROOT_EXPIRED, E_FLEET_MISMATCH, and those of verifyInitialRoot.
+ */
+export function rootOfEnrolFile(file: EnrolFile, now: number): Root {
+  if (now >= file.expiresAt) {
+    const since = formatTime(file.expiresAt);
+    throw new FleetError(
+      'E_ENROL_EXPIRED',
+      `the enrolment file for ${file.host} expired at ${since}`,
+    );
+  }
+  const root = verifyInitialRoot(parseEnvelope(file.root), now);
+  if (root.fleet !== file.fleet) {
+    throw new FleetError('E_FLEET_MISMATCH', `the root in the file is of fleet ${root.fleet}`);
+  }
+  return root;
+}
 
 /** The payload of an enrolment request. */
 export const EnrolRequestSchema = Exact({
@@ -32,16 +100,6 @@ export const EnrolRequestSchema = Exact({
 });
 
 export type EnrolRequest = Frozen<Static<typeof EnrolRequestSchema>>;
-
-/** The predicate of an enrolment Statement. `replaces`: the key that counted for the host before. */
-export const EnrolmentSchema = Exact({
-  fleet: FleetName,
-  host: HostId,
-  publicKey: PublicKeyText,
-  replaces: Nullable(PublicKeyText),
-});
-
-export type Enrolment = Frozen<Static<typeof EnrolmentSchema>>;
 
 /** What a request says instead of the secret. SPEC §7.2 */
 export function invitationOf(secret: string): string {
@@ -92,52 +150,14 @@ export function verifyEnrolRequest(
   return request;
 }
 
-/** The payload of the director's Statement. SPEC §7.3 */
-export function formatEnrolment(enrolment: Enrolment): Uint8Array {
-  const payload = formatStatement(ENROLMENT_PREDICATE_TYPE, {
-    subjects: enrolmentSubjects(enrolment),
-    predicate: enrolment,
-  });
-  parseEnrolment(payload);
-  return payload;
+function isBaseUrl(text: string): boolean {
+  try {
+    return parseBaseUrl(text) === text;
+  } catch {
+    return false;
+  }
 }
 
-/** @throws FleetError E_PAYLOAD_FORM, E_ENROL_FORM. */
-export function parseEnrolment(payload: Uint8Array): Enrolment {
-  const what = 'enrolment';
-  const { subjects, predicate } = parseStatement(
-    payload,
-    ENROLMENT_PREDICATE_TYPE,
-    'E_ENROL_FORM',
-    what,
-  );
-  const enrolment = requireShape(EnrolmentSchema, predicate, 'E_ENROL_FORM', what);
-  requireSubjects(subjects, enrolmentSubjects(enrolment), 'E_ENROL_FORM', what);
-  if (enrolment.replaces === enrolment.publicKey) {
-    throw new FleetError('E_ENROL_FORM', 'enrolment: a key does not replace itself');
-  }
-  return enrolment;
-}
-
-/**
- * The enrolment in an envelope that the root's directors signed.
- * @throws FleetError E_SIGNATURE…, E_PAYLOAD_FORM, E_ENROL_FORM, E_FLEET_MISMATCH, E_KEY_ROLE.
- */
-export function verifyEnrolment(envelope: Envelope, root: Root): Enrolment {
-  const { keys, threshold } = root.roles.director;
-  requireSignatures(envelope, keys, threshold, 'director');
-  if (envelope.payloadType !== STATEMENT_PAYLOAD_TYPE) {
-    throw new FleetError('E_ENROL_FORM', 'the envelope holds something else than an enrolment');
-  }
-  const enrolment = parseEnrolment(envelope.payload);
-  if (enrolment.fleet !== root.fleet) {
-    throw new FleetError('E_FLEET_MISMATCH', `the enrolment is of fleet ${enrolment.fleet}`);
-  }
-  requireHostKey(root, enrolment.publicKey);
-  return enrolment;
-}
-
-function enrolmentSubjects({ host, publicKey }: Enrolment): Subject[] {
-  const sha256 = createHash('sha256').update(publicKeyBytes(publicKey)).digest('hex');
-  return [{ name: `key of ${host}`, sha256 }];
+function refuse(what: string): never {
+  throw new FleetError('E_ENROL_FORM', `enrolment file: ${what}`);
 }

@@ -49,7 +49,7 @@ export const Ordinal = Type.Integer({ minimum: 1, maximum: Number.MAX_SAFE_INTEG
 export const Sha256 = Type.String({ pattern: '^[0-9a-f]{64}$' });
 
 /** One line of text for people. */
-export const Line = Type.String({ pattern: '^[^\\u0000-\\u001f\\u007f]{0,1024}$' });
+export const Line = Type.String({ pattern: '^\\P{Cc}{0,1024}$' });
 
 export const StorePathText = Type.Unsafe<StorePath>(
   Type.Refine(Type.String(), accepts(parseStorePath), () => 'must be a store path'),
