@@ -2,7 +2,6 @@
 import type { Command } from 'commander';
 import { parseBaseUrl } from '../src/config.ts';
 import { FleetError, messageOf } from '../src/errors.ts';
-import { initStateDir } from '../src/server/init.ts';
 import { globalsOf, print, serverState } from './output.ts';
 
 export function registerInit(program: Command): void {
@@ -14,6 +13,7 @@ export function registerInit(program: Command): void {
     .action(async (options: { origin?: string; url?: string }, command: Command) => {
       const globals = globalsOf(command);
       const dir = serverState(globals);
+      const { initStateDir } = await import('../src/server/init.ts');
       const made = await initStateDir(dir, {
         origin: options.origin ?? null,
         url: options.url === undefined ? null : urlOf(options.url),

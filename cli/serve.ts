@@ -21,7 +21,6 @@ export function registerServe(program: Command): void {
     .action(async (options: Options, command: Command) => {
       const globals = globalsOf(command);
       const tls = await readTls(options);
-      // Only here, so that the agent's process never loads the server.
       const { buildApp } = await import('../src/server/app.ts');
       await withStateDir(
         globals,

@@ -2,7 +2,7 @@
 // leave files behind that lock the server out.
 import { userInfo } from 'node:os';
 import { FleetError } from '../src/errors.ts';
-import { openStateDir, type StateDir, stateOwner } from '../src/server/statedir.ts';
+import type { StateDir } from '../src/server/statedir.ts';
 import { type Globals, serverState } from './output.ts';
 
 /** Opens the state directory, runs `use` and closes it again. */
@@ -11,15 +11,19 @@ export async function withStateDir<T>(
   use: (dir: StateDir) => Promise<T>,
   writer: 'inline' | 'thread' = 'inline',
 ): Promise<T> {
+  // Only here, so that the agent's process never loads the database's native addon.
+  const { openStateDir, stateOwner } = await import('../src/server/statedir.ts');
   const top = serverState(globals);
-  await becomeOwner(top);
+  await becomeOwner(top, await stateOwner(top));
   await using dir = await openStateDir(top, { writer });
   return await use(dir);
 }
 
 /** Root becomes the owner of STATE; anyone else stays who they are. */
-async function becomeOwner(top: string): Promise<void> {
-  const owner = await stateOwner(top);
+async function becomeOwner(
+  top: string,
+  owner: { readonly uid: number; readonly gid: number } | null,
+): Promise<void> {
   if (owner === null || process.geteuid?.() !== 0 || owner.uid === 0) return;
   try {
     // Groups first: once the user has changed, they can no longer be.

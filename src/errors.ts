@@ -120,6 +120,7 @@ export const ERRORS = {
     'none of the keys that count has signed it; is the root current?',
   ),
   E_SYSTEM_MISMATCH: entry(3, 'build the host for the system it is'),
+  E_VERIFY: entry(3, 'do not trust the refused files'),
   E_TIME: entry(3, 'times are written as 2026-01-31T23:59:59Z'),
 
   // the agent on a host
@@ -139,6 +140,7 @@ export const ERRORS = {
     1,
     'run as root, or allow unprivileged user namespaces; the machine needs an (empty) /nix directory',
   ),
+  E_NAR_REFUSED: entry(3, 'the server sends other bytes than the signed ones; do not trust it'),
   E_NARINFO_MISMATCH: entry(3, 'the cache holds another build than the signed one; publish again'),
   E_NARINFO_UNSIGNED: entry(3, 'the cache must sign with a key that the root names'),
   E_NOT_NIXOS: entry(1, 'publish a NixOS system: its toplevel has bin/switch-to-configuration'),
@@ -167,6 +169,7 @@ export const ERRORS = {
 
   // the server's answers
   E_ENROL_REFUSED: entry(1, 'make a new enrolment file on the server: fleet host enroll HOST'),
+  E_ENROLLED: entry(1, 'to replace its key: fleet host enroll HOST --replace'),
   E_FORBIDDEN: entry(1, 'use the token of that very host'),
   E_LISTEN: entry(1, 'choose another --listen HOST:PORT, or stop what uses it'),
   E_NO_MANIFEST: entry(1, 'build and publish it on the server: fleet build HOST'),

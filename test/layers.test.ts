@@ -5,7 +5,14 @@ import { globSync, readFileSync } from 'node:fs';
 import { isBuiltin } from 'node:module';
 import { posix } from 'node:path';
 import { test } from 'node:test';
-import { findViolations, importsOf, layerOf, RULES, reachable } from './helpers/layers.ts';
+import {
+  findViolations,
+  importsOf,
+  layerOf,
+  loadedBy,
+  RULES,
+  reachable,
+} from './helpers/layers.ts';
 
 const files = new Map(
   globSync(['src/**/*.ts', 'cli/**/*.ts']).map((file) => [file, readFileSync(file, 'utf8')]),
@@ -25,6 +32,12 @@ test('the agent reaches no native addon and no HTTP framework, however indirectl
   const agent = [...files.keys()].filter((file) => layerOf(file) === 'agent');
   assert.ok(agent.length > 3);
   const packages = reachable(agent, files).packages;
+  for (const name of ['better-sqlite3', 'fastify']) assert.ok(!packages.has(name), name);
+});
+
+test('the command line loads the server only for verbs that need it', () => {
+  const { packages, files: loaded } = reachable(['cli/fleet.ts'], files, loadedBy);
+  assert.ok(loaded.has('cli/agent.ts') && loaded.has('cli/serve.ts'));
   for (const name of ['better-sqlite3', 'fastify']) assert.ok(!packages.has(name), name);
 });
 

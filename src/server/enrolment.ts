@@ -4,6 +4,7 @@
 import type { FastifyInstance } from 'fastify';
 import { parseEnvelope } from '../manifest/dsse.ts';
 import { verifyEnrolRequest } from '../manifest/enrolment.ts';
+import { requireHostKey } from '../manifest/root.ts';
 import { bodyText } from './hosts.ts';
 import { refuse } from './replies.ts';
 import type { StateDir } from './statedir.ts';
@@ -29,6 +30,7 @@ export function registerEnrolment(app: FastifyInstance, dir: StateDir, now: () =
       host: invitation.host,
       invitation: secretHash,
     });
+    requireHostKey(dir.root, publicKey);
     const token = generateToken();
     const outcome = await state.enrol({
       secretHash,

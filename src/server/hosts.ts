@@ -7,7 +7,7 @@ import type { FastifyInstance } from 'fastify';
 import { FleetError } from '../errors.ts';
 import { parseEnvelope } from '../manifest/dsse.ts';
 import { parsePublicKey } from '../manifest/keyfile.ts';
-import { formatOffer } from '../manifest/offer.ts';
+import { AGENT_VERSION, formatOffer, MAX_OFFER_ROOTS, OFFER_VERSION } from '../manifest/offer.ts';
 import { verifyReceipt } from '../manifest/receipt.ts';
 import { parseBlobId } from '../storage/blobs.ts';
 import type { Auth } from './auth.ts';
@@ -49,9 +49,9 @@ export function registerHostRoutes(
         return refuse(reply, 404, 'E_NO_MANIFEST', `nothing was published for ${host} yet`);
       }
       const offer = formatOffer({
-        offerVersion: 1,
-        minAgent: 1,
-        roots: dir.roots.slice(known).map(({ envelope }) => envelope),
+        offerVersion: OFFER_VERSION,
+        minAgent: AGENT_VERSION,
+        roots: dir.roots.slice(known, known + MAX_OFFER_ROOTS).map(({ envelope }) => envelope),
         manifest: manifest.envelope,
         closure: await closureOf(manifest.closure),
       });

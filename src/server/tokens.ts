@@ -24,3 +24,8 @@ export function tokenFromHeader(authorization: string | undefined): string | nul
   const colon = pair.indexOf(':');
   return colon === -1 || colon === pair.length - 1 ? null : pair.slice(colon + 1);
 }
+
+/** The secret of a one-time enrolment file: 256 random bits in base64url. */
+export function generateEnrolSecret(): string {
+  return randomBytes(32).toString('base64url');
+}

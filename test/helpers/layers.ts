@@ -31,6 +31,7 @@ export const RULES: ReadonlyMap<string, Rule> = new Map([
         'nix',
         ...[
           'dsse',
+          'enrol-file',
           'enrolment',
           'jcs',
           'keyfile',
@@ -68,19 +69,32 @@ export function layerOf(file: string): string {
   return parts.length === 2 ? (parts[1] ?? '').replace(/\.ts$/, '') : (parts[1] ?? '');
 }
 
+/** What is loaded with the file itself. */
+const STATIC = [
+  /\b(?:import|export)\b[^'";]*?\bfrom\s*['"]([^'"]+)['"]/g,
+  /\bimport\s*['"]([^'"]+)['"]/g,
+];
+
 /** Every module name that `source` imports, re-exports, requires, or hands to a Worker. */
 export function importsOf(source: string): string[] {
   const patterns = [
-    /\b(?:import|export)\b[^'";]*?\bfrom\s*['"]([^'"]+)['"]/g,
-    /\bimport\s*['"]([^'"]+)['"]/g,
+    ...STATIC,
     /\b(?:import|require)\s*\(\s*['"]([^'"]+)['"]/g,
     /\bnew URL\(\s*['"`]([^'"`$]+)['"`]\s*,\s*import\.meta\.url/g,
   ];
-  const found = new Set<string>();
-  for (const pattern of patterns) {
-    for (const match of source.matchAll(pattern)) if (match[1] !== undefined) found.add(match[1]);
-  }
-  return [...found];
+  return matchesOf(source, patterns);
+}
+
+/** What `source` loads at once, types left out: neither `import()` nor `import type`. */
+export function loadedBy(source: string): string[] {
+  return matchesOf(source.replace(/\b(?:import|export) type\b[^;]*;/g, ''), STATIC);
+}
+
+function matchesOf(source: string, patterns: readonly RegExp[]): string[] {
+  const found = patterns.flatMap((pattern) =>
+    [...source.matchAll(pattern)].map(([, name]) => name),
+  );
+  return [...new Set(found.filter((name) => name !== undefined))];
 }
 
 /** One line for each import that breaks a rule, and each file that no rule knows. */
@@ -114,6 +128,7 @@ export function findViolations(files: ReadonlyMap<string, string>): string[] {
 export function reachable(
   starts: readonly string[],
   files: ReadonlyMap<string, string>,
+  imports: (source: string) => string[] = importsOf,
 ): { files: Set<string>; packages: Set<string> } {
   const seen = new Set<string>();
   const packages = new Set<string>();
@@ -121,7 +136,7 @@ export function reachable(
   for (let file = queue.pop(); file !== undefined; file = queue.pop()) {
     if (seen.has(file)) continue;
     seen.add(file);
-    for (const name of importsOf(files.get(file) ?? '')) {
+    for (const name of imports(files.get(file) ?? '')) {
       if (name.startsWith('.')) queue.push(posix.join(posix.dirname(file), name));
       else packages.add(isBuiltin(name) && !name.startsWith('node:') ? `node:${name}` : name);
     }

@@ -1,0 +1,145 @@
+// fleet build: evaluate, build, ingest and publish; then a table of what became of each host.
+// Exit 4 when some hosts failed: the others were published all the same.
+import type { Command } from 'commander';
+import { FleetError } from '../src/errors.ts';
+import type { FleetBuildEvent, HostResult } from '../src/server/build.ts';
+import { type Globals, globalsOf, print, printable, say, table } from './output.ts';
+import { withStateDir } from './state.ts';
+import { shortPath } from './status.ts';
+
+type Options = { flake: string; dryRun?: boolean; keepGoing?: boolean };
+
+const CHANGES = {
+  new: 'first manifest',
+  system: 'new system',
+  settings: 'new settings',
+  renewal: 'renewed',
+  none: 'unchanged',
+} as const;
+
+export function registerBuild(program: Command): void {
+  program
+    .command('build')
+    .argument('[hosts...]', 'which hosts (default: all of the flake)')
+    .description('build the hosts of a flake and publish what changed')
+    .option('--flake <ref>', 'the flake', '.')
+    .option('--dry-run', 'evaluate, and say what would be published')
+    .option('--keep-going', 'when a derivation fails, build what does not depend on it')
+    .action(async (hosts: string[], options: Options, command: Command) => {
+      const globals = globalsOf(command);
+      const { buildFleet } = await import('../src/server/build.ts');
+      const stop = new AbortController();
+      const interrupt = (): void =>
+        stop.abort(new FleetError('E_INTERRUPTED', 'interrupted; nothing half done is visible'));
+      process.once('SIGINT', interrupt).once('SIGTERM', interrupt);
+      const dryRun = options.dryRun === true;
+      const results = await withStateDir(globals, (dir) =>
+        buildFleet(dir, {
+          flake: options.flake,
+          hosts,
+          dryRun,
+          keepGoing: options.keepGoing === true,
+          signal: stop.signal,
+          onEvent: (event) => tell(globals, event),
+        }),
+      );
+      process.off('SIGINT', interrupt).off('SIGTERM', interrupt);
+      print(globals, documentOf(results, dryRun), summary(results, dryRun));
+      const failed = results.filter((result) => result.error !== null);
+      if (failed.length > 0) {
+        const names = failed.map(({ host }) => host).join(', ');
+        throw new FleetError(
+          'E_SOME_HOSTS',
+          `${failed.length} of ${results.length} hosts failed: ${names}`,
+        );
+      }
+    });
+}
+
+function tell(globals: Globals, event: FleetBuildEvent): void {
+  switch (event.kind) {
+    case 'flake':
+      say(globals, `${event.flake.ref}: ${event.hosts.length} hosts`);
+      break;
+    case 'evaluating':
+      say(globals, `${event.host}: evaluating`);
+      break;
+    case 'building':
+      if (event.event.type === 'building')
+        say(globals, `${event.host}: building ${event.event.drv}`);
+      else if (event.event.type === 'fetching') {
+        say(globals, `${event.host}: fetching ${event.event.path}`);
+      } else if (globals.verbose && event.event.type === 'log') {
+        say(globals, `  | ${printable(event.event.line)}`);
+      }
+      break;
+    case 'ingesting':
+      // A line per tenth at most: a log of a build is read by people.
+      if (isTenth(event.progress.paths, event.progress.totalPaths)) {
+        const { paths, totalPaths, narBytes } = event.progress;
+        say(
+          globals,
+          `${event.host}: stored ${paths} of ${totalPaths} paths, ${mebibytes(narBytes)}`,
+        );
+      }
+      break;
+    case 'ready':
+      say(
+        globals,
+        `${event.host}: ${event.ingested.ingested} new paths, ${event.ingested.reused} there already`,
+      );
+      break;
+    case 'failed':
+      for (const line of event.error.details) say(globals, `  | ${printable(line)}`);
+      say(globals, `${event.host}: ${printable(event.error.message)} [${event.error.code}]`);
+      say(globals, `  → ${printable(event.error.hint)}`);
+      break;
+    case 'waiting': {
+      const who = event.holder === null ? 'another process' : `process ${event.holder.pid}`;
+      say(globals, `everything is built; waiting for ${who}, which is publishing`);
+      break;
+    }
+  }
+}
+
+function isTenth(done: number, total: number): boolean {
+  const step = Math.ceil(total / 10);
+  return total >= 50 && done < total && done % step === 0;
+}
+
+function mebibytes(bytes: number): string {
+  return `${(bytes / 2 ** 20).toFixed(1)} MiB`;
+}
+
+function summary(results: readonly HostResult[], dryRun: boolean): string {
+  const rows = results.map((result) => {
+    if (result.error !== null) return [result.host, 'FAILED', printable(result.error.message)];
+    const { host, change, manifest, toplevel } = result;
+    const number = manifest === null ? '' : `#${manifest.sequence} `;
+    return [host, CHANGES[change], `${number}${shortPath(toplevel)}`];
+  });
+  const changed = results.filter((r) => r.error === null && r.change !== 'none').length;
+  const last = dryRun
+    ? `${changed} manifests would be published; nothing was built`
+    : `${changed === 0 ? 'nothing' : `${changed} manifests`} published`;
+  return `${table([['HOST', 'CHANGE', 'SYSTEM'], ...rows])}\n${last}`;
+}
+
+function documentOf(results: readonly HostResult[], dryRun: boolean): unknown {
+  return {
+    version: 1,
+    dryRun,
+    hosts: results.map((result) => {
+      if (result.error !== null) {
+        const { code, message, hint, details } = result.error;
+        return { host: result.host, change: null, error: { code, message, hint, log: details } };
+      }
+      const { host, change, before, toplevel, manifest } = result;
+      const published =
+        manifest === null
+          ? null
+          : { epoch: manifest.epoch, sequence: manifest.sequence, digest: manifest.digest };
+      return { host, change, before, toplevel, published, error: null };
+    }),
+  };
+}

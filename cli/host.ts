@@ -1,0 +1,153 @@
+// fleet host list|show|enroll: the hosts of the fleet, and the one-time file that enrols one.
+import type { Command } from 'commander';
+import { parseBaseUrl } from '../src/config.ts';
+import { createDurable } from '../src/durable.ts';
+import { errnoOf, FleetError, isFleetError, messageOf } from '../src/errors.ts';
+import { formatEnrolFile } from '../src/manifest/enrol-file.ts';
+import { isHostId } from '../src/manifest/fields.ts';
+import { fingerprint, parsePublicKey } from '../src/manifest/keyfile.ts';
+import { formatTime } from '../src/manifest/time.ts';
+import { hostStatus } from '../src/server/status.ts';
+import { generateEnrolSecret, hashToken } from '../src/server/tokens.ts';
+import { globalsOf, print, printable, say, table } from './output.ts';
+import { withStateDir } from './state.ts';
+
+type EnrollOptions = { output?: string; server?: string; hours?: string; replace?: boolean };
+
+const DEFAULT_HOURS = 24;
+
+export function registerHost(program: Command): void {
+  const host = program.command('host').description('the hosts of the fleet');
+  host
+    .command('list')
+    .description('list all hosts')
+    .action(async (_options, command: Command) => {
+      const globals = globalsOf(command);
+      await withStateDir(globals, async ({ state }) => {
+        const rows = (await state.status()).map(({ record, manifest }) => ({
+          host: record.host,
+          enrolled: record.publicKey !== null,
+          published: manifest !== null,
+        }));
+        const yes = (value: boolean): string => (value ? 'yes' : 'no');
+        print(
+          globals,
+          { version: 1, hosts: rows },
+          table([
+            ['HOST', 'PUBLISHED', 'ENROLLED'],
+            ...rows.map((row) => [row.host, yes(row.published), yes(row.enrolled)]),
+          ]),
+        );
+      });
+    });
+  host
+    .command('show')
+    .argument('<host>')
+    .description('show all that is known of one host')
+    .action(async (name: string, _options, command: Command) => {
+      const globals = globalsOf(command);
+      await withStateDir(globals, async ({ state }) => {
+        const row = (await state.status()).find(({ record }) => record.host === name);
+        if (row === undefined) {
+          throw new FleetError('E_HOST_UNKNOWN', `there is no host named ${printable(name)}`);
+        }
+        const status = hostStatus(row, Math.floor(Date.now() / 1000));
+        const key = row.record.publicKey === null ? null : parsePublicKey(row.record.publicKey);
+        const time = (at: number | null | undefined): string => (at == null ? '-' : formatTime(at));
+        print(
+          globals,
+          { version: 1, ...status, publicKey: key, fingerprint: key && fingerprint(key) },
+          table([
+            ['phase', status.phase],
+            ['why', printable(status.why?.text ?? '-')],
+            ['desired', status.desired?.toplevel ?? '-'],
+            ['  sequence', String(status.desired?.sequence ?? '-')],
+            ['  issued', time(status.desired?.issuedAt)],
+            ['  expires', time(status.desired?.expiresAt)],
+            ['current', status.actual?.current ?? '-'],
+            ['booted', status.actual?.booted ?? '-'],
+            ['profile', status.actual?.profile ?? '-'],
+            ['last seen', time(status.lastSeen)],
+            ['enrolled', time(row.record.enrolledAt)],
+            ['host key', key === null ? '-' : fingerprint(key)],
+          ]),
+        );
+      });
+    });
+  host
+    .command('enroll')
+    .argument('<host>')
+    .description('write the one-time file that enrols a machine as this host')
+    .option('-o, --output <file>', 'where to write it (default: HOST.enroll.json; - for stdout)')
+    .option('--server <url>', 'where the host reaches the server (default: url of fleet.json)')
+    .option('--hours <n>', `how long the file is good for (default: ${DEFAULT_HOURS})`)
+    .option('--replace', 'the host is enrolled already: its key will be replaced')
+    .action(async (name: string, options: EnrollOptions, command: Command) => {
+      const globals = globalsOf(command);
+      if (!isHostId(name)) {
+        throw new FleetError('E_USAGE', `"${printable(name)}" cannot be a host's name`, {
+          hint: 'a host has 1 to 63 of: a-z, 0-9, hyphen',
+        });
+      }
+      const hours = Number(options.hours ?? DEFAULT_HOURS);
+      if (!(Number.isInteger(hours) && hours >= 1 && hours <= 24 * 365)) {
+        throw new FleetError('E_USAGE', '--hours wants a whole number from 1 to 8760');
+      }
+      await withStateDir(globals, async ({ state, config, root, roots }) => {
+        const known = await state.host(name);
+        if (known?.publicKey != null && options.replace !== true) {
+          throw new FleetError('E_ENROLLED', `${name} is enrolled already`, {
+            hint: `if its machine lost its key or is replaced, say so with --replace`,
+          });
+        }
+        const server = serverUrl(options.server, config.url);
+        const secret = generateEnrolSecret();
+        const expiresAt = Math.floor(Date.now() / 1000) + hours * 3600;
+        const text = formatEnrolFile({
+          server,
+          fleet: root.fleet,
+          host: name,
+          root: roots.at(-1)?.envelope ?? '',
+          secret,
+          expiresAt,
+        });
+        const file = options.output ?? `${name}.enroll.json`;
+        // The file first: an invitation that nobody holds would only replace one that somebody has.
+        if (file !== '-') await writeSecretFile(file, text);
+        await state.invite({ secretHash: hashToken(secret), host: name, expiresAt });
+        if (file === '-') process.stdout.write(text);
+        else {
+          print(
+            globals,
+            { host: name, file, server, expiresAt },
+            `${file} enrols one machine as ${name}, until ${formatTime(expiresAt)}.\nBring it there and run:  fleet agent enroll ${file}`,
+          );
+        }
+        const published = (await state.currentManifest(name)) !== null;
+        if (!published) say(globals, `note: nothing is published for ${name} yet`);
+      });
+    });
+}
+
+function serverUrl(given: string | undefined, configured: string | null): string {
+  if (given === undefined && configured !== null) return configured;
+  if (given === undefined) {
+    throw new FleetError('E_USAGE', 'no server URL is known that the host could use', {
+      hint: 'give it with --server URL, or set "url" in fleet.json',
+    });
+  }
+  try {
+    return parseBaseUrl(given);
+  } catch (cause) {
+    throw new FleetError('E_USAGE', `--server ${given}: it ${messageOf(cause)}`, { cause });
+  }
+}
+
+async function writeSecretFile(file: string, text: string): Promise<void> {
+  try {
+    await createDurable(file, text, 0o600);
+  } catch (cause) {
+    const why = isFleetError(cause) ? cause.message : `cannot write ${file}: ${errnoOf(cause)}`;
+    throw new FleetError('E_USAGE', why, { hint: 'choose another place with --output', cause });
+  }
+}

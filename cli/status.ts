@@ -1,0 +1,88 @@
+// fleet status: a table of hosts: what each should run, what it runs, in which phase, and why.
+import { stat } from 'node:fs/promises';
+import type { Command } from 'commander';
+import { hashPartOf, nameOf, type StorePath } from '../src/nix/storepath.ts';
+import type { StateDir } from '../src/server/statedir.ts';
+import { type HostStatus, hostStatus } from '../src/server/status.ts';
+import { globalsOf, print, printable, table } from './output.ts';
+import { withStateDir } from './state.ts';
+
+const DAY = 86_400;
+/** Warnings start this long before something expires. */
+const WARN_DAYS = 14;
+
+export function registerStatus(program: Command): void {
+  program
+    .command('status')
+    .description('show what every host should run, what it runs, and why')
+    .action(async (_options, command: Command) => {
+      const globals = globalsOf(command);
+      await withStateDir(globals, async (dir) => {
+        const now = Math.floor(Date.now() / 1000);
+        const hosts = (await dir.state.status()).map((row) => hostStatus(row, now));
+        const warnings = await warningsOf(dir, hosts, now);
+        print(
+          globals,
+          { version: 1, fleet: dir.config.fleet, now, hosts, warnings },
+          [
+            hosts.length === 0
+              ? 'No hosts yet. Publish some: fleet build --flake REF'
+              : hostTable(hosts, now),
+            ...warnings.map((warning) => `! ${warning}`),
+          ].join('\n'),
+        );
+      });
+    });
+}
+
+function hostTable(hosts: readonly HostStatus[], now: number): string {
+  return table([
+    ['HOST', 'DESIRED', 'ACTUAL', 'PHASE', 'LAST SEEN', 'WHY'],
+    ...hosts.map((host) => [
+      host.host,
+      host.desired === null ? '-' : `#${host.desired.sequence} ${shortPath(host.desired.toplevel)}`,
+      host.actual?.current == null ? '-' : shortPath(host.actual.current),
+      host.phase,
+      host.lastSeen === null ? 'never' : `${ago(now - host.lastSeen)} ago`,
+      host.why === null ? '' : printable(host.why.text),
+    ]),
+  ]);
+}
+
+/** Enough of a store path to tell two apart: `9ab0dmia nixos-system-x`. */
+export function shortPath(path: StorePath): string {
+  return `${hashPartOf(path).slice(0, 8)} ${nameOf(path)}`;
+}
+
+/** `90` → `1 min`. */
+export function ago(seconds: number): string {
+  if (seconds < 60) return `${Math.max(0, seconds)} s`;
+  if (seconds < 3600) return `${Math.floor(seconds / 60)} min`;
+  if (seconds < 2 * DAY) return `${Math.floor(seconds / 3600)} h`;
+  return `${Math.floor(seconds / DAY)} days`;
+}
+
+async function warningsOf(
+  { layout, root }: StateDir,
+  hosts: readonly HostStatus[],
+  now: number,
+): Promise<string[]> {
+  const warnings: string[] = [];
+  const until = (at: number): string => (at <= now ? 'has expired' : `expires in ${ago(at - now)}`);
+  if (root.expiresAt - now < WARN_DAYS * DAY) {
+    warnings.push(`root version ${root.version} ${until(root.expiresAt)}`);
+  }
+  for (const { host, desired } of hosts) {
+    if (desired !== null && desired.expiresAt - now < WARN_DAYS * DAY) {
+      warnings.push(
+        `the manifest of ${host} ${until(desired.expiresAt)}: run fleet build to renew it`,
+      );
+    }
+  }
+  for (const name of ['root', 'release']) {
+    if ((await stat(layout.key(`${name}.pem`)).catch(() => null)) !== null) {
+      warnings.push(`the ${name} key lies on this server (${layout.key(`${name}.pem`)})`);
+    }
+  }
+  return warnings;
+}

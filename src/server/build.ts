@@ -1,0 +1,257 @@
+// A flake → published manifests: evaluate, build, root, ingest, sign, publish. One host that fails
+// stops no other. What is built is rooted before it is ingested, so that the build box's own garbage
+// collection harms nothing, and publication waits for the lease with everything else done.
+import { hostname } from 'node:os';
+import { type Ingested, type IngestProgress, ingestClosure } from '../cache/ingest.ts';
+import { FleetError, isFleetError, messageOf } from '../errors.ts';
+import { type HostSettings, parseHostSettings } from '../manifest/activation.ts';
+import {
+  type BuiltHost,
+  type Change,
+  changeOf,
+  publish,
+  type Rules,
+  signManifest,
+  storeClosure,
+} from '../manifest/publish.ts';
+import { buildDerivation } from '../nix/build.ts';
+import type { BuildEvent } from '../nix/build-log.ts';
+import { currentSystem, nixVersion } from '../nix/command.ts';
+import {
+  describeFlake,
+  type EvaluatedHost,
+  evaluateHost,
+  type FlakeSource,
+  listHosts,
+} from '../nix/evaluate.ts';
+import { queryClosure, queryPathInfos } from '../nix/query.ts';
+import type { StorePath } from '../nix/storepath.ts';
+import { acquireLease } from '../storage/lease.ts';
+import type { LeaseHolder, PublishedManifest } from '../storage/state.ts';
+import { openGcRoots } from './gcroots.ts';
+import { readSigningKey, type StateDir } from './statedir.ts';
+
+export type BuildRequest = {
+  readonly flake: string;
+  /** Which hosts; all of the flake where empty. */
+  readonly hosts: readonly string[];
+  /** Evaluate and compare only: build, store and publish nothing. */
+  readonly dryRun: boolean;
+  /** Within one host, go on building what does not depend on what failed. */
+  readonly keepGoing: boolean;
+  readonly signal?: AbortSignal;
+  readonly onEvent?: (event: FleetBuildEvent) => void;
+};
+
+export type FleetBuildEvent =
+  | { readonly kind: 'flake'; readonly flake: FlakeSource; readonly hosts: readonly string[] }
+  | { readonly kind: 'evaluating'; readonly host: string }
+  | { readonly kind: 'building'; readonly host: string; readonly event: BuildEvent }
+  | { readonly kind: 'ingesting'; readonly host: string; readonly progress: IngestProgress }
+  | { readonly kind: 'ready'; readonly host: string; readonly ingested: Ingested }
+  | { readonly kind: 'failed'; readonly host: string; readonly error: FleetError }
+  | { readonly kind: 'waiting'; readonly holder: LeaseHolder | null };
+
+/** What became of one host. */
+export type HostResult =
+  | {
+      readonly host: string;
+      readonly change: Change;
+      readonly toplevel: StorePath;
+      /** What it was told to run before, if anything. */
+      readonly before: StorePath | null;
+      /** Its new manifest; null with a change of `none`, and in a dry run. */
+      readonly manifest: PublishedManifest | null;
+      readonly error: null;
+    }
+  | { readonly host: string; readonly error: FleetError };
+
+/**
+ * Builds hosts and publishes those that changed, in one publication.
+ * @throws FleetError for what concerns all hosts (the flake, the state); a host's own failure is in
+ *   its result.
+ */
+export async function buildFleet(dir: StateDir, request: BuildRequest): Promise<HostResult[]> {
+  const { signal, onEvent } = request;
+  const passed = signal === undefined ? {} : { signal };
+  const flake = await describeFlake(request.flake, passed);
+  const hosts = chooseHosts(await listHosts(flake, passed), request.hosts);
+  onEvent?.({ kind: 'flake', flake, hosts });
+  const builder = {
+    id: hostname(),
+    nixVersion: await nixVersion(),
+    system: currentSystem(),
+  };
+  await using gcroots = await openGcRoots(dir.layout.gcroots);
+
+  const attempt = async (host: string): Promise<Prepared | FailedHost> => {
+    try {
+      onEvent?.({ kind: 'evaluating', host });
+      const evaluated = await evaluateHost(flake, host, passed);
+      const settings = parseHostSettings(evaluated.settings);
+      const built = describe(evaluated, settings, flake, builder);
+      if (request.dryRun) return { host, built: { ...built, closure: [] } };
+      await gcroots.building(host, async (outLink) => {
+        await buildDerivation(evaluated.drvPath, {
+          outLink,
+          settings: new Map([['keep-going', String(request.keepGoing)]]),
+          ...passed,
+          onEvent: (event) => onEvent?.({ kind: 'building', host, event }),
+        });
+      });
+      return {
+        host,
+        built: { ...built, closure: await store(dir, host, built.toplevel, request) },
+      };
+    } catch (error) {
+      signal?.throwIfAborted();
+      // A full disk or a busy state concerns every host alike, but each is told its own failure.
+      const known = isFleetError(error)
+        ? error
+        : new FleetError('E_INTERNAL', messageOf(error), { cause: error });
+      onEvent?.({ kind: 'failed', host, error: known });
+      return { host, error: known };
+    }
+  };
+  // One after the other: evaluating takes gigabytes, and one build uses all cores by itself.
+  const prepared: (Prepared | FailedHost)[] = [];
+  for (const host of hosts) prepared.push(await attempt(host));
+  if (request.dryRun) return await compare(dir, prepared);
+  return await publishPrepared(dir, prepared, request, (manifest) => gcroots.keep(manifest));
+}
+
+type Prepared = { readonly host: string; readonly built: BuiltHost };
+type FailedHost = { readonly host: string; readonly error: FleetError };
+
+function chooseHosts(all: readonly string[], wanted: readonly string[]): readonly string[] {
+  const unknown = wanted.filter((host) => !all.includes(host));
+  if (unknown.length > 0) {
+    throw new FleetError('E_HOST_NOT_IN_FLAKE', `the flake has no host ${unknown.join(', ')}`, {
+      hint: `it has: ${all.join(', ')}`,
+    });
+  }
+  return wanted.length === 0 ? all : [...new Set(wanted)];
+}
+
+function describe(
+  evaluated: EvaluatedHost,
+  settings: HostSettings,
+  flake: FlakeSource,
+  builder: BuiltHost['provenance']['builder'],
+): Omit<BuiltHost, 'closure'> {
+  const { host, system, toplevel, attribute, drvPath } = evaluated;
+  return {
+    host,
+    system,
+    toplevel,
+    activation: settings.activation,
+    provenance: {
+      flakeRef: flake.ref,
+      rev: flake.dirty ? null : flake.rev,
+      flakeNarHash: flake.narHash,
+      lockSha256: flake.lockSha256,
+      attribute,
+      drvPath,
+      builder,
+    },
+  };
+}
+
+/** Ingests a closure and returns it as the cache now serves it. */
+async function store(
+  dir: StateDir,
+  host: string,
+  toplevel: StorePath,
+  { signal, onEvent }: BuildRequest,
+): Promise<BuiltHost['closure']> {
+  const passed = signal === undefined ? {} : { signal };
+  const paths = await queryClosure([toplevel], passed);
+  const ingested = await ingestClosure(await queryPathInfos(paths, passed), {
+    state: dir.state,
+    blobs: dir.blobs,
+    level: dir.config.zstdLevel,
+    ...passed,
+    onProgress: (progress) => onEvent?.({ kind: 'ingesting', host, progress }),
+  });
+  onEvent?.({ kind: 'ready', host, ingested });
+  // The cache's word, not the local database's: a path that was built again with other bytes keeps
+  // those that were published first, which hosts may have.
+  return await dir.state.cachedPaths(paths);
+}
+
+async function rulesOf(dir: StateDir): Promise<Rules> {
+  return {
+    root: dir.root,
+    now: Math.floor(Date.now() / 1000),
+    validSeconds: dir.config.manifestDays * 86_400,
+  };
+}
+
+async function compare(
+  dir: StateDir,
+  prepared: readonly (Prepared | FailedHost)[],
+): Promise<HostResult[]> {
+  const rules = await rulesOf(dir);
+  return await Promise.all(
+    prepared.map(async (one): Promise<HostResult> => {
+      if ('error' in one) return one;
+      const current = await dir.state.currentManifest(one.host);
+      const change = changeOf(one.built, current, rules);
+      return resultOf(one, change, current, null);
+    }),
+  );
+}
+
+async function publishPrepared(
+  dir: StateDir,
+  prepared: readonly (Prepared | FailedHost)[],
+  { signal, onEvent }: BuildRequest,
+  keep: (manifest: PublishedManifest) => Promise<void>,
+): Promise<HostResult[]> {
+  if (prepared.every((one) => 'error' in one)) return [...prepared];
+  await using lease = await acquireLease({
+    file: dir.layout.publishLock,
+    state: dir.state,
+    onWait: (holder) => onEvent?.({ kind: 'waiting', holder }),
+    ...(signal === undefined ? {} : { signal }),
+  });
+  const director = await readSigningKey(dir.layout, 'director.pem');
+  const rules = await rulesOf(dir);
+  const publication: Parameters<typeof publish>[0][number][] = [];
+  const results: HostResult[] = [];
+  for (const one of prepared) {
+    if ('error' in one) {
+      results.push(one);
+      continue;
+    }
+    try {
+      const current = await dir.state.currentManifest(one.host);
+      const change = changeOf(one.built, current, rules);
+      if (change === 'none') {
+        results.push(resultOf(one, change, current, null));
+        continue;
+      }
+      const stored = await storeClosure(one.built, dir.blobs, dir.root.limits);
+      const manifest = signManifest(one.built, stored, current, director, rules);
+      await keep(manifest);
+      publication.push({ manifest, closure: stored.closure });
+      results.push(resultOf(one, change, current, manifest));
+    } catch (error) {
+      if (!isFleetError(error)) throw error;
+      onEvent?.({ kind: 'failed', host: one.host, error });
+      results.push({ host: one.host, error });
+    }
+  }
+  if (publication.length > 0) await publish(publication, dir, lease.holder.fence);
+  return results;
+}
+
+function resultOf(
+  { host, built }: Prepared,
+  change: Change,
+  current: PublishedManifest | null,
+  manifest: PublishedManifest | null,
+): HostResult {
+  const before = current?.toplevel ?? null;
+  return { host, change, toplevel: built.toplevel, before, manifest, error: null };
+}

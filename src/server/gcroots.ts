@@ -1,0 +1,46 @@
+// STATE/gcroots: what keeps the build box's own garbage collection away from what was built.
+// `building-PID-HOST` while a build runs, `HOST-EPOCH-SEQUENCE` for what a manifest names.
+// The links of builds whose process is gone are removed; those of manifests are retention's business.
+import { readdir } from 'node:fs/promises';
+import { join } from 'node:path';
+import { removeDurable } from '../durable.ts';
+import { addRoot } from '../nix/realise.ts';
+import type { PublishedManifest } from '../storage/state.ts';
+
+export type GcRoots = AsyncDisposable & {
+  /** Runs a build that makes the given out-link, which stays until this is disposed of. */
+  building(host: string, build: (outLink: string) => Promise<void>): Promise<void>;
+  /** Roots what `manifest` names, for as long as it is retained. */
+  keep(manifest: PublishedManifest): Promise<void>;
+};
+
+export async function openGcRoots(dir: string): Promise<GcRoots> {
+  for (const name of await readdir(dir)) {
+    const pid = Number(/^building-(\d+)-/.exec(name)?.[1] ?? Number.NaN);
+    if (!Number.isNaN(pid) && !isRunning(pid)) await removeDurable(join(dir, name));
+  }
+  const mine: string[] = [];
+  return {
+    building: async (host, build) => {
+      const link = join(dir, `building-${process.pid}-${host}`);
+      mine.push(link);
+      await build(link);
+    },
+    keep: async ({ host, epoch, sequence, toplevel }) => {
+      await addRoot(toplevel, join(dir, `${host}-${epoch}-${sequence}`));
+    },
+    [Symbol.asyncDispose]: async () => {
+      for (const link of mine) await removeDurable(link);
+    },
+  };
+}
+
+function isRunning(pid: number): boolean {
+  try {
+    process.kill(pid, 0);
+    return true;
+  } catch (error) {
+    // EPERM: there is one, of another user.
+    return (error as NodeJS.ErrnoException).code === 'EPERM';
+  }
+}

@@ -1,0 +1,86 @@
+// What is known of every host → the rows of `fleet status`: desired (the newest manifest), actual (the
+// last receipt), phase, last sighting, and why. The words are those of a receipt's phases; the server
+// adds only what a host cannot say of itself: never-seen, manifest-pending, offline.
+import { parseEnvelope } from '../manifest/dsse.ts';
+import { type Phase, parseReceipt, type Reason } from '../manifest/receipt.ts';
+import type { StorePath } from '../nix/storepath.ts';
+import type { StatusRow } from '../storage/state.ts';
+
+export type HostStatus = {
+  readonly host: string;
+  readonly desired: {
+    readonly epoch: number;
+    readonly sequence: number;
+    readonly toplevel: StorePath;
+    readonly digest: string;
+    /** POSIX seconds. */
+    readonly issuedAt: number;
+    readonly expiresAt: number;
+  } | null;
+  /** As the host last reported it. */
+  readonly actual: {
+    readonly current: StorePath | null;
+    readonly booted: StorePath | null;
+    readonly profile: StorePath | null;
+    /** POSIX seconds, by the server's clock. */
+    readonly reportedAt: number;
+  } | null;
+  readonly phase: Phase;
+  readonly why: Reason | null;
+  /** POSIX seconds; null before the first contact. */
+  readonly lastSeen: number | null;
+};
+
+/** A host that was silent for longer counts as offline. */
+const OFFLINE_AFTER_SECONDS = 86_400;
+
+/** `now` in POSIX seconds. */
+export function hostStatus(row: StatusRow, now: number): HostStatus {
+  const { record, manifest, report } = row;
+  const receipt = report === null ? null : parseReceipt(parseEnvelope(report.envelope).payload);
+  const actual =
+    receipt === null || report === null
+      ? null
+      : {
+          current: receipt.current,
+          booted: receipt.booted,
+          profile: receipt.profile,
+          reportedAt: report.receivedAt,
+        };
+  const desired =
+    manifest === null
+      ? null
+      : {
+          epoch: manifest.epoch,
+          sequence: manifest.sequence,
+          toplevel: manifest.toplevel,
+          digest: manifest.digest,
+          issuedAt: manifest.issuedAt,
+          expiresAt: manifest.expiresAt,
+        };
+  return { host: record.host, desired, actual, lastSeen: record.lastSeen, ...phaseOf() };
+
+  function phaseOf(): { phase: Phase; why: Reason | null } {
+    if (record.publicKey === null) {
+      return { phase: 'never-seen', why: { code: 'not-enrolled', text: 'not enrolled yet' } };
+    }
+    if (record.lastSeen !== null && now - record.lastSeen > OFFLINE_AFTER_SECONDS) {
+      return { phase: 'offline', why: { code: 'silent', text: 'not heard from for over a day' } };
+    }
+    if (receipt === null) {
+      return manifest === null
+        ? { phase: 'never-seen', why: { code: 'no-manifest', text: 'nothing is published for it' } }
+        : { phase: 'manifest-pending', why: { code: 'no-report', text: 'has not reported yet' } };
+    }
+    // What a host refuses need not be the newest manifest: it is news all the same.
+    const about = receipt.manifest?.sha256 === manifest?.digest || receipt.phase === 'refused';
+    const older = manifest !== null && report !== null && report.receivedAt < manifest.issuedAt;
+    if (manifest !== null && (!about || (older && receipt.phase === 'refused'))) {
+      return {
+        phase: 'manifest-pending',
+        why: { code: 'not-fetched', text: 'has not taken the newest manifest yet' },
+      };
+    }
+    return { phase: receipt.phase, why: receipt.reason };
+  }
+}
