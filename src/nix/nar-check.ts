@@ -29,8 +29,8 @@ export async function* checkNar(
     parser.push(chunk);
     hash.update(chunk);
     if (size === expect.narSize) {
-      parser.finish();
       refuseOther(formatNarHash(hash.digest()), expect.narHash);
+      parser.finish();
     }
     yield chunk;
   }
