@@ -1,0 +1,99 @@
+// The server's offer → the newest trusted root and a manifest envelope that is still to be verified,
+// and a manifest's closure file → bytes that are still to be verified. One conditional GET in most
+// runs. A 304 proves nothing: the stored offer is used as if it had just come (trust.md).
+// Refuses a root chain with a gap, and an offer that leads on without end.
+import { FleetError, isFleetError, messageOf } from '../errors.ts';
+import { parseEnvelope } from '../manifest/dsse.ts';
+import type { Deployment } from '../manifest/manifest.ts';
+import { MAX_OFFER_BYTES, MAX_OFFER_ROOTS, type Offer, parseOffer } from '../manifest/offer.ts';
+import { parseRoot, type Root, verifyRootUpdate } from '../manifest/root.ts';
+import { type Client, errorDocument } from './client.ts';
+import {
+  type Memory,
+  memoryFiles,
+  readOffer,
+  type Trust,
+  writeOffer,
+  writeTrust,
+} from './memory.ts';
+import { corrupt } from './record.ts';
+
+export type Asked = {
+  /** With every new root persisted. */
+  readonly trust: Trust;
+  readonly root: Root;
+  /** Envelope text; null: the server has no manifest for this host yet. */
+  readonly manifest: string | null;
+};
+
+/** So many offers full of roots in a row are no fleet's history. */
+const MAX_ROUNDS = 64;
+
+/** The root that the agent trusts. @throws FleetError E_AGENT_STATE_CORRUPT */
+export function trustedRoot(memory: Memory): Root {
+  try {
+    return parseRoot(parseEnvelope(memory.trust.root).payload);
+  } catch (cause) {
+    throw corrupt(memoryFiles(memory.dir).trust, messageOf(cause), cause);
+  }
+}
+
+/**
+ * trust.md, "What an agent does", 1.
+ * @throws FleetError E_OFFER_…, E_ROOT_…, E_SIGNATURE…, E_SERVER_…
+ */
+export async function askForOffer(client: Client, memory: Memory): Promise<Asked> {
+  let trust = memory.trust;
+  let root = trustedRoot(memory);
+  for (let round = 0; round < MAX_ROUNDS; round++) {
+    const offer = await getOffer(client, memory, root.version);
+    if (offer === null) return { trust, root, manifest: null };
+    for (const text of offer.roots) {
+      root = verifyRootUpdate(root, parseEnvelope(text));
+      trust = { ...trust, root: text };
+      await writeTrust(memory.dir, trust);
+    }
+    if (offer.roots.length < MAX_OFFER_ROOTS) return { trust, root, manifest: offer.manifest };
+  }
+  throw new FleetError('E_OFFER_FORM', 'the server offers new roots without end');
+}
+
+/** closure.fp of a verified manifest, at most as long as is signed. */
+export async function getClosure(client: Client, manifest: Deployment): Promise<Uint8Array> {
+  const { sha256, bytes } = manifest.closure;
+  try {
+    return (await client.document(`/v1/closures/${sha256}`, bytes)).body;
+  } catch (cause) {
+    if (!isFleetError(cause, 'E_BODY_LIMIT')) throw cause;
+    const message = `the closure file is longer than the ${bytes} bytes that are signed`;
+    throw new FleetError('E_CLOSURE_SIZE', message, { cause });
+  }
+}
+
+async function getOffer(client: Client, memory: Memory, root: number): Promise<Offer | null> {
+  const stored = await readOffer(memory.dir);
+  // Another root was asked from: the server's answer is another document.
+  const known = stored !== null && stored.root === root ? stored : null;
+  const path = `/v1/hosts/${memory.config.host}/offer?root=${root}`;
+  const answer = await client.document(path, MAX_OFFER_BYTES, {
+    expect: known === null ? [404] : [404, 304],
+    ...(known === null ? {} : { ifNoneMatch: known.etag }),
+  });
+  if (answer.status === 304 && known !== null) return parseOffer(known.text);
+  if (answer.status === 404) return requireNone(answer.body, memory);
+  const text = answer.body.toString('utf8');
+  const offer = parseOffer(answer.body);
+  await writeOffer(memory.dir, answer.etag === null ? null : { etag: answer.etag, root, text });
+  return offer;
+}
+
+// A 404 ends nothing (trust.md): it is believed only by a host that never saw a manifest.
+function requireNone(body: Uint8Array, memory: Memory): null {
+  const said = errorDocument(body);
+  if (said?.error === 'E_NO_MANIFEST' && memory.trust.floor === null) return null;
+  const seen = memory.trust.floor === null ? '' : ', although there was one before';
+  throw new FleetError(
+    'E_SERVER_ANSWER',
+    `the server has no offer for ${memory.config.host}${seen}${said === null ? '' : `: ${said.message}`}`,
+  );
+}

@@ -1,0 +1,177 @@
+// The agent's HTTP: requests to the one server it is enrolled with → status, ETag and limited bytes.
+// The token goes into the Authorization header of that server's origin and nowhere else: redirects
+// are not followed, and no error, log line or URL ever holds it. Nothing that comes back is trusted.
+import { Agent, type Dispatcher, errors } from 'undici';
+import { FleetError, isFleetError, messageOf } from '../errors.ts';
+import { limitBody } from './body.ts';
+
+export type ClientOptions = {
+  /** Base URL without a final slash. */
+  readonly server: string;
+  readonly token: string | null;
+  readonly leastBytesPerSecond: number;
+  /** Seconds to wait for a connection, for headers, or for the least rate's worth of body. */
+  readonly patienceSeconds: number;
+};
+
+export type Answer = {
+  readonly status: number;
+  readonly etag: string | null;
+  readonly body: Buffer;
+};
+
+type Request = {
+  readonly method?: 'GET' | 'POST';
+  readonly body?: string;
+  readonly contentType?: string;
+  readonly ifNoneMatch?: string;
+  /** Statuses other than 2xx that the caller understands; others become errors here. */
+  readonly expect?: readonly number[];
+  readonly signal?: AbortSignal;
+};
+
+/** What an error document may weigh; more of it is not read. */
+const ERROR_BYTES = 4096;
+
+export class Client implements AsyncDisposable {
+  readonly #dispatcher: Agent;
+  readonly #options: ClientOptions;
+
+  constructor(options: ClientOptions) {
+    this.#options = options;
+    this.#dispatcher = new Agent({
+      connect: { timeout: options.patienceSeconds * 1000 },
+      headersTimeout: options.patienceSeconds * 1000,
+      // limitBody does it better.
+      bodyTimeout: 0,
+      // So that a request right after an idle second does not meet a connection the server just closed.
+      keepAliveTimeout: 1000,
+      connections: 8,
+    });
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#dispatcher.destroy();
+  }
+
+  /**
+   * Asks for `path` and reads the whole answer, at most `maxBytes`.
+   * @throws FleetError E_SERVER_UNREACHABLE, _SLOW, _AUTH, _BUSY, _ANSWER, E_BODY_LIMIT
+   */
+  async document(path: string, maxBytes: number, request: Request = {}): Promise<Answer> {
+    const response = await this.#request(path, request);
+    const known = response.statusCode >= 200 && response.statusCode < 300;
+    if (!known && !(request.expect ?? []).includes(response.statusCode)) {
+      throw await this.#refusal(path, response);
+    }
+    const chunks: Uint8Array[] = [];
+    for await (const chunk of this.#limited(path, response, maxBytes)) chunks.push(chunk);
+    const etag = response.headers['etag'];
+    return {
+      status: response.statusCode,
+      etag: typeof etag === 'string' ? etag : null,
+      body: Buffer.concat(chunks),
+    };
+  }
+
+  /** Asks for `path` and streams the body of a 200, at most `maxBytes`. Throws as `document` does. */
+  async *stream(
+    path: string,
+    maxBytes: number,
+    signal?: AbortSignal,
+  ): AsyncGenerator<Uint8Array, void, undefined> {
+    const response = await this.#request(path, signal === undefined ? {} : { signal });
+    if (response.statusCode !== 200) throw await this.#refusal(path, response);
+    yield* this.#limited(path, response, maxBytes);
+  }
+
+  async #request(path: string, request: Request): Promise<Dispatcher.ResponseData> {
+    const headers: Record<string, string> = { 'user-agent': 'fleet-agent' };
+    if (this.#options.token !== null) headers['authorization'] = `Bearer ${this.#options.token}`;
+    if (request.contentType !== undefined) headers['content-type'] = request.contentType;
+    if (request.ifNoneMatch !== undefined) headers['if-none-match'] = request.ifNoneMatch;
+    const url = new URL(`${this.#options.server}${path}`);
+    try {
+      return await this.#dispatcher.request({
+        origin: url.origin,
+        path: `${url.pathname}${url.search}`,
+        method: request.method ?? 'GET',
+        headers,
+        body: request.body ?? null,
+        signal: request.signal ?? null,
+      });
+    } catch (error) {
+      throw this.#transportError(path, error);
+    }
+  }
+
+  async *#limited(
+    path: string,
+    response: Dispatcher.ResponseData,
+    maxBytes: number,
+  ): AsyncGenerator<Uint8Array, void, undefined> {
+    const what = `${this.#options.server}${path}`;
+    const { leastBytesPerSecond, patienceSeconds } = this.#options;
+    const limits = { maxBytes, leastBytesPerSecond, patience: patienceSeconds * 1000, what };
+    try {
+      if (Number(response.headers['content-length'] ?? 0) > maxBytes) {
+        throw new FleetError('E_BODY_LIMIT', `${what}: more than ${maxBytes} bytes`);
+      }
+      yield* limitBody(response.body, limits);
+    } catch (error) {
+      throw this.#transportError(path, error);
+    } finally {
+      // Whatever is left of the body dies with its connection; an error event of that is no news.
+      response.body.on('error', () => {}).destroy();
+    }
+  }
+
+  /** The error for an answer that nobody expected; the server's own words, cut short, are part of it. */
+  async #refusal(path: string, response: Dispatcher.ResponseData): Promise<FleetError> {
+    const chunks: Uint8Array[] = [];
+    try {
+      for await (const chunk of this.#limited(path, response, ERROR_BYTES)) chunks.push(chunk);
+    } catch {
+      // The status is what counts.
+    }
+    const said = errorDocument(Buffer.concat(chunks));
+    const words = said === null ? '' : `: ${said.message} [${said.error}]`;
+    const status = response.statusCode;
+    const message = `${this.#options.server}${path} answered ${status}${words}`;
+    if (status === 401 || status === 403) return new FleetError('E_SERVER_AUTH', message);
+    if (status === 429 || status === 503) {
+      const after = response.headers['retry-after'];
+      const hint = /^\d{1,6}$/.test(String(after)) ? { hint: `try again in ${after} s` } : {};
+      return new FleetError('E_SERVER_BUSY', message, hint);
+    }
+    return new FleetError('E_SERVER_ANSWER', message);
+  }
+
+  #transportError(path: string, error: unknown): unknown {
+    if (isFleetError(error)) return error;
+    if (error instanceof DOMException && error.name === 'AbortError') return error;
+    if (error instanceof errors.RequestAbortedError) return error;
+    const what = `${this.#options.server}${path}`;
+    if (error instanceof errors.HeadersTimeoutError) {
+      return new FleetError(
+        'E_SERVER_SLOW',
+        `${what}: no answer in ${this.#options.patienceSeconds} s`,
+        { cause: error },
+      );
+    }
+    return new FleetError('E_SERVER_UNREACHABLE', `${what}: ${messageOf(error)}`, { cause: error });
+  }
+}
+
+/** `{"error", "message"}` of a server's refusal, each cut short; null when it is not one. */
+export function errorDocument(body: Uint8Array): { error: string; message: string } | null {
+  try {
+    const json: unknown = JSON.parse(Buffer.from(body).toString('utf8'));
+    if (typeof json !== 'object' || json === null) return null;
+    const { error, message } = json as { error?: unknown; message?: unknown };
+    if (typeof error !== 'string' || typeof message !== 'string') return null;
+    return { error: error.slice(0, 64), message: message.slice(0, 300) };
+  } catch {
+    return null;
+  }
+}

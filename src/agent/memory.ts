@@ -1,0 +1,246 @@
+// An agent's state directory ↔ what the agent knows: who it is (agent.json, host-key.pem, token), whom
+// it trusts and how far it has come (trust.json), what it is in the middle of (journal.json), what it
+// told and has yet to tell (receipts.json, see receipts.ts). Written only through durable.ts.
+// Absent is not corrupt: without agent.json the host is not enrolled; with it, every other file must be
+// there and whole, or the agent refuses and names the file, because a lost floor would let old
+// manifests in again (trust.md). offer.json is a cache that is verified anew each time it is used.
+import { readFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { parseBaseUrl } from '../config.ts';
+import { removeDurable, writeDurable } from '../durable.ts';
+import { errnoOf, FleetError, messageOf } from '../errors.ts';
+import { parseSecretKey } from '../manifest/keyfile.ts';
+import type { Reason } from '../manifest/receipt.ts';
+import type { Floor } from '../manifest/verify.ts';
+import { parseStorePath, type StorePath } from '../nix/storepath.ts';
+import {
+  boolean,
+  corrupt,
+  digest,
+  type Fields,
+  formatRecord,
+  integer,
+  matching,
+  nullable,
+  oneOf,
+  parsedBy,
+  parseRecord,
+  record,
+  string,
+} from './record.ts';
+
+/** agent.json: local configuration, never the server's word. */
+export type AgentConfig = {
+  /** Base URL of the server, without a final slash. */
+  readonly server: string;
+  readonly fleet: string;
+  readonly host: string;
+  /** Nix system, such as x86_64-linux. */
+  readonly system: string;
+  /** Chroot store (`--root`), or null: the machine itself. */
+  readonly root: string | null;
+  /** Whether a divergent path that is in use may be replaced by the signed one (nix-store --repair-path). */
+  readonly repair: boolean;
+  readonly leastBytesPerSecond: number;
+  readonly patienceSeconds: number;
+  /** How long one run of switch-to-configuration may take. */
+  readonly switchSeconds: number;
+};
+
+/** trust.json */
+export type Trust = {
+  /** Text of the newest trusted root's envelope. */
+  readonly root: string;
+  readonly floor: Floor | null;
+  /** True once a verified manifest ended this host's service. */
+  readonly decommissioned: boolean;
+};
+
+/** What a receipt calls a manifest by. */
+export type ManifestId = {
+  readonly epoch: number;
+  readonly sequence: number;
+  readonly sha256: string;
+};
+
+/** An activation under way. Each step is written before it is done. */
+export type Transaction = {
+  readonly step: 'activating' | 'committing' | 'undoing';
+  /** `boot`: only the profile and the boot loader change; `switch`: the running system, too. */
+  readonly mode: 'switch' | 'boot';
+  readonly manifest: ManifestId;
+  readonly target: StorePath;
+  /** What ran before, and what to go back to; null on a machine that ran none of ours. */
+  readonly previous: StorePath | null;
+  readonly previousProfile: StorePath | null;
+  /** The boot it began in: an uncommitted activation does not outlive that. */
+  readonly bootId: string;
+  /** Why it is being undone; null while it is not. */
+  readonly why: Reason | null;
+};
+
+/** journal.json */
+export type Journal = { readonly transaction: Transaction | null };
+
+/** offer.json: the last offer as it was received, for when the server says 304. */
+export type StoredOffer = { readonly etag: string; readonly root: number; readonly text: string };
+
+export type Memory = {
+  readonly dir: string;
+  readonly config: AgentConfig;
+  readonly hostKey: Uint8Array;
+  readonly token: string;
+  readonly trust: Trust;
+  readonly journal: Journal;
+};
+
+const CONFIG: Fields<AgentConfig> = {
+  server: parsedBy(parseBaseUrl),
+  fleet: string,
+  host: matching(/^[a-z0-9-]{1,63}$/, 'a host id'),
+  system: string,
+  root: nullable(matching(/^\/./, 'an absolute path')),
+  repair: boolean,
+  leastBytesPerSecond: integer(1),
+  patienceSeconds: integer(1, 86400),
+  switchSeconds: integer(1, 86400),
+};
+
+const TRUST: Fields<Trust> = {
+  root: string,
+  floor: nullable(record<Floor>({ epoch: integer(0), sequence: integer(0), digest })),
+  decommissioned: boolean,
+};
+
+export const MANIFEST_ID = record<ManifestId>({
+  epoch: integer(1),
+  sequence: integer(1),
+  sha256: digest,
+});
+
+const JOURNAL: Fields<Journal> = {
+  transaction: nullable(
+    record<Transaction>({
+      step: oneOf(['activating', 'committing', 'undoing']),
+      mode: oneOf(['switch', 'boot']),
+      manifest: MANIFEST_ID,
+      target: parsedBy(parseStorePath),
+      previous: nullable(parsedBy(parseStorePath)),
+      previousProfile: nullable(parsedBy(parseStorePath)),
+      bootId: string,
+      why: nullable(record<Reason>({ code: string, text: string })),
+    }),
+  ),
+};
+
+const OFFER: Fields<StoredOffer> = { etag: string, root: integer(1), text: string };
+
+export const NO_TRANSACTION: Journal = { transaction: null };
+
+/** The files of a state directory. */
+export function memoryFiles(dir: string) {
+  return {
+    config: join(dir, 'agent.json'),
+    hostKey: join(dir, 'host-key.pem'),
+    token: join(dir, 'token'),
+    trust: join(dir, 'trust.json'),
+    journal: join(dir, 'journal.json'),
+    receipts: join(dir, 'receipts.json'),
+    offer: join(dir, 'offer.json'),
+    lock: join(dir, 'agent.lock'),
+    /** Garbage collector roots: `next` and `previous`. */
+    roots: join(dir, 'gcroots'),
+    /** Logs and exit statuses of switch-to-configuration. */
+    switches: join(dir, 'switch'),
+  };
+}
+
+/**
+ * Reads a state directory whole.
+ * @throws FleetError E_AGENT_NOT_ENROLLED, E_AGENT_STATE_CORRUPT, E_STATE_NEWER, E_STATE_ACCESS
+ */
+export async function readMemory(dir: string): Promise<Memory> {
+  const files = memoryFiles(dir);
+  const config = await readState(files.config);
+  if (config === null) {
+    throw new FleetError('E_AGENT_NOT_ENROLLED', `no agent is enrolled in ${dir}`);
+  }
+  const hostKey = await requireState(files.hostKey);
+  const token = (await requireState(files.token)).trimEnd();
+  if (!/^[!-~]{1,512}$/.test(token)) throw corrupt(files.token, 'it holds no token');
+  return {
+    dir,
+    config: parseRecord(config, files.config, CONFIG),
+    hostKey: secretKey(hostKey, files.hostKey),
+    token,
+    trust: parseRecord(await requireState(files.trust), files.trust, TRUST),
+    journal: parseRecord(await requireState(files.journal), files.journal, JOURNAL),
+  };
+}
+
+export async function writeConfig(dir: string, config: AgentConfig): Promise<void> {
+  await writeDurable(memoryFiles(dir).config, formatRecord(config));
+}
+
+export async function writeTrust(dir: string, trust: Trust): Promise<void> {
+  await writeDurable(memoryFiles(dir).trust, formatRecord(trust));
+}
+
+/** The trust.json of a directory that may not be enrolled yet; null when there is none. */
+export async function readTrust(dir: string): Promise<Trust | null> {
+  const file = memoryFiles(dir).trust;
+  const text = await readState(file);
+  return text === null ? null : parseRecord(text, file, TRUST);
+}
+
+export async function writeJournal(dir: string, journal: Journal): Promise<void> {
+  await writeDurable(memoryFiles(dir).journal, formatRecord(journal));
+}
+
+/** Null when there is none, or when it is damaged: then the server is asked unconditionally. */
+export async function readOffer(dir: string): Promise<StoredOffer | null> {
+  const file = memoryFiles(dir).offer;
+  const text = await readState(file);
+  if (text === null) return null;
+  try {
+    return parseRecord(text, file, OFFER);
+  } catch {
+    return null;
+  }
+}
+
+/** Replaces the stored offer; null removes it. */
+export async function writeOffer(dir: string, offer: StoredOffer | null): Promise<void> {
+  const file = memoryFiles(dir).offer;
+  if (offer === null) await removeDurable(file);
+  else await writeDurable(file, formatRecord(offer), 0o600);
+}
+
+/** The host key's secret in `file`. @throws FleetError E_AGENT_STATE_CORRUPT */
+export function secretKey(pem: string, file: string): Uint8Array {
+  try {
+    return parseSecretKey(pem);
+  } catch (cause) {
+    throw corrupt(file, messageOf(cause), cause);
+  }
+}
+
+/** The text of a state file, or null when it is absent. @throws FleetError E_STATE_ACCESS */
+export async function readState(file: string): Promise<string | null> {
+  try {
+    return await readFile(file, 'utf8');
+  } catch (cause) {
+    if (errnoOf(cause) === 'ENOENT') return null;
+    if (errnoOf(cause) === 'EACCES' || errnoOf(cause) === 'EPERM') {
+      throw new FleetError('E_STATE_ACCESS', `${file} may not be read`, { cause });
+    }
+    throw cause;
+  }
+}
+
+/** The text of a state file that must be there once a host is enrolled. */
+export async function requireState(file: string): Promise<string> {
+  const text = await readState(file);
+  if (text === null) throw corrupt(file, 'it is missing, though agent.json is there');
+  return text;
+}

@@ -1,0 +1,197 @@
+// What became of a run → receipts: signed with the host's key, chained, kept on disk until the server
+// has them, and sent in order (SPEC §6). An outcome that is the same as the one told last is not told
+// again. A receipt is durable before it is sent; sending it twice does no harm.
+// The queue is bounded: while it is full nothing new is signed, so the chain has no gap, and the first
+// outcome after it drained is told as it then is.
+import { writeDurable } from '../durable.ts';
+import { FleetError, isFleetError } from '../errors.ts';
+import {
+  RECEIPT_PAYLOAD_TYPE,
+  type Reason,
+  type Receipt,
+  type ReportedPhase,
+  signReceipt,
+} from '../manifest/receipt.ts';
+import { type Client, errorDocument } from './client.ts';
+import { MANIFEST_ID, type ManifestId, type Memory, memoryFiles, requireState } from './memory.ts';
+import type { Systems } from './place.ts';
+import {
+  digest,
+  type Fields,
+  formatRecord,
+  integer,
+  list,
+  nullable,
+  parseRecord,
+  record,
+  string,
+} from './record.ts';
+
+/** How a run ended. */
+export type Outcome = {
+  readonly phase: ReportedPhase;
+  readonly reason: Reason | null;
+  readonly manifest: ManifestId | null;
+  readonly systems: Systems;
+  /** Of switch-to-configuration, where it ran. */
+  readonly exitCode: number | null;
+};
+
+/** The outcome that was told last, as far as a later run asks for it. */
+export type Told = {
+  readonly phase: string;
+  readonly code: string | null;
+  readonly text: string | null;
+  readonly manifest: ManifestId | null;
+  readonly current: string | null;
+  readonly profile: string | null;
+  readonly bootId: string;
+  /** POSIX seconds. */
+  readonly at: number;
+};
+
+/** receipts.json */
+export type Chain = {
+  /** Number of receipts signed so far. */
+  readonly counter: number;
+  /** Digest of the newest one. */
+  readonly head: string | null;
+  readonly told: Told | null;
+  /** Envelopes that the server has not acknowledged, oldest first. */
+  readonly queue: readonly string[];
+};
+
+export type Sent = {
+  readonly sent: number;
+  readonly queued: number;
+  /** Why the rest could not be sent. */
+  readonly problem: FleetError | null;
+};
+
+export const EMPTY_CHAIN: Chain = { counter: 0, head: null, told: null, queue: [] };
+
+/** More than anyone will have; at about 1.5 KiB each. */
+const MAX_QUEUE = 256;
+
+const CHAIN: Fields<Chain> = {
+  counter: integer(0),
+  head: nullable(digest),
+  told: nullable(
+    record<Told>({
+      phase: string,
+      code: nullable(string),
+      text: nullable(string),
+      manifest: nullable(MANIFEST_ID),
+      current: nullable(string),
+      profile: nullable(string),
+      bootId: string,
+      at: integer(0),
+    }),
+  ),
+  queue: list(string),
+};
+
+/** @throws FleetError E_AGENT_STATE_CORRUPT */
+export async function readChain(dir: string): Promise<Chain> {
+  const file = memoryFiles(dir).receipts;
+  return parseRecord(await requireState(file), file, CHAIN);
+}
+
+export async function writeChain(dir: string, chain: Chain): Promise<void> {
+  await writeDurable(memoryFiles(dir).receipts, formatRecord(chain), 0o600);
+}
+
+/** Signs and queues a receipt of `outcome`, durably, unless it is what was told last. */
+export async function tell(
+  memory: Memory,
+  chain: Chain,
+  outcome: Outcome,
+  context: { readonly bootId: string; readonly started: number; readonly finished: number },
+): Promise<Chain> {
+  const told: Told = {
+    phase: outcome.phase,
+    code: outcome.reason?.code ?? null,
+    text: outcome.reason?.text ?? null,
+    manifest: outcome.manifest,
+    current: outcome.systems.current,
+    profile: outcome.systems.profile,
+    bootId: context.bootId,
+    at: context.finished,
+  };
+  if (chain.told !== null && sameNews(chain.told, told)) return chain;
+  if (chain.queue.length >= MAX_QUEUE) return chain;
+  const { fleet, host } = memory.config;
+  const receipt: Receipt = {
+    fleet,
+    host,
+    counter: chain.counter + 1,
+    previous: chain.head,
+    manifest: outcome.manifest,
+    checkpoint: null,
+    phase: outcome.phase,
+    reason: outcome.reason,
+    ...outcome.systems,
+    exitCode: outcome.exitCode,
+    failedUnits: { added: [], removed: [] },
+    who: 'policy',
+    times: { started: context.started, finished: context.finished },
+  };
+  const signed = signReceipt(receipt, memory.hostKey);
+  const next: Chain = {
+    counter: receipt.counter,
+    head: signed.digest,
+    told,
+    queue: [...chain.queue, signed.envelope],
+  };
+  await writeChain(memory.dir, next);
+  return next;
+}
+
+/** Sends what is queued, oldest first, and stops at the first that is not taken. Throws nothing of the server's. */
+export async function sendQueued(
+  client: Client,
+  memory: Memory,
+  chain: Chain,
+): Promise<{ readonly chain: Chain; readonly report: Sent }> {
+  const path = `/v1/hosts/${memory.config.host}/reports`;
+  let sent = 0;
+  let problem: FleetError | null = null;
+  for (const envelope of chain.queue) {
+    try {
+      await sendOne(client, path, envelope);
+      sent++;
+    } catch (error) {
+      if (!isFleetError(error)) throw error;
+      problem = error;
+      break;
+    }
+  }
+  const left: Chain = { ...chain, queue: chain.queue.slice(sent) };
+  // Not after each one: what is sent again is a duplicate to the server, and harmless.
+  if (sent > 0) await writeChain(memory.dir, left);
+  return { chain: left, report: { sent, queued: left.queue.length, problem } };
+}
+
+async function sendOne(client: Client, path: string, envelope: string): Promise<void> {
+  const answer = await client.document(path, 4096, {
+    method: 'POST',
+    body: envelope,
+    contentType: RECEIPT_PAYLOAD_TYPE,
+    expect: [409, 422],
+  });
+  if (answer.status < 300) return;
+  const said = errorDocument(answer.body);
+  const words = said === null ? '' : `: ${said.message} [${said.error}]`;
+  throw new FleetError('E_RECEIPT_REFUSED', `the server refuses this host's receipts${words}`);
+}
+
+// The text may hold what changes from run to run; a host that fails alike tells it once.
+function sameNews(a: Told, b: Told): boolean {
+  return (
+    a.phase === b.phase &&
+    a.code === b.code &&
+    a.manifest?.sha256 === b.manifest?.sha256 &&
+    a.current === b.current &&
+    a.profile === b.profile
+  );
+}
