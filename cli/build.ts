@@ -73,16 +73,12 @@ function tell(globals: Globals, event: FleetBuildEvent): void {
         say(globals, `  | ${printable(event.event.line)}`);
       }
       break;
-    case 'ingesting':
-      // A line per tenth at most: a log of a build is read by people.
-      if (isTenth(event.progress.paths, event.progress.totalPaths)) {
-        const { paths, totalPaths, narBytes } = event.progress;
-        say(
-          globals,
-          `${event.host}: stored ${paths} of ${totalPaths} paths, ${mebibytes(narBytes)}`,
-        );
-      }
+    case 'ingesting': {
+      const { paths, totalPaths, narBytes } = event.progress;
+      if (!isDue()) break;
+      say(globals, `${event.host}: stored ${paths} of ${totalPaths} paths, ${mebibytes(narBytes)}`);
       break;
+    }
     case 'ready':
       say(
         globals,
@@ -102,9 +98,14 @@ function tell(globals: Globals, event: FleetBuildEvent): void {
   }
 }
 
-function isTenth(done: number, total: number): boolean {
-  const step = Math.ceil(total / 10);
-  return total >= 50 && done < total && done % step === 0;
+const PROGRESS_MS = 2000;
+let toldAt = performance.now();
+
+/** A line every two seconds at most: a log of a build is read by people. */
+function isDue(): boolean {
+  if (performance.now() - toldAt < PROGRESS_MS) return false;
+  toldAt = performance.now();
+  return true;
 }
 
 function mebibytes(bytes: number): string {
