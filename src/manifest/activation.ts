@@ -45,19 +45,23 @@ export const DEFAULT_ACTIVATION: Activation = Object.freeze({
   reboot: 'never',
   confirmSeconds: 120,
   onFailure: 'rollback',
-  windows: [],
+  windows: Object.freeze([]),
   deferral: null,
-  health: { units: [], commands: [], http: [] },
+  health: Object.freeze({
+    units: Object.freeze([]),
+    commands: Object.freeze([]),
+    http: Object.freeze([]),
+  }),
 });
 
+const CLOSED = { additionalProperties: false };
 const SettingsSchema = Exact({
   tags: Type.Optional(
     Type.Array(Type.String({ pattern: '^[a-z0-9][a-z0-9_.-]{0,62}$' }), { maxItems: 64 }),
   ),
   activation: Type.Optional(
-    Type.Partial(Exact({ ...FIELDS, health: Type.Partial(HealthSchema) }), {
-      additionalProperties: false,
-    }),
+    // Partial does not hand on what Exact says.
+    Type.Partial(Exact({ ...FIELDS, health: Type.Partial(HealthSchema, CLOSED) }), CLOSED),
   ),
 });
 

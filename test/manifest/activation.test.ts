@@ -1,0 +1,76 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import {
+  ActivationSchema,
+  DEFAULT_ACTIVATION,
+  parseHostSettings,
+} from '../../src/manifest/activation.ts';
+import { requireShape } from '../../src/manifest/shape.ts';
+import { refuses } from '../helpers/trust.ts';
+
+test('a host that says nothing gets the defaults', () => {
+  for (const settings of [null, undefined, {}, { tags: [], activation: {} }]) {
+    assert.deepEqual(parseHostSettings(settings), { tags: [], activation: DEFAULT_ACTIVATION });
+  }
+  assert.ok(requireShape(ActivationSchema, DEFAULT_ACTIVATION, 'E_HOST_SETTINGS', 'defaults'));
+});
+
+test('what a host says replaces the default, field by field', () => {
+  const { tags, activation } = parseHostSettings({
+    tags: ['web', 'eu', 'web'],
+    activation: { reboot: 'allowed', deferral: { maxHours: 8 }, health: { units: ['a.service'] } },
+  });
+  assert.deepEqual(tags, ['eu', 'web']);
+  assert.deepEqual(activation, {
+    ...DEFAULT_ACTIVATION,
+    reboot: 'allowed',
+    deferral: { maxHours: 8 },
+    health: { units: ['a.service'], commands: [], http: [] },
+  });
+});
+
+test('a misspelt setting is named by its path, with the word that was meant', () => {
+  for (const [settings, pattern] of [
+    [{ tag: [] }, /unknown field "tag"; did you mean "tags"/],
+    [{ activation: { onFailur: 'keep' } }, /"activation.onFailur"; did you mean "onFailure"/],
+    [{ activation: { health: { unit: [] } } }, /"activation.health.unit"; did you mean "units"/],
+    [
+      { activation: { deferral: { maxHour: 1 } } },
+      /"activation.deferral.maxHour"; did you mean "maxHours"/,
+    ],
+    [{ wildlyOther: 1 }, /unknown field "wildlyOther"$/],
+  ] as const) {
+    refuses('E_HOST_SETTINGS', () => parseHostSettings(settings), pattern);
+  }
+});
+
+test('a setting of a wrong form is named by its path', () => {
+  for (const [settings, pattern] of [
+    ['text', /settings: it must be object/],
+    [[], /must be object/],
+    [{ tags: 'web' }, /tags must be array/],
+    [{ tags: ['Web Server'] }, /tags\.0 /],
+    [{ activation: { mode: 'test' } }, /activation\.mode must be one of switch, boot/],
+    [{ activation: { confirmSeconds: 0 } }, /activation\.confirmSeconds must be >= 1/],
+    [{ activation: { confirmSeconds: 1.5 } }, /activation\.confirmSeconds must be integer/],
+    [{ activation: { windows: [''] } }, /activation\.windows\.0/],
+    [{ activation: { deferral: 4 } }, /activation\.deferral/],
+    [{ activation: { health: { commands: ['true'] } } }, /activation\.health\.commands\.0/],
+    [
+      { activation: { health: { http: [{ url: 'file:///x', status: 200 }] } } },
+      /activation\.health\.http\.0\.url/,
+    ],
+    [
+      { activation: { health: { http: [{ url: 'http://x' }] } } },
+      /activation\.health\.http\.0\.status is missing/,
+    ],
+  ] as const) {
+    refuses('E_HOST_SETTINGS', () => parseHostSettings(settings), pattern);
+  }
+});
+
+test('the defaults cannot be changed by whoever reads them', () => {
+  assert.throws(() => Object.assign(DEFAULT_ACTIVATION, { mode: 'boot' }), TypeError);
+  const { units } = parseHostSettings({}).activation.health;
+  assert.throws(() => Array.prototype.push.call(units, 'a.service'), TypeError);
+});
