@@ -36,9 +36,12 @@ function describe(schema: TSchema, problems: readonly Problem[]): string {
   const told = problems.filter(({ keyword }) => keyword !== 'boolean' && keyword !== 'anyOf');
   const depth = (problem: Problem): number => problem.instancePath.split('/').length;
   const deepest = Math.max(...told.map(depth));
+  const candidates = told.filter((problem) => depth(problem) === deepest);
+  // A misspelt field is also a missing one; the misspelling says more.
   const problem =
-    told.find((p) => depth(p) === deepest && !(p.keyword === 'type' && p.params.type === 'null')) ??
-    told[0];
+    candidates.find(({ keyword }) => keyword === 'additionalProperties') ??
+    candidates.find(({ keyword, params }) => !(keyword === 'type' && isNullType(params))) ??
+    candidates[0];
   if (problem === undefined) return 'is not of the expected form';
   const at = problem.instancePath.slice(1).split('/').join('.');
   if (problem.keyword === 'additionalProperties') {
@@ -51,6 +54,11 @@ function describe(schema: TSchema, problems: readonly Problem[]): string {
     return `${at} must be one of ${problem.params.allowedValues.join(', ')}`;
   }
   return `${at === '' ? 'it' : at} ${problem.message}`;
+}
+
+/** What the other half of a nullable field says. */
+function isNullType(params: object): boolean {
+  return 'type' in params && params.type === 'null';
 }
 
 function unknownField(at: string, name: string, schema: TSchema, problem: Problem): string {
