@@ -79,8 +79,19 @@ export type Transaction = {
   readonly why: Reason | null;
 };
 
+/** A manifest that did not activate: not tried again by itself. */
+export type Rejected = {
+  readonly manifest: ManifestId;
+  /** `failed`: it was left running, as the manifest says (`onFailure: keep`). */
+  readonly phase: 'rolled-back' | 'failed';
+  readonly reason: Reason;
+};
+
 /** journal.json */
-export type Journal = { readonly transaction: Transaction | null };
+export type Journal = {
+  readonly transaction: Transaction | null;
+  readonly rejected: Rejected | null;
+};
 
 /** offer.json: the last offer as it was received, for when the server says 304. */
 export type StoredOffer = { readonly etag: string; readonly root: number; readonly text: string };
@@ -118,6 +129,8 @@ export const MANIFEST_ID = record<ManifestId>({
   sha256: digest,
 });
 
+const REASON = record<Reason>({ code: string, text: string });
+
 const JOURNAL: Fields<Journal> = {
   transaction: nullable(
     record<Transaction>({
@@ -128,14 +141,21 @@ const JOURNAL: Fields<Journal> = {
       previous: nullable(parsedBy(parseStorePath)),
       previousProfile: nullable(parsedBy(parseStorePath)),
       bootId: string,
-      why: nullable(record<Reason>({ code: string, text: string })),
+      why: nullable(REASON),
+    }),
+  ),
+  rejected: nullable(
+    record<Rejected>({
+      manifest: MANIFEST_ID,
+      phase: oneOf(['rolled-back', 'failed']),
+      reason: REASON,
     }),
   ),
 };
 
 const OFFER: Fields<StoredOffer> = { etag: string, root: integer(1), text: string };
 
-export const NO_TRANSACTION: Journal = { transaction: null };
+export const EMPTY_JOURNAL: Journal = { transaction: null, rejected: null };
 
 /** The files of a state directory. */
 export function memoryFiles(dir: string) {
@@ -174,7 +194,7 @@ export async function readMemory(dir: string): Promise<Memory> {
     hostKey: secretKey(hostKey, files.hostKey),
     token,
     trust: parseRecord(await requireState(files.trust), files.trust, TRUST),
-    journal: parseRecord(await requireState(files.journal), files.journal, JOURNAL),
+    journal: await readJournal(dir),
   };
 }
 
@@ -193,8 +213,19 @@ export async function readTrust(dir: string): Promise<Trust | null> {
   return text === null ? null : parseRecord(text, file, TRUST);
 }
 
+/** The journal as it is now. @throws FleetError E_AGENT_STATE_CORRUPT */
+export async function readJournal(dir: string): Promise<Journal> {
+  const file = memoryFiles(dir).journal;
+  return parseRecord(await requireState(file), file, JOURNAL);
+}
+
 export async function writeJournal(dir: string, journal: Journal): Promise<void> {
   await writeDurable(memoryFiles(dir).journal, formatRecord(journal));
+}
+
+/** Records the step that is about to be done, or (null) that nothing is under way any more. */
+export async function journalStep(dir: string, transaction: Transaction | null): Promise<void> {
+  await writeJournal(dir, { ...(await readJournal(dir)), transaction });
 }
 
 /** Null when there is none, or when it is damaged: then the server is asked unconditionally. */

@@ -5,16 +5,10 @@
 // outcome after it drained is told as it then is.
 import { writeDurable } from '../durable.ts';
 import { FleetError, isFleetError } from '../errors.ts';
-import {
-  RECEIPT_PAYLOAD_TYPE,
-  type Reason,
-  type Receipt,
-  type ReportedPhase,
-  signReceipt,
-} from '../manifest/receipt.ts';
+import { RECEIPT_PAYLOAD_TYPE, type Receipt, signReceipt } from '../manifest/receipt.ts';
 import { type Client, errorDocument } from './client.ts';
 import { MANIFEST_ID, type ManifestId, type Memory, memoryFiles, requireState } from './memory.ts';
-import type { Systems } from './place.ts';
+import type { Outcome } from './outcome.ts';
 import {
   digest,
   type Fields,
@@ -26,16 +20,6 @@ import {
   record,
   string,
 } from './record.ts';
-
-/** How a run ended. */
-export type Outcome = {
-  readonly phase: ReportedPhase;
-  readonly reason: Reason | null;
-  readonly manifest: ManifestId | null;
-  readonly systems: Systems;
-  /** Of switch-to-configuration, where it ran. */
-  readonly exitCode: number | null;
-};
 
 /** The outcome that was told last, as far as a later run asks for it. */
 export type Told = {

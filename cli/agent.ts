@@ -1,0 +1,188 @@
+// fleet agent enroll|once|status: what runs on each host. Nothing of the server is loaded here.
+import { readFile } from 'node:fs/promises';
+import { join, resolve } from 'node:path';
+import type { Command } from 'commander';
+import type { OnceResult } from '../src/agent/once.ts';
+import type { AgentStatus } from '../src/agent/status.ts';
+import { errnoOf, FleetError } from '../src/errors.ts';
+import { formatTime } from '../src/manifest/time.ts';
+import { type Globals, globalsOf, print, printable, say, table, tellError } from './output.ts';
+
+type EnrollOptions = { host?: string; system?: string };
+type OnceOptions = { retry?: boolean };
+
+export function registerAgent(program: Command): void {
+  const agent = program
+    .command('agent')
+    .description('what runs on each host')
+    .option('--root <dir>', 'a chroot store with its own profile, instead of this machine');
+  agent
+    .command('enroll')
+    .argument('<file>', 'the one-time file that "fleet host enroll" wrote')
+    .description('make this machine a host of a fleet')
+    .option('--host <id>', 'what this machine is called; the file must agree')
+    .option('--system <system>', 'Nix system of this machine, such as x86_64-linux')
+    .action(async (file: string, options: EnrollOptions, command: Command) => {
+      const globals = globalsOf(command);
+      const { enroll } = await import('../src/agent/enroll.ts');
+      const { config, ...key } = await enroll({
+        dir: stateOf(command),
+        file: await readEnrolFile(file),
+        host: options.host ?? null,
+        system: options.system ?? null,
+        root: rootOf(command),
+        now: now(),
+      });
+      const { fleet, host, system, server, root } = config;
+      print(
+        globals,
+        { version: 1, fleet, host, system, server, root, ...key },
+        [
+          `This machine is ${host} of fleet ${fleet}.`,
+          `Compare its key with "fleet host show ${host}" on the server:`,
+          `  ${key.fingerprint}`,
+          'Next:  fleet agent once',
+        ].join('\n'),
+      );
+    });
+  agent
+    .command('once')
+    .description('ask, verify, fetch, switch, report; then end')
+    .option('--retry', 'try a manifest again that was rolled back')
+    .action(async (options: OnceOptions, command: Command) => {
+      const globals = globalsOf(command);
+      const dir = stateOf(command);
+      await requireRoot(dir, command);
+      const { runOnce } = await import('../src/agent/once.ts');
+      const result = await runOnce({
+        dir,
+        clock: now,
+        retry: options.retry === true,
+        say: (line) => say(globals, line),
+      });
+      printOnce(globals, result);
+    });
+  agent
+    .command('status')
+    .description('show what this host runs, trusts and has told')
+    .action(async (_options, command: Command) => {
+      const globals = globalsOf(command);
+      const dir = stateOf(command);
+      await requireRoot(dir, command);
+      const { agentStatus } = await import('../src/agent/status.ts');
+      const status = await agentStatus(dir);
+      print(globals, { version: 1, ...status }, statusText(status));
+    });
+}
+
+function printOnce(globals: Globals, { outcome, error, fetched, receipts }: OnceResult): void {
+  const { sent, queued, problem } = receipts;
+  print(
+    globals,
+    {
+      version: 1,
+      phase: outcome?.phase ?? null,
+      reason: outcome?.reason ?? null,
+      manifest: outcome?.manifest ?? null,
+      systems: outcome?.systems ?? null,
+      exitCode: outcome?.exitCode ?? null,
+      fetched,
+      receipts: { sent, queued },
+      error: error === null ? null : { code: error.code, message: error.message, hint: error.hint },
+    },
+    onceText({ outcome, error, fetched, receipts }),
+  );
+  if (queued > 0 && problem !== null && problem !== error) {
+    say(globals, `${queued} receipts wait to be sent: ${printable(problem.message)}`);
+  }
+  if (error === null) return;
+  // The document above is the one that --json promises.
+  process.exitCode = tellError(error, { json: false, verbose: globals.verbose });
+}
+
+function onceText({ outcome, error, fetched }: OnceResult): string {
+  if (outcome === null)
+    return error === null ? 'Nothing is published for this host yet.' : 'failed';
+  const { phase, reason, manifest, systems } = outcome;
+  return table([
+    ['phase', reason === null ? phase : `${phase}: ${printable(reason.text)}`],
+    ...(manifest === null
+      ? []
+      : [['manifest', `epoch ${manifest.epoch}, sequence ${manifest.sequence}`]]),
+    ['current', systems.current ?? '-'],
+    ...(fetched === null ? [] : [['fetched', `${fetched.paths} paths, ${fetched.bytes} bytes`]]),
+  ]);
+}
+
+function statusText(status: AgentStatus): string {
+  const { accepted, systems, last, underWay, rejected } = status;
+  return table([
+    ['host', `${status.host} (${status.system}) of fleet ${status.fleet}`],
+    ['server', status.server],
+    ['root', `version ${status.rootVersion}, expires ${formatTime(status.rootExpiresAt)}`],
+    ['host key', status.fingerprint],
+    [
+      'accepted',
+      accepted === null ? 'nothing yet' : `epoch ${accepted.epoch}, sequence ${accepted.sequence}`,
+    ],
+    ['current', systems.current ?? '-'],
+    ['booted', systems.booted ?? '-'],
+    ['profile', systems.profile ?? '-'],
+    ['phase', last === null ? 'never ran' : `${last.phase}, since ${formatTime(last.at)}`],
+    ...(last?.text == null ? [] : [['  why', printable(last.text)]]),
+    ...(underWay === null ? [] : [['under way', `${underWay.step} ${underWay.target}`]]),
+    ...(rejected === null
+      ? []
+      : [
+          [
+            'rejected',
+            `sequence ${rejected.manifest.sequence}: ${printable(rejected.reason.text)}`,
+          ],
+        ]),
+    ['receipts', status.queued === 0 ? 'all sent' : `${status.queued} wait to be sent`],
+  ]);
+}
+
+/** --state; else below --root, so that many agents live on one machine; else /var/lib/fleet-agent. */
+function stateOf(command: Command): string {
+  // Not $FLEET_STATE, which is the server's.
+  const given: unknown = command.optsWithGlobals()['state'];
+  if (typeof given === 'string') return resolve(given);
+  return join(rootOf(command) ?? '/', 'var/lib/fleet-agent');
+}
+
+function rootOf(command: Command): string | null {
+  const given: unknown = command.optsWithGlobals()['root'];
+  return typeof given === 'string' ? resolve(given) : null;
+}
+
+/** An agent's place is fixed when it is enrolled; --root may repeat it, not change it. */
+async function requireRoot(dir: string, command: Command): Promise<void> {
+  const given = rootOf(command);
+  if (given === null) return;
+  const { readMemory } = await import('../src/agent/memory.ts');
+  const { root } = (await readMemory(dir)).config;
+  if (root === given) return;
+  throw new FleetError(
+    'E_USAGE',
+    `the agent in ${dir} was enrolled for ${root ?? 'this machine'}`,
+    {
+      hint: `leave --root out, or name the --state of the agent of ${given}`,
+    },
+  );
+}
+
+async function readEnrolFile(file: string): Promise<string> {
+  try {
+    return await readFile(file, 'utf8');
+  } catch (cause) {
+    throw new FleetError('E_USAGE', `cannot read ${file}: ${errnoOf(cause) ?? 'unknown error'}`, {
+      hint: 'give the file that "fleet host enroll" wrote',
+      cause,
+    });
+  }
+}
+
+function now(): number {
+  return Math.floor(Date.now() / 1000);
+}

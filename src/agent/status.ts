@@ -1,0 +1,59 @@
+// An agent's state directory and its machine → what a person wants to know of it. Reads only, takes no
+// lock, asks no server; while an agent works it shows the step it is at.
+import { fingerprint, type PublicKey, publicKeyOfSecret } from '../manifest/keyfile.ts';
+import type { Floor } from '../manifest/verify.ts';
+import { trustedRoot } from './ask.ts';
+import { type Rejected, readMemory, type Transaction } from './memory.ts';
+import { placeAt, readSystems, type Systems } from './place.ts';
+import { readChain, type Told } from './receipts.ts';
+
+export type AgentStatus = {
+  readonly fleet: string;
+  readonly host: string;
+  readonly system: string;
+  readonly server: string;
+  readonly root: string | null;
+  readonly publicKey: PublicKey;
+  readonly fingerprint: string;
+  /** The trusted root. */
+  readonly rootVersion: number;
+  /** POSIX seconds. */
+  readonly rootExpiresAt: number;
+  /** The newest manifest that was accepted. */
+  readonly accepted: Floor | null;
+  readonly decommissioned: boolean;
+  readonly systems: Systems;
+  /** The outcome of the last run that had news. */
+  readonly last: Told | null;
+  readonly underWay: Transaction | null;
+  readonly rejected: Rejected | null;
+  /** Receipts that the server has not acknowledged. */
+  readonly queued: number;
+};
+
+/** @throws FleetError E_AGENT_NOT_ENROLLED, E_AGENT_STATE_CORRUPT, E_STATE_NEWER, E_STATE_ACCESS */
+export async function agentStatus(dir: string): Promise<AgentStatus> {
+  const memory = await readMemory(dir);
+  const chain = await readChain(dir);
+  const root = trustedRoot(memory);
+  const publicKey = publicKeyOfSecret(memory.hostKey);
+  const { fleet, host, system, server } = memory.config;
+  return {
+    fleet,
+    host,
+    system,
+    server,
+    root: memory.config.root,
+    publicKey,
+    fingerprint: fingerprint(publicKey),
+    rootVersion: root.version,
+    rootExpiresAt: root.expiresAt,
+    accepted: memory.trust.floor,
+    decommissioned: memory.trust.decommissioned,
+    systems: await readSystems(placeAt(memory.config.root)),
+    last: chain.told,
+    underWay: memory.journal.transaction,
+    rejected: memory.journal.rejected,
+    queued: chain.queue.length,
+  };
+}
