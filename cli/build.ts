@@ -13,6 +13,7 @@ const CHANGES = {
   new: 'first manifest',
   system: 'new system',
   settings: 'new settings',
+  closure: 'rebuilt',
   renewal: 'renewed',
   none: 'unchanged',
 } as const;

@@ -6,7 +6,7 @@ import { isDeepStrictEqual } from 'node:util';
 import { FleetError } from '../errors.ts';
 import { type Closure, formatClosure, type PathInfo, parseClosure } from '../nix/closure.ts';
 import type { StorePath } from '../nix/storepath.ts';
-import type { BlobRef, Blobs } from '../storage/blobs.ts';
+import { type BlobId, type BlobRef, type Blobs, blobIdOf } from '../storage/blobs.ts';
 import type { PublishedManifest, State } from '../storage/state.ts';
 import type { Activation } from './activation.ts';
 import { parseEnvelope, signEnvelope } from './dsse.ts';
@@ -38,6 +38,8 @@ export type Change =
   | 'system'
   /** The same system under other rules. */
   | 'settings'
+  /** The same system, of which some path has other bytes than those that were published. */
+  | 'closure'
   /** Nothing but the root it names, or its time, which runs out. */
   | 'renewal'
   | 'none';
@@ -53,9 +55,10 @@ export type Rules = {
 // A machine whose clock is a little behind the server's must not find a manifest "not yet valid".
 const CLOCK_SKEW_SECONDS = 300;
 
-/** Compares a built host with its newest manifest. */
+/** Compares a host with its newest manifest. `closure` is its closure file; null before it is built. */
 export function changeOf(
-  built: BuiltHost,
+  built: Omit<BuiltHost, 'closure'>,
+  closure: BlobId | null,
   current: PublishedManifest | null,
   { root, now, validSeconds }: Rules,
 ): Change {
@@ -68,6 +71,7 @@ export function changeOf(
     return 'system';
   }
   if (!isDeepStrictEqual(manifest.activation, built.activation)) return 'settings';
+  if (closure !== null && manifest.closure.sha256 !== closure) return 'closure';
   const fresh =
     manifest.fleet.rootVersion === root.version &&
     manifest.epoch === root.epoch &&
@@ -75,12 +79,17 @@ export function changeOf(
   return fresh ? 'none' : 'renewal';
 }
 
-/** Stores a host's closure file and returns it. Its paths must be in the cache already. */
+export type StoredClosure = { readonly blob: BlobRef; readonly closure: Closure };
+
+/**
+ * Stores a host's closure file, unless it is there, and returns it.
+ * @throws FleetError E_CLOSURE_LIMIT, E_CLOSURE_MISSING for what no agent would accept.
+ */
 export async function storeClosure(
   built: BuiltHost,
   blobs: Blobs,
   limits: Root['limits'],
-): Promise<{ blob: BlobRef; closure: Closure }> {
+): Promise<StoredClosure> {
   const bytes = formatClosure(built.closure);
   // What an agent would refuse is never published.
   const closure = parseClosure(bytes, built.toplevel);
@@ -94,7 +103,9 @@ export async function storeClosure(
       `the closure of ${built.host} exceeds the root's limits`,
     );
   }
-  return { blob: await blobs.put([bytes]), closure };
+  const id = blobIdOf(bytes);
+  const isThere = (await blobs.size(id)) === bytes.length;
+  return { blob: isThere ? { id, size: bytes.length } : await blobs.put([bytes]), closure };
 }
 
 /**
@@ -103,12 +114,11 @@ export async function storeClosure(
  */
 export function signManifest(
   built: BuiltHost,
-  stored: Awaited<ReturnType<typeof storeClosure>>,
+  { blob, closure }: StoredClosure,
   current: PublishedManifest | null,
   director: Uint8Array,
   { root, now, validSeconds }: Rules,
 ): PublishedManifest {
-  const { blob, closure } = stored;
   const narHash = closure.paths.get(built.toplevel)?.narHash;
   if (narHash === undefined) throw new FleetError('E_CLOSURE_MISSING', 'no line for the toplevel');
   const manifest: Deployment = {

@@ -196,7 +196,7 @@ async function compare(
     prepared.map(async (one): Promise<HostResult> => {
       if ('error' in one) return one;
       const current = await dir.state.currentManifest(one.host);
-      const change = changeOf(one.built, current, rules);
+      const change = changeOf(one.built, null, current, rules);
       return resultOf(one, change, current, null);
     }),
   );
@@ -226,12 +226,12 @@ async function publishPrepared(
     }
     try {
       const current = await dir.state.currentManifest(one.host);
-      const change = changeOf(one.built, current, rules);
+      const stored = await storeClosure(one.built, dir.blobs, dir.root.limits);
+      const change = changeOf(one.built, stored.blob.id, current, rules);
       if (change === 'none') {
         results.push(resultOf(one, change, current, null));
         continue;
       }
-      const stored = await storeClosure(one.built, dir.blobs, dir.root.limits);
       const manifest = signManifest(one.built, stored, current, director, rules);
       await keep(manifest);
       publication.push({ manifest, closure: stored.closure });

@@ -1,6 +1,7 @@
 // Content-addressed bytes: compressed NARs and closure files, named by the SHA-256 of what is stored.
 // One of the two doors behind which the server keeps things (the other is State); files today,
 // S3-compatible storage later. What is behind a name never changes.
+import { createHash } from 'node:crypto';
 import type { Readable } from 'node:stream';
 
 /** SHA-256 of a blob's bytes, 64 lowercase hex digits. */
@@ -9,6 +10,11 @@ export type BlobId = string & { readonly __brand: 'BlobId' };
 /** Returns `text` as a BlobId, or null when it is not 64 lowercase hex digits. */
 export function parseBlobId(text: string): BlobId | null {
   return /^[0-9a-f]{64}$/.test(text) ? (text as BlobId) : null;
+}
+
+/** The name that `bytes` have as a blob. */
+export function blobIdOf(bytes: Uint8Array): BlobId {
+  return createHash('sha256').update(bytes).digest('hex') as BlobId;
 }
 
 /** What a stored blob is: its name and its length in bytes. */

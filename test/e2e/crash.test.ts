@@ -1,0 +1,138 @@
+// kill -9 of `fleet build` at random moments of ingest and publication: what is served is always the
+// old publication or the new one, whole, for all hosts alike; the next run finishes. The number of
+// moments is FLEET_CRASH_MOMENTS (10 unless said; `npm run test:crash` does 100).
+import assert from 'node:assert/strict';
+import { readdir, readFile, truncate, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { test } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { fleetOk, serve, startFleet, temporaryDir } from '../helpers/cli.ts';
+import { writeFlake } from '../helpers/flakes.ts';
+import { type Access, enrolByHand, get, readWhole } from '../helpers/served.ts';
+
+const MOMENTS = Number(process.env['FLEET_CRASH_MOMENTS'] ?? 10);
+const HOSTS = ['alpha', 'beta'];
+
+test(`kill -9 of a build at ${MOMENTS} random moments`, async (t) => {
+  const dir = await temporaryDir(t);
+  const state = join(dir, 'state');
+  const flakeDir = join(dir, 'flake');
+  const change = (): Promise<string> =>
+    writeFlake(flakeDir, { hosts: new Map(HOSTS.map((host) => [host, 12])), fileBytes: 100_000 });
+
+  await fleetOk([
+    'init',
+    '--state',
+    state,
+    '--origin',
+    'crash.test',
+    '--url',
+    'http://127.0.0.1:1',
+  ]);
+  let flake = await change();
+  await fleetOk(['build', '--state', state, '--flake', flake]);
+  const { url } = await serve(t, state);
+  const access = new Map<string, Access>();
+  for (const host of HOSTS) {
+    const file = join(dir, `${host}.json`);
+    await fleetOk(['host', 'enroll', host, '--state', state, '-o', file]);
+    const { token } = await enrolByHand(await readFile(file, 'utf8'), url);
+    access.set(host, { url, token });
+  }
+  const served = () =>
+    Promise.all(HOSTS.map((host) => readWhole(access.get(host) as Access, host)));
+  const sequences = async () => (await served()).map((one) => one?.sequence);
+
+  // How long a whole run takes from its first word on, so that moments fall all over it.
+  flake = await change();
+  const measured = startFleet(['build', '--state', state, '--flake', flake]);
+  await heard(measured, /evaluating/);
+  const started = performance.now();
+  assert.equal((await measured.done).code, 0);
+  const duration = performance.now() - started;
+
+  let killed = 0;
+  let published = 2;
+  for (let moment = 0; moment < MOMENTS; moment++) {
+    flake = await change();
+    const before = await sequences();
+    assert.deepEqual(before, [published, published]);
+    const build = startFleet(['build', '--state', state, '--flake', flake]);
+    // Every third moment is close to the publication, which random times would seldom meet.
+    const late = moment % 3 === 2;
+    await heard(build, late ? /beta: \d+ new paths/ : /evaluating/);
+    const delay = Math.random() * (late ? 120 : duration);
+    await sleep(delay);
+    build.child.kill('SIGKILL');
+    const { code } = await build.done;
+    if (code === null) killed++;
+    const where = `moment ${moment}, ${Math.round(delay)} ms ${late ? 'after ingest' : 'in'}`;
+    const after = await sequences();
+    const isOld = after.every((sequence) => sequence === published);
+    const isNew = after.every((sequence) => sequence === published + 1);
+    assert.ok(isOld || isNew, `${where}: a mixture, ${before} → ${after}`);
+
+    await fleetOk(['build', '--state', state, '--flake', flake]);
+    published += 1;
+    assert.deepEqual(await sequences(), [published, published], where);
+    const roots = await readdir(join(state, 'gcroots'));
+    assert.deepEqual(
+      roots.filter((name) => name.startsWith('building-')),
+      [],
+      where,
+    );
+    const temporary = await readdir(join(state, 'blobs', 'tmp'));
+    assert.deepEqual(temporary, [], where);
+  }
+  t.diagnostic(
+    `${killed} of ${MOMENTS} builds were killed before their end (${Math.round(duration)} ms)`,
+  );
+  assert.ok(killed >= MOMENTS / 2, `only ${killed} builds were killed in time`);
+});
+
+test('an orphan or damaged blob keeps nothing from being healed', async (t) => {
+  const dir = await temporaryDir(t);
+  const state = join(dir, 'state');
+  const flake = await writeFlake(join(dir, 'flake'), {
+    hosts: new Map([['alpha', 5]]),
+    fileBytes: 10_000,
+  });
+  await fleetOk([
+    'init',
+    '--state',
+    state,
+    '--origin',
+    'crash.test',
+    '--url',
+    'http://127.0.0.1:1',
+  ]);
+  await fleetOk(['build', '--state', state, '--flake', flake]);
+  const { url } = await serve(t, state);
+  await fleetOk(['host', 'enroll', 'alpha', '--state', state, '-o', join(dir, 'a.json')]);
+  const { token } = await enrolByHand(await readFile(join(dir, 'a.json'), 'utf8'), url);
+  const access = { url, token };
+  const whole = await readWhole(access, 'alpha');
+  assert.equal(whole?.paths, 6);
+
+  const blobs = (await readdir(join(state, 'blobs'), { recursive: true, withFileTypes: true }))
+    .filter((entry) => entry.isFile())
+    .map((entry) => join(entry.parentPath, entry.name));
+  assert.equal(blobs.length, 7);
+  for (const [index, blob] of blobs.entries()) {
+    if (index % 2 === 0) await truncate(blob, 10);
+    else await writeFile(blob, '');
+  }
+  // Until then a client is told that it is missing, and not given half of it.
+  const list = await get(access, `/${/store\/(.{32})/.exec(whole?.toplevel ?? '')?.[1]}.narinfo`);
+  assert.equal(list.status, 404);
+  await fleetOk(['build', '--state', state, '--flake', flake]);
+  assert.deepEqual(await readWhole(access, 'alpha'), whole);
+});
+
+async function heard(build: ReturnType<typeof startFleet>, what: RegExp): Promise<void> {
+  let over = false;
+  void build.done.then(() => {
+    over = true;
+  });
+  while (!what.test(build.stderr()) && !over) await sleep(1);
+}
