@@ -1,0 +1,460 @@
+// The server over real sockets: who may ask for what, what the cache answers, and hostile requests.
+import assert from 'node:assert/strict';
+import { connect } from 'node:net';
+import { test } from 'node:test';
+import { generateSecretKey } from '../../src/ed25519.ts';
+import { signEnrolRequest } from '../../src/manifest/enrolment.ts';
+import { publicKeyOfSecret } from '../../src/manifest/keyfile.ts';
+import { parseOffer } from '../../src/manifest/offer.ts';
+import { type Receipt, signReceipt } from '../../src/manifest/receipt.ts';
+import { verifyManifest } from '../../src/manifest/verify.ts';
+import { parseNarInfo } from '../../src/nix/narinfo.ts';
+import { hashPartOf } from '../../src/nix/storepath.ts';
+import { buildApp } from '../../src/server/app.ts';
+import type { StateDir } from '../../src/server/statedir.ts';
+import { generateEnrolSecret, generateToken, hashToken } from '../../src/server/tokens.ts';
+import { temporaryDir } from '../helpers/cli.ts';
+import { makeState, publishHost } from '../helpers/state.ts';
+
+type Context = Parameters<typeof temporaryDir>[0];
+
+const NOW = 1_800_000_000;
+
+type World = {
+  url: string;
+  port: number;
+  dir: StateDir;
+  read: string;
+  host: string;
+  clock: { now: number };
+};
+
+async function world(t: Context, options: { public?: boolean } = {}): Promise<World> {
+  const clock = { now: NOW };
+  const made = await makeState(await temporaryDir(t), NOW);
+  const dir = { ...made, config: { ...made.config, public: options.public ?? false } };
+  const app = buildApp(dir, { logger: false, now: () => clock.now });
+  await app.listen({ host: '127.0.0.1', port: 0 });
+  t.after(async () => {
+    await app.close();
+    await made[Symbol.asyncDispose]();
+  });
+  const { port } = app.server.address() as { port: number };
+  const read = generateToken();
+  const host = generateToken();
+  await dir.state.invite({ secretHash: hashToken('other'), host: 'lantern', expiresAt: NOW + 1 });
+  const base = { createdAt: NOW, expiresAt: null };
+  await dir.state.addCredential({
+    ...base,
+    tokenHash: hashToken(read),
+    name: 'r',
+    scope: 'read',
+    host: null,
+  });
+  await dir.state.addCredential({
+    ...base,
+    tokenHash: hashToken(host),
+    name: 'host:lantern',
+    scope: 'host',
+    host: 'lantern',
+  });
+  return { url: `http://127.0.0.1:${port}`, port, dir, read, host, clock };
+}
+
+const bearer = (token: string): Record<string, string> => ({ authorization: `Bearer ${token}` });
+
+async function refused(response: Response, status: number, code: string): Promise<void> {
+  const body = (await response.json()) as { error: string; message: string; hint: string };
+  assert.equal(response.status, status, JSON.stringify(body));
+  assert.equal(body.error, code);
+  assert.ok(body.message.length > 0 && body.hint.length > 0);
+  assert.equal(response.headers.get('cache-control'), 'no-store');
+}
+
+test('everything but health and nix-cache-info wants a token', async (t) => {
+  const { url, dir } = await world(t);
+  const { toplevel } = await publishHost(dir, 'lantern', 'one', NOW);
+  for (const path of ['/healthz', '/readyz', '/nix-cache-info']) {
+    assert.equal((await fetch(url + path)).status, 200, path);
+  }
+  const row = await dir.state.cachedPath(hashPartOf(toplevel));
+  const manifest = await dir.state.currentManifest('lantern');
+  for (const path of [
+    `/${hashPartOf(toplevel)}.narinfo`,
+    `/nar/${row?.blob}.nar.zst`,
+    '/v1/root/1.json',
+    `/v1/closures/${manifest?.closure}`,
+    '/v1/hosts/lantern/offer',
+  ]) {
+    await refused(await fetch(url + path), 401, 'E_UNAUTHORIZED');
+    await refused(await fetch(url + path, { headers: bearer('fleet_x') }), 401, 'E_UNAUTHORIZED');
+  }
+});
+
+test('a read token opens the cache by Bearer and by Basic, and no host’s routes', async (t) => {
+  const { url, dir, read } = await world(t);
+  const { toplevel } = await publishHost(dir, 'lantern', 'one', NOW);
+  const narinfo = `${url}/${hashPartOf(toplevel)}.narinfo`;
+  const basic = `Basic ${Buffer.from(`anyone:${read}`).toString('base64')}`;
+  assert.equal((await fetch(narinfo, { headers: bearer(read) })).status, 200);
+  assert.equal((await fetch(narinfo, { headers: { authorization: basic } })).status, 200);
+  const offer = await fetch(`${url}/v1/hosts/lantern/offer`, { headers: bearer(read) });
+  await refused(offer, 403, 'E_FORBIDDEN');
+});
+
+test('a host’s token opens its own routes and no other host’s', async (t) => {
+  const { url, dir, host } = await world(t);
+  await publishHost(dir, 'lantern', 'one', NOW);
+  await publishHost(dir, 'gateway', 'one', NOW);
+  const own = await fetch(`${url}/v1/hosts/lantern/offer`, { headers: bearer(host) });
+  assert.equal(own.status, 200);
+  const other = await fetch(`${url}/v1/hosts/gateway/offer`, { headers: bearer(host) });
+  await refused(other, 403, 'E_FORBIDDEN');
+  const report = await fetch(`${url}/v1/hosts/gateway/reports`, {
+    method: 'POST',
+    headers: bearer(host),
+    body: '{}',
+  });
+  await refused(report, 403, 'E_FORBIDDEN');
+});
+
+test('a token that has expired or was revoked opens nothing', async (t) => {
+  const { url, dir, read, clock } = await world(t);
+  const soon = generateToken();
+  await dir.state.addCredential({
+    tokenHash: hashToken(soon),
+    name: 'soon',
+    scope: 'read',
+    host: null,
+    createdAt: NOW,
+    expiresAt: NOW + 10,
+  });
+  const status = async (token: string): Promise<number> =>
+    (await fetch(`${url}/v1/root/1.json`, { headers: bearer(token) })).status;
+  assert.equal(await status(soon), 200);
+  clock.now = NOW + 10;
+  assert.equal(await status(soon), 401);
+  assert.equal(await status(read), 200);
+  assert.equal(await dir.state.revokeCredentials('r'), 1);
+  assert.equal(await status(read), 401);
+});
+
+test('public opens the read side, and no host’s routes', async (t) => {
+  const { url, dir } = await world(t, { public: true });
+  const { toplevel } = await publishHost(dir, 'lantern', 'one', NOW);
+  assert.equal((await fetch(`${url}/${hashPartOf(toplevel)}.narinfo`)).status, 200);
+  await refused(await fetch(`${url}/v1/hosts/lantern/offer`), 401, 'E_UNAUTHORIZED');
+});
+
+test('a narinfo says what the index says, and HEAD the same without a body', async (t) => {
+  const { url, dir, read } = await world(t);
+  const { toplevel, closure } = await publishHost(dir, 'lantern', 'one', NOW);
+  const hashPart = hashPartOf(toplevel);
+  const response = await fetch(`${url}/${hashPart}.narinfo`, { headers: bearer(read) });
+  assert.equal(response.headers.get('content-type'), 'text/x-nix-narinfo');
+  const narinfo = parseNarInfo(await response.text(), { hashPart });
+  const info = closure.find(({ path }) => path === toplevel);
+  assert.equal(narinfo.narHash, info?.narHash);
+  assert.deepEqual(narinfo.references, info?.references);
+  assert.equal(narinfo.sigs.length, 1);
+  const head = await fetch(`${url}/${hashPart}.narinfo`, { method: 'HEAD', headers: bearer(read) });
+  assert.equal(head.status, 200);
+  assert.equal(await head.text(), '');
+  assert.equal(head.headers.get('content-length'), response.headers.get('content-length'));
+});
+
+test('what is not there is 404: an unknown path, and a row whose bytes are gone or cut', async (t) => {
+  const { url, dir, read } = await world(t);
+  const { toplevel } = await publishHost(dir, 'lantern', 'one', NOW);
+  const row = await dir.state.cachedPath(hashPartOf(toplevel));
+  assert.ok(row !== null);
+  const get = (path: string) => fetch(url + path, { headers: bearer(read) });
+  assert.equal((await get(`/${'0'.repeat(32)}.narinfo`)).status, 404);
+  assert.equal((await get(`/nar/${'0'.repeat(64)}.nar.zst`)).status, 404);
+  await dir.blobs.delete(row.blob);
+  assert.equal((await get(`/${hashPartOf(toplevel)}.narinfo`)).status, 404);
+  assert.equal((await get(`/nar/${row.blob}.nar.zst`)).status, 404);
+});
+
+test('a NAR comes whole, by range, and not again when the client has it', async (t) => {
+  const { url, dir, read } = await world(t);
+  const { toplevel } = await publishHost(dir, 'lantern', 'x'.repeat(100_000), NOW);
+  const row = await dir.state.cachedPath(hashPartOf(toplevel));
+  const nar = `${url}/nar/${row?.blob}.nar.zst`;
+  const get = (headers: Record<string, string> = {}, method = 'GET') =>
+    fetch(nar, { method, headers: { ...bearer(read), ...headers } });
+  const whole = Buffer.from(await (await get()).arrayBuffer());
+  assert.equal(whole.length, row?.blobSize);
+  const size = whole.length;
+
+  const cases: [string, number, number][] = [
+    ['bytes=0-0', 0, 1],
+    ['bytes=5-9', 5, 10],
+    ['bytes=5-', 5, size],
+    ['bytes=-7', size - 7, size],
+    [`bytes=0-${size * 2}`, 0, size],
+    [`bytes=-${size * 2}`, 0, size],
+  ];
+  for (const [range, start, end] of cases) {
+    const response = await get({ range });
+    assert.equal(response.status, 206, range);
+    assert.equal(response.headers.get('content-range'), `bytes ${start}-${end - 1}/${size}`, range);
+    const body = Buffer.from(await response.arrayBuffer());
+    assert.ok(body.equals(whole.subarray(start, end)), range);
+  }
+  for (const range of [`bytes=${size}-`, 'bytes=99999999999-', 'bytes=-0']) {
+    const response = await get({ range });
+    assert.equal(response.status, 416, range);
+    assert.equal(response.headers.get('content-range'), `bytes */${size}`);
+  }
+  // Several, inverted, malformed, other units: the whole, as RFC 9110 allows.
+  for (const range of ['bytes=0-1,4-5', 'bytes=9-5', 'bytes=-', 'bytes=a-b', 'lines=1-2']) {
+    const response = await get({ range });
+    assert.equal(response.status, 200, range);
+    assert.equal((await response.arrayBuffer()).byteLength, size, range);
+  }
+  const etag = (await get({}, 'HEAD')).headers.get('etag') ?? '';
+  assert.equal((await get({ 'if-none-match': etag })).status, 304);
+  assert.equal((await get({ range: 'bytes=0-0', 'if-range': etag })).status, 206);
+  assert.equal((await get({ range: 'bytes=0-0', 'if-range': '"other"' })).status, 200);
+  const head = await get({}, 'HEAD');
+  assert.equal(head.headers.get('content-length'), String(size));
+  assert.match(head.headers.get('cache-control') ?? '', /immutable/);
+  assert.equal(head.headers.get('content-encoding'), null);
+  assert.equal(head.headers.get('accept-ranges'), 'bytes');
+});
+
+test('hostile paths are 4xx and never a file', async (t) => {
+  const { port, read } = await world(t);
+  const raw = (path: string): Promise<string> =>
+    new Promise((settle, reject) => {
+      const socket = connect(port, '127.0.0.1', () => {
+        socket.write(
+          `GET ${path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer ${read}\r\nConnection: close\r\n\r\n`,
+        );
+      });
+      let text = '';
+      socket.on('data', (chunk) => {
+        text += chunk;
+      });
+      socket.on('end', () => settle(text));
+      socket.on('error', reject);
+    });
+  const hash = '0'.repeat(32);
+  for (const path of [
+    '/%2e%2e%2f%2e%2e%2fetc%2fpasswd.ls',
+    '/../../etc/passwd',
+    '/log/..%2f..%2fetc%2fpasswd',
+    '/nar/..%2f..%2ffleet.json',
+    '/nar/../fleet.json',
+    '/nar/%00.nar.zst',
+    '/%ff%fe.narinfo',
+    `/${hash.slice(1)}.narinfo`,
+    `/${hash}0.narinfo`,
+    ...['e', 'o', 't', 'u', 'A'].map((letter) => `/${letter}${hash.slice(1)}.narinfo`),
+    `/nar/${'A'.repeat(64)}.nar.zst`,
+    `/nar/${'0'.repeat(64)}.nar.xz`,
+    `/v1/closures/${'0'.repeat(63)}`,
+    '/v1/closures/..%2f..%2ffleet.json',
+    '/v1/root/0.json',
+    '/v1/root/01.json',
+    '/v1/root/2.json',
+    '/v1/root/99999999.json',
+    '/v1/hosts/..%2f/offer',
+    `/${'a'.repeat(5000)}`,
+    '/%',
+  ]) {
+    const answer = await raw(path);
+    const status = Number(/^HTTP\/1\.1 (\d{3})/.exec(answer)?.[1]);
+    assert.ok(status >= 400 && status < 500, `${path}: ${answer.slice(0, 80)}`);
+    assert.doesNotMatch(answer, /root:|PRIVATE KEY|zstdLevel/);
+  }
+});
+
+test('hostile headers and bodies are refused', async (t) => {
+  const { url, host, read } = await world(t);
+  const big = 'x'.repeat(100_000);
+  const post = (body: string, headers: Record<string, string> = {}) =>
+    fetch(`${url}/v1/hosts/lantern/reports`, {
+      method: 'POST',
+      headers: { ...bearer(host), ...headers },
+      body,
+    });
+  assert.equal((await post(big)).status, 413);
+  // This host has a token and no key yet: nothing it says can be checked.
+  await refused(await post('{}'), 409, 'E_NOT_ENROLLED');
+  const headers = await fetch(`${url}/nix-cache-info`, { headers: { 'x-long': big } }).catch(
+    () => null,
+  );
+  assert.ok(headers === null || headers.status === 431);
+  const put = await fetch(`${url}/${'0'.repeat(32)}.narinfo`, {
+    method: 'PUT',
+    headers: bearer(read),
+    body: 'x',
+  });
+  assert.equal(put.status, 404);
+});
+
+test('an offer is what the host may verify; a second request costs a 304', async (t) => {
+  const { url, dir, host } = await world(t);
+  const get = (headers: Record<string, string> = {}, query = '') =>
+    fetch(`${url}/v1/hosts/lantern/offer${query}`, { headers: { ...bearer(host), ...headers } });
+  await refused(await get(), 404, 'E_NO_MANIFEST');
+  const { toplevel } = await publishHost(dir, 'lantern', 'one', NOW);
+  const first = await get();
+  const offer = parseOffer(await first.text());
+  const closure = await fetch(`${url}/v1/closures/${offer.closure?.sha256}`, {
+    headers: bearer(host),
+  });
+  const { manifest } = verifyManifest({
+    envelope: offer.manifest,
+    root: dir.root,
+    now: NOW,
+    expect: { host: 'lantern', system: 'x86_64-linux', floor: null },
+    closure: new Uint8Array(await closure.arrayBuffer()),
+  });
+  assert.equal(manifest.intent === 'deploy' && manifest.toplevel, toplevel);
+  const etag = first.headers.get('etag') ?? '';
+  assert.equal((await get({ 'if-none-match': etag })).status, 304);
+  await publishHost(dir, 'lantern', 'two', NOW);
+  const changed = await get({ 'if-none-match': etag });
+  assert.equal(changed.status, 200);
+  assert.notEqual(changed.headers.get('etag'), etag);
+  for (const query of ['?root=0', '?root=x', '?root=1&root=2', '?root=-1']) {
+    assert.equal((await get({}, query)).status, 400, query);
+  }
+});
+
+test('a closure file that no manifest names is not served', async (t) => {
+  const { url, dir, read } = await world(t);
+  const { id } = await dir.blobs.put([Buffer.from('1;/nix/store/…')]);
+  await refused(
+    await fetch(`${url}/v1/closures/${id}`, { headers: bearer(read) }),
+    404,
+    'E_NOT_FOUND',
+  );
+});
+
+test('enrolment: once, by the key that asked first, until it expires', async (t) => {
+  const { url, dir, clock } = await world(t);
+  const secret = generateEnrolSecret();
+  const invite = (host: string, of: string, expiresAt = NOW + 60) =>
+    dir.state.invite({ secretHash: hashToken(of), host, expiresAt });
+  await invite('lantern', secret);
+  const key = generateSecretKey();
+  const request = (
+    over: { fleet?: string; host?: string; secret?: string; key?: Uint8Array } = {},
+  ) =>
+    signEnrolRequest(
+      {
+        fleet: over.fleet ?? 'state.test',
+        host: over.host ?? 'lantern',
+        secret: over.secret ?? secret,
+      },
+      over.key ?? key,
+    );
+  const post = (body: string, token = secret) =>
+    fetch(`${url}/v1/enroll`, { method: 'POST', headers: bearer(token), body });
+
+  await refused(await post(request(), generateEnrolSecret()), 401, 'E_ENROL_REFUSED');
+  await refused(await post(request({ fleet: 'other.test' })), 422, 'E_FLEET_MISMATCH');
+  await refused(await post(request({ host: 'gateway' })), 422, 'E_HOST_MISMATCH');
+  await refused(await post(request({ secret: generateEnrolSecret() })), 422, 'E_ENROL_FORM');
+  await refused(await post('{"payloadType":"x"}'), 422, 'E_ENVELOPE');
+  await refused(await post('not json'), 422, 'E_ENVELOPE');
+  await refused(await post(request().replace(/"sig":"..../, '"sig":"AAAA')), 422, 'E_SIGNATURE');
+
+  const answer = await post(request());
+  assert.equal(answer.status, 200);
+  const { token } = (await answer.json()) as { token: string };
+  assert.equal((await dir.state.host('lantern'))?.publicKey, publicKeyOfSecret(key));
+  // A host that lost the answer asks again with the same key.
+  const again = await post(request());
+  assert.equal(again.status, 200);
+  assert.notEqual(((await again.json()) as { token: string }).token, token);
+  await refused(await post(request({ key: generateSecretKey() })), 401, 'E_ENROL_REFUSED');
+  clock.now = NOW + 60;
+  const late = generateEnrolSecret();
+  await invite('gateway', late);
+  await refused(
+    await post(request({ host: 'gateway', secret: late }), late),
+    401,
+    'E_ENROL_REFUSED',
+  );
+});
+
+test('reports: signed by the host’s key, chained, stored once', async (t) => {
+  const { url, dir } = await world(t);
+  const secret = generateEnrolSecret();
+  await dir.state.invite({ secretHash: hashToken(secret), host: 'lantern', expiresAt: NOW + 60 });
+  const key = generateSecretKey();
+  const enrolled = await fetch(`${url}/v1/enroll`, {
+    method: 'POST',
+    headers: bearer(secret),
+    body: signEnrolRequest({ fleet: 'state.test', host: 'lantern', secret }, key),
+  });
+  const { token } = (await enrolled.json()) as { token: string };
+  const receipt = (
+    counter: number,
+    previous: string | null,
+    over: Partial<Receipt> = {},
+  ): Receipt => ({
+    fleet: 'state.test',
+    host: 'lantern',
+    counter,
+    previous,
+    manifest: null,
+    checkpoint: null,
+    phase: 'failed',
+    reason: { code: 'E_TEST', text: `receipt ${counter}` },
+    booted: null,
+    current: null,
+    profile: null,
+    exitCode: null,
+    failedUnits: { added: [], removed: [] },
+    who: 'policy',
+    times: { started: NOW, finished: NOW },
+    ...over,
+  });
+  const post = (body: string) =>
+    fetch(`${url}/v1/hosts/lantern/reports`, { method: 'POST', headers: bearer(token), body });
+
+  const first = signReceipt(receipt(1, null), key);
+  const stored = await post(first.envelope);
+  assert.equal(stored.status, 200, await stored.clone().text());
+  assert.deepEqual(await stored.json(), { stored: true });
+  assert.deepEqual(await (await post(first.envelope)).json(), { stored: false });
+  const fork = signReceipt(receipt(1, null, { exitCode: 3 }), key);
+  await refused(await post(fork.envelope), 409, 'E_RECEIPT_CHAIN');
+  const gap = signReceipt(receipt(3, first.digest), key);
+  await refused(await post(gap.envelope), 409, 'E_RECEIPT_CHAIN');
+  const foreign = signReceipt(receipt(2, first.digest), generateSecretKey());
+  await refused(await post(foreign.envelope), 422, 'E_SIGNATURE_UNKNOWN_KEY');
+  const other = signReceipt(receipt(2, first.digest, { host: 'gateway' }), key);
+  await refused(await post(other.envelope), 422, 'E_HOST_MISMATCH');
+  const second = signReceipt(receipt(2, first.digest), key);
+  assert.deepEqual(await (await post(second.envelope)).json(), { stored: true });
+  assert.equal((await dir.state.lastReport('lantern'))?.counter, 2);
+});
+
+test('a request log holds no token', async (t) => {
+  const lines: string[] = [];
+  const made = await makeState(await temporaryDir(t), NOW);
+  const app = buildApp(made, {
+    logger: { level: 'info', stream: { write: (line: string) => void lines.push(line) } },
+    now: () => NOW,
+  });
+  await app.listen({ host: '127.0.0.1', port: 0 });
+  const { port } = app.server.address() as { port: number };
+  const token = generateToken();
+  await fetch(`http://127.0.0.1:${port}/v1/root/1.json`, { headers: bearer(token) });
+  await fetch(`http://127.0.0.1:${port}/v1/enroll`, {
+    method: 'POST',
+    headers: bearer(token),
+    body: '{}',
+  });
+  await app.close();
+  await made[Symbol.asyncDispose]();
+  assert.ok(lines.length >= 2);
+  assert.ok(!lines.join('').includes(token));
+});
