@@ -111,29 +111,29 @@ export class NarParser {
 
   /** To be called after the last chunk: E_NAR_TRUNCATED unless the NAR is complete. */
   finish(): void {
-    if (this.#want !== 'nothing') {
-      throw new FleetError('E_NAR_TRUNCATED', `the NAR ends early, where ${this.#want} should be`);
-    }
+    if (this.#want === 'nothing') return;
+    const missing = this.#want === 'size' && this.#stage !== 'length' ? 'contents' : this.#want;
+    throw new FleetError('E_NAR_TRUNCATED', `the NAR ends early, where ${missing} should be`);
   }
 
   /** Takes `#need` bytes at `start`, which are a length, a token with its padding, or a padding. */
   #piece(bytes: Buffer, start: number, events: NarEvent[]): void {
-    const end = start + this.#need;
     if (this.#stage === 'length') {
       this.#takeLength(bytes.readUInt32LE(start), bytes.readUInt32LE(start + 4), events);
       return;
     }
-    const zeros = this.#stage === 'token' ? start + this.#length : start;
+    const isToken = this.#stage === 'token';
+    const zeros = isToken ? start + this.#length : start;
+    const end = start + this.#need;
     for (let i = zeros; i < end; i++) if (bytes[i] !== 0) throw badNar('padding that is not zero');
-    const padded = this.#stage;
     this.#enterLength();
-    if (padded === 'token') {
-      this.#want = this.#next(bytes.toString('latin1', start, zeros), events);
-    } else this.#want = 'end of node';
+    this.#want = isToken
+      ? this.#next(bytes.toString('latin1', start, zeros), events)
+      : 'end of node';
   }
 
   #takeLength(low: number, high: number, events: NarEvent[]): void {
-    // Compared by halves: a 64-bit length above 2^53 has no exact number.
+    // Beyond 2^53 the sum is not exact, but beyond 2^53 it stays, where all are refused.
     const length = high * 2 ** 32 + low;
     if (this.#want === 'size') {
       if (!Number.isSafeInteger(length)) throw badNar('a file of 2^53 bytes or more');

@@ -112,7 +112,7 @@ function splitNamed(text: string, length: number): [string, Uint8Array] | undefi
   const bytes = Buffer.from(base64, 'base64');
   // Node's decoder skips what it does not know; only the one canonical text survives this.
   if (bytes.length !== length || bytes.toString('base64') !== base64) return undefined;
-  return [name, bytes];
+  return [name, Uint8Array.from(bytes)];
 }
 
 function badKey(kind: 'public' | 'secret'): FleetError {
