@@ -2,7 +2,7 @@
 // host trusts from now on; its own key is made here and never leaves. agent.json is written last: until
 // then the host is not enrolled, and the same command goes on where it broke off, with the same key.
 // Refuses a directory that is enrolled, or that has been; the file of another host; an expired one.
-import { resolve } from 'node:path';
+import { dirname, resolve } from 'node:path';
 import { createDurable, makeDirectoryDurable, writeDurable } from '../durable.ts';
 import { generateSecretKey } from '../ed25519.ts';
 import { FleetError } from '../errors.ts';
@@ -67,6 +67,8 @@ export async function enroll(options: EnrollOptions): Promise<Enrolled> {
   const file = parseEnrolFile(options.file);
   const root = rootOfEnrolFile(file, now);
   const config = configOf(file, options);
+  // Only the last one is private: the agent's state may lie in a chroot store's own tree.
+  await makeDirectoryDurable(dirname(dir));
   await makeDirectoryDurable(dir, 0o700);
   const files = memoryFiles(dir);
   await using lock = await tryLock(files.lock);

@@ -46,7 +46,7 @@ echo "$code" >"$status.tmp" && mv "$status.tmp" "$status"
 // /nix last: the programs named here may themselves lie in the machine's /nix.
 const NAMESPACE = `
 mount=$1; root=$2; shift 2
-"$mount" --bind "$root/run" /run && "$mount" --bind "$root/nix" /nix || exit 125
+"$mount" -n --bind "$root/run" /run && "$mount" -n --bind "$root/nix" /nix || exit 125
 exec "$@"
 `;
 
@@ -93,7 +93,7 @@ export async function runSwitch(run: SwitchRun): Promise<SwitchResult> {
  */
 export async function probeNamespace(place: Place): Promise<void> {
   if (place.root === null) return;
-  await mkdir(place.run, { recursive: true });
+  for (const dir of ['run', 'nix']) await mkdir(join(place.root, dir), { recursive: true });
   const [program = '', ...args] = await namespaceOf(place.root, ['/bin/sh', '-c', 'exit 0']);
   // The chroot store need not hold a /bin/sh in /nix: exec of it only fails where /bin is linked there.
   const run = spawnSync(program, args, { encoding: 'utf8', stdio: ['ignore', 'ignore', 'pipe'] });
