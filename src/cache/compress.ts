@@ -13,7 +13,11 @@ import {
 const compressWhole = promisify<Uint8Array, ZstdOptions, Buffer>(zstdCompress);
 
 /** NARs up to this many bytes are held in memory whole. */
-export const SMALL_NAR = 1024 * 1024;
+export const SMALL_NAR = 4 * 1024 * 1024;
+
+// Buffers for whole NARs are used again: fresh ones by the hundred drive the garbage collector.
+// There are never more than NARs were compressed at one time.
+const spares: Buffer[] = [];
 
 const CHUNK_BYTES = 256 * 1024;
 
@@ -35,7 +39,13 @@ export async function* compressed(
     },
   };
   if (size <= SMALL_NAR) {
-    yield await compressWhole(await gather(chunks, size), options);
+    const buffer = spares.pop() ?? Buffer.allocUnsafeSlow(SMALL_NAR);
+    const whole = buffer.subarray(0, await gather(chunks, buffer));
+    // Room for the worst case (ZSTD_COMPRESSBOUND): else every 16 KiB are a round trip to the pool.
+    const room = size + Math.ceil(size / 256) + 1024;
+    const frame = await compressWhole(whole, { ...options, chunkSize: room });
+    spares.push(buffer);
+    yield frame;
     return;
   }
   const encoder = createZstdCompress({ ...options, pledgedSrcSize: size, chunkSize: CHUNK_BYTES });
@@ -48,14 +58,14 @@ export async function* compressed(
   }
 }
 
-async function gather(chunks: AsyncIterable<Uint8Array>, size: number): Promise<Buffer> {
-  const whole = Buffer.allocUnsafe(size);
+/** Fills `buffer` from its start; returns the number of bytes. */
+async function gather(chunks: AsyncIterable<Uint8Array>, buffer: Buffer): Promise<number> {
   let at = 0;
   for await (const chunk of chunks) {
-    whole.set(chunk, at);
+    buffer.set(chunk, at);
     at += chunk.length;
   }
-  return whole.subarray(0, at);
+  return at;
 }
 
 /** Writes `chunks` from two buffers in turn, so that reading the next overlaps compressing the last. */

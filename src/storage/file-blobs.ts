@@ -136,13 +136,20 @@ async function writeHashed(
     for await (const chunk of chunks) {
       hash.update(chunk);
       size += chunk.length;
-      await handle.writeFile(chunk);
+      await writeAll(handle, chunk);
     }
     await handle.datasync();
   } finally {
     await handle?.close();
   }
   return { id: hash.digest('hex') as BlobId, size };
+}
+
+/** FileHandle.writeFile would cut the chunk into pieces; write(2) may still write less than all. */
+async function writeAll(handle: FileHandle, chunk: Uint8Array): Promise<void> {
+  for (let at = 0; at < chunk.length; ) {
+    at += (await handle.write(chunk, at, chunk.length - at)).bytesWritten;
+  }
 }
 
 async function removeAbandoned(dir: string): Promise<void> {
