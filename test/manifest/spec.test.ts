@@ -1,0 +1,233 @@
+// docs/SPEC.md against the code: every worked example is computed anew from the document's own text,
+// and the codes and lists that it names are compared with the code's.
+import assert from 'node:assert/strict';
+import { createHash } from 'node:crypto';
+import { readdirSync, readFileSync } from 'node:fs';
+import { test } from 'node:test';
+import { ERRORS } from '../../src/errors.ts';
+import {
+  ActivationSchema,
+  DEFAULT_ACTIVATION,
+  parseHostSettings,
+} from '../../src/manifest/activation.ts';
+import { pae, parseEnvelope, signEnvelope, verifiedBy } from '../../src/manifest/dsse.ts';
+import { parseEnrolFile, rootOfEnrolFile } from '../../src/manifest/enrol-file.ts';
+import {
+  ENROL_REQUEST_PAYLOAD_TYPE,
+  EnrolRequestSchema,
+  invitationOf,
+  verifyEnrolRequest,
+} from '../../src/manifest/enrolment.ts';
+import {
+  EnrolmentSchema,
+  formatEnrolment,
+  parseEnrolment,
+} from '../../src/manifest/enrolment-statement.ts';
+import { canonicalBytes } from '../../src/manifest/jcs.ts';
+import { keyId, type PublicKey, parsePublicKey } from '../../src/manifest/keyfile.ts';
+import { DeploymentSchema, formatManifest, parseManifest } from '../../src/manifest/manifest.ts';
+import { MAX_OFFER_BYTES, OfferSchema, parseOffer } from '../../src/manifest/offer.ts';
+import {
+  formatReceipt,
+  PHASES,
+  parseReceipt,
+  RECEIPT_PAYLOAD_TYPE,
+  ReceiptSchema,
+  verifyReceipt,
+} from '../../src/manifest/receipt.ts';
+import {
+  formatRoot,
+  parseRoot,
+  ROOT_PAYLOAD_TYPE,
+  roleOfKey,
+  verifyInitialRoot,
+} from '../../src/manifest/root.ts';
+import { RootSchema } from '../../src/manifest/root-form.ts';
+import { STATEMENT_PAYLOAD_TYPE } from '../../src/manifest/statement.ts';
+import { verifyManifest } from '../../src/manifest/verify.ts';
+import { NOTE_ED25519, parseVerifierKey } from '../../src/manifest/vkey.ts';
+import { formatClosure, parseClosure } from '../../src/nix/closure.ts';
+import { NOW, publicKey, secretKey } from '../helpers/trust.ts';
+
+const SPEC = readFileSync(new URL('../../docs/SPEC.md', import.meta.url), 'utf8');
+const EXAMPLES = new Map(
+  [...SPEC.matchAll(/^```(?:json|text) example=([a-z-]+)\n(.*?)\n```$/gms)].map((match) => [
+    match[1] ?? '',
+    match[2] ?? '',
+  ]),
+);
+const example = (name: string): string => {
+  const text = EXAMPLES.get(name);
+  assert.ok(text !== undefined, `docs/SPEC.md has no example "${name}"`);
+  return text;
+};
+/** The payload that an indented example stands for. */
+const payloadOf = (name: string): Uint8Array => canonicalBytes(JSON.parse(example(name)));
+const digestLine = (bytes: Uint8Array): string =>
+  `${createHash('sha256').update(bytes).digest('hex')}  ${bytes.length} bytes`;
+const signatureOf = (envelope: string): string =>
+  Buffer.from(parseEnvelope(envelope).signatures[0]?.sig ?? []).toString('base64');
+const clause = (number: string): string => {
+  const start = SPEC.search(new RegExp(`^#+ ${number.replace('.', '\\.')} `, 'm'));
+  assert.notEqual(start, -1, `docs/SPEC.md has no clause ${number}`);
+  const rest = SPEC.slice(SPEC.indexOf('\n', start));
+  const end = rest.search(/^#+ \d/m);
+  return rest.slice(0, end === -1 ? undefined : end);
+};
+
+const rootEnvelope = (): string =>
+  signEnvelope(ROOT_PAYLOAD_TYPE, payloadOf('root'), [secretKey(1)]);
+const manifestEnvelope = (): string =>
+  signEnvelope(STATEMENT_PAYLOAD_TYPE, payloadOf('manifest'), [secretKey(3)]);
+
+test('the example keys are the ones of their secrets, and hold the roles that they are said to', () => {
+  type Example = { use: string; publicKey: string; keyId: string };
+  const keys = Object.entries(JSON.parse(example('keys')) as Record<string, Example>);
+  assert.equal(keys.length, 8);
+  const root = parseRoot(payloadOf('root'));
+  for (const [n, { use, publicKey: text, keyId: id }] of keys) {
+    const key: PublicKey = parsePublicKey(text);
+    assert.equal(key, publicKey(Number(n)));
+    assert.equal(id, keyId(key));
+    assert.equal(roleOfKey(root, key), n === '8' ? null : use);
+  }
+});
+
+test('the PAE and the envelope of §2 are reproduced', () => {
+  const body = Buffer.from('hello world');
+  const type = 'http://example.com/HelloWorld';
+  assert.equal(Buffer.from(pae(type, body)).toString(), example('pae'));
+  assert.equal(signEnvelope(type, body, [secretKey(1)]), example('envelope'));
+  assert.deepEqual(verifiedBy(parseEnvelope(example('envelope')), [publicKey(1)]), [publicKey(1)]);
+});
+
+test('the root of §3 is one, and its digest, signature and vkey are reproduced', () => {
+  const payload = payloadOf('root');
+  assert.deepEqual(formatRoot(parseRoot(payload)), payload);
+  assert.equal(digestLine(payload), example('root-digest'));
+  assert.equal(signatureOf(rootEnvelope()), example('root-signature'));
+  const root = verifyInitialRoot(parseEnvelope(rootEnvelope()), NOW);
+  assert.equal(root.log.vkey, example('vkey'));
+  assert.equal(parseVerifierKey(example('vkey'), NOTE_ED25519).publicKey, publicKey(4));
+});
+
+test('the closure and the manifest of §4 are reproduced, and pass verification together', () => {
+  const payload = payloadOf('manifest');
+  const closure = Buffer.from(`${example('closure')}\n`);
+  assert.deepEqual(formatManifest(parseManifest(payload)), payload);
+  assert.equal(digestLine(payload), example('manifest-digest'));
+  assert.equal(digestLine(closure), example('closure-digest'));
+  assert.equal(signatureOf(manifestEnvelope()), example('manifest-signature'));
+  const verified = verifyManifest({
+    envelope: manifestEnvelope(),
+    root: parseRoot(payloadOf('root')),
+    now: NOW,
+    expect: { host: 'web-1', system: 'x86_64-linux', floor: null },
+    closure,
+  });
+  assert.ok(verified.closure !== null && verified.manifest.intent === 'deploy');
+  const { toplevel } = verified.manifest;
+  assert.deepEqual(formatClosure(parseClosure(closure, toplevel).paths.values()), closure);
+});
+
+test('the receipt of §6 is reproduced, and names the manifest of §4', () => {
+  const payload = payloadOf('receipt');
+  const receipt = parseReceipt(payload);
+  assert.deepEqual(formatReceipt(receipt), payload);
+  assert.equal(digestLine(payload), example('receipt-digest'));
+  const envelope = signEnvelope(RECEIPT_PAYLOAD_TYPE, payload, [secretKey(8)]);
+  assert.equal(signatureOf(envelope), example('receipt-signature'));
+  const expect = { publicKey: publicKey(8), fleet: 'fleet.example.org', host: 'web-1' };
+  assert.deepEqual(verifyReceipt(parseEnvelope(envelope), expect).receipt, receipt);
+  assert.equal(receipt.manifest?.sha256, example('manifest-digest').slice(0, 64));
+});
+
+test('the enrolment file, request and Statement of §7 are reproduced', () => {
+  const text = example('enrol-file').replace(
+    '"«root envelope»"',
+    JSON.stringify(rootEnvelope()).replaceAll('$', '$$$$'),
+  );
+  const file = parseEnrolFile(text);
+  assert.deepEqual(rootOfEnrolFile(file, NOW), parseRoot(payloadOf('root')));
+  const request = signEnvelope(ENROL_REQUEST_PAYLOAD_TYPE, payloadOf('enrol-request'), [
+    secretKey(8),
+  ]);
+  assert.equal(signatureOf(request), example('enrol-request-signature'));
+  const { fleet, host, secret } = file;
+  const expect = { fleet, host, invitation: invitationOf(secret) };
+  assert.equal(verifyEnrolRequest(parseEnvelope(request), expect).publicKey, publicKey(8));
+  const statement = payloadOf('enrolment');
+  assert.equal(digestLine(statement), example('enrolment-digest'));
+  assert.deepEqual(formatEnrolment(parseEnrolment(statement)), statement);
+});
+
+test('the offer of §8 is one, and carries the manifest of §4', () => {
+  const text = example('offer').replace(
+    '"«manifest envelope»"',
+    JSON.stringify(manifestEnvelope()).replaceAll('$', '$$$$'),
+  );
+  const offer = parseOffer(text);
+  assert.equal(offer.manifest, manifestEnvelope());
+  const closure = parseManifest(payloadOf('manifest'));
+  assert.ok(closure.intent !== 'decommission');
+  assert.equal(offer.closure?.sha256, closure.closure.sha256);
+  assert.equal(offer.closure?.bytes, closure.closure.bytes);
+  assert.ok(clause('8').includes(`at most ${MAX_OFFER_BYTES} bytes`));
+});
+
+test('every example of the document is one that these tests know', () => {
+  const source = readFileSync(new URL(import.meta.url), 'utf8');
+  for (const name of EXAMPLES.keys()) {
+    assert.ok(source.includes(`('${name}')`), `nothing reads the example "${name}"`);
+  }
+  assert.equal(EXAMPLES.size, SPEC.match(/^```.*example/gm)?.length);
+});
+
+test('every field that a schema has is named in its clause', () => {
+  for (const [number, schema] of [
+    ['3.1', RootSchema],
+    ['4.2', DeploymentSchema],
+    ['4.4', ActivationSchema],
+    ['6.1', ReceiptSchema],
+    ['7.2', EnrolRequestSchema],
+    ['7.3', EnrolmentSchema],
+    ['8', OfferSchema],
+  ] as const) {
+    for (const field of Object.keys(schema.properties)) {
+      assert.ok(clause(number).includes(`\`${field}\``), `§${number} does not name ${field}`);
+    }
+  }
+});
+
+test('the phases of §6.2 and the defaults of §4.4 are those of the code', () => {
+  const words = [
+    ...(clause('6.2')
+      .split(';')[0]
+      ?.matchAll(/`([a-z-]+)`/g) ?? []),
+  ].map((m) => m[1]);
+  const reported = PHASES.filter((phase) => phase !== 'never-seen' && phase !== 'offline');
+  assert.deepEqual(words, reported);
+  const rows = clause('4.4').matchAll(/^\| `(\w+)` \|.*\| `?([^|`]*)`? \|$/gm);
+  const table = new Map([...rows].map((row) => [row[1], row[2]?.trim()]));
+  assert.equal(table.size, Object.keys(DEFAULT_ACTIVATION).length);
+  for (const name of ['mode', 'reboot', 'confirmSeconds', 'onFailure'] as const) {
+    assert.equal(table.get(name), String(DEFAULT_ACTIVATION[name]));
+  }
+  assert.deepEqual(parseHostSettings({}).activation.windows, []);
+});
+
+test('every error code that the document names exists', () => {
+  const codes = new Set(SPEC.match(/\bE_[A-Z][A-Z_]*[A-Z]\b/g));
+  for (const code of codes) {
+    if (code === 'E_SWITCH_FAILED') continue; // a host's own word, in an example
+    assert.ok(Object.hasOwn(ERRORS, code), `docs/SPEC.md names ${code}`);
+  }
+});
+
+test('every clause that the code of this folder cites exists', () => {
+  const folder = new URL('../../src/manifest/', import.meta.url);
+  for (const name of readdirSync(folder)) {
+    const source = readFileSync(new URL(name, folder), 'utf8');
+    for (const [, number] of source.matchAll(/SPEC §(\d(?:\.\d)?)/g)) clause(number ?? '');
+  }
+});
