@@ -64,7 +64,7 @@ export function formatEnrolFile(file: EnrolFile): string {
  * @throws FleetError E_ENROL_EXPIRED, E_ROOT_EXPIRED, E_FLEET_MISMATCH, and those of verifyInitialRoot.
  */
 export function rootOfEnrolFile(file: EnrolFile, now: number): Root {
-  if (now >= file.expiresAt) {
+  if (!(now < file.expiresAt)) {
     const since = formatTime(file.expiresAt);
     throw new FleetError(
       'E_ENROL_EXPIRED',

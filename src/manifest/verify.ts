@@ -155,11 +155,12 @@ export function requireNotOlder(manifest: Manifest, digest: string, floor: Floor
 
 /** Step 9. @throws FleetError E_MANIFEST_NOT_YET, E_MANIFEST_EXPIRED. */
 export function requireValidAt(manifest: Manifest, now: number): void {
-  if (now < manifest.notBefore) {
+  // Written so that a "now" that is no number is refused.
+  if (!(now >= manifest.notBefore)) {
     const from = formatTime(manifest.notBefore);
     throw new FleetError('E_MANIFEST_NOT_YET', `${nameOf(manifest)} is valid from ${from}`);
   }
-  if (now >= manifest.expiresAt) {
+  if (!(now < manifest.expiresAt)) {
     const since = formatTime(manifest.expiresAt);
     throw new FleetError('E_MANIFEST_EXPIRED', `${nameOf(manifest)} expired at ${since}`);
   }

@@ -9,7 +9,12 @@ import {
 } from '../../src/manifest/manifest.ts';
 import type { Root } from '../../src/manifest/root.ts';
 import { STATEMENT_PAYLOAD_TYPE } from '../../src/manifest/statement.ts';
-import { type VerifyInput, verifyClosure, verifyManifest } from '../../src/manifest/verify.ts';
+import {
+  requireValidAt,
+  type VerifyInput,
+  verifyClosure,
+  verifyManifest,
+} from '../../src/manifest/verify.ts';
 import { formatClosure, type PathInfo } from '../../src/nix/closure.ts';
 import { formatNarHash } from '../../src/nix/hash.ts';
 import {
@@ -241,6 +246,13 @@ test('an expired manifest is refused, to the second', () => {
   const manifest = makeManifest({ expiresAt: NOW + 60 });
   assert.ok(verify(manifest, { now: NOW + 59 }));
   refuses('E_MANIFEST_EXPIRED', () => verify(manifest, { now: NOW + 60 }), /2026-03-01T12:01:00Z/);
+});
+
+test('a "now" that is no number is refused, never taken for a good time', () => {
+  for (const now of [Number.NaN, undefined as unknown as number]) {
+    refuses('E_ROOT_EXPIRED', () => verify(makeManifest(), { now }));
+    refuses('E_MANIFEST_NOT_YET', () => requireValidAt(makeManifest(), now));
+  }
 });
 
 test('an emergency overrides no check', () => {
