@@ -1,0 +1,113 @@
+# NixOS module of a host: a timer that runs `fleet agent once`, and the settings that `fleet build` reads
+# when it evaluates the host. Enrol once: `sudo fleet agent enroll FILE`; before that the service is passed
+# over. Settings travel in the signed manifest; nothing of them is written on the host.
+# Not tried on a NixOS system yet: see flake.nix.
+self:
+{
+  config,
+  lib,
+  pkgs,
+  ...
+}:
+let
+  cfg = config.services.fleet.agent;
+  inherit (lib) mkEnableOption mkIf mkOption types;
+  json = (pkgs.formats.json { }).type;
+in
+{
+  options.services.fleet.agent = {
+    enable = mkEnableOption "the fleet agent";
+    package = mkOption {
+      type = types.package;
+      default = self.packages.${pkgs.stdenv.hostPlatform.system}.default;
+      defaultText = "the package of this flake";
+      description = "The fleet to run.";
+    };
+    stateDir = mkOption {
+      type = types.path;
+      default = "/var/lib/fleet-agent";
+      description = "Directory of the host's key, its token and what it trusts.";
+    };
+    interval = mkOption {
+      type = types.str;
+      default = "15min";
+      description = "Time between two questions to the server (systemd.time(7)).";
+    };
+    settings = mkOption {
+      default = { };
+      description = "How this host is to be updated. What is left out has fleet's defaults; fleet build checks it.";
+      example = {
+        tags = [ "kiosk" ];
+        activation.confirmSeconds = 300;
+      };
+      type = types.submodule {
+        freeformType = json;
+        options.tags = mkOption {
+          type = types.listOf types.str;
+          default = [ ];
+          description = "Words to select hosts by.";
+        };
+        options.activation = mkOption {
+          default = { };
+          description = "mode, reboot, confirmSeconds, onFailure, windows, deferral, health.";
+          type = types.submodule { freeformType = json; };
+        };
+      };
+    };
+  };
+
+  config = mkIf cfg.enable {
+    environment.systemPackages = [ cfg.package ];
+    systemd.tmpfiles.rules = [ "d ${cfg.stateDir} 0700 root root -" ];
+
+    systemd.services.fleet-agent = {
+      description = "fleet agent: ask for this host's system, fetch it, switch to it";
+      wants = [ "network-online.target" ];
+      after = [ "network-online.target" ];
+      # It may be this very service that switches: the switch must neither stop nor restart it.
+      restartIfChanged = false;
+      stopIfChanged = false;
+      unitConfig = {
+        X-StopOnRemoval = false;
+        ConditionPathExists = "${cfg.stateDir}/agent.json";
+      };
+      # nix-store and nix-env that fit this host's store; systemd-run, unshare and flock.
+      path = [
+        config.nix.package
+        config.systemd.package
+        pkgs.util-linux
+        pkgs.coreutils
+      ];
+      serviceConfig = {
+        Type = "oneshot";
+        ExecStart = lib.escapeShellArgs [
+          "${cfg.package}/bin/fleet"
+          "agent"
+          "once"
+          "--state"
+          cfg.stateDir
+        ];
+        # A large system over a bad line takes as long as it takes; transfers have deadlines of their own.
+        TimeoutStartSec = "infinity";
+        UMask = "0077";
+        # It replaces the system, boot loader included, so there is little that it can do without.
+        LockPersonality = true;
+        RestrictRealtime = true;
+        SystemCallArchitectures = "native";
+        Nice = 10;
+        IOSchedulingClass = "idle";
+      };
+    };
+
+    systemd.timers.fleet-agent = {
+      description = "fleet agent, from time to time";
+      wantedBy = [ "timers.target" ];
+      timerConfig = {
+        OnBootSec = "2min";
+        OnUnitInactiveSec = cfg.interval;
+        # A fleet that was switched on together does not ask together.
+        RandomizedDelaySec = "2min";
+      };
+    };
+  };
+}

@@ -1,0 +1,136 @@
+// flake.nix and the NixOS modules as far as they can be tried without nixpkgs: every file parses, and all
+// evaluates against test/fixtures/nixpkgs-stand-in.nix, which says what that does not prove.
+import assert from 'node:assert/strict';
+import { globSync } from 'node:fs';
+import { readFile } from 'node:fs/promises';
+import { resolve } from 'node:path';
+import { test } from 'node:test';
+import { parseHostSettings } from '../../src/manifest/activation.ts';
+import { nix } from '../helpers/nix-scratch.ts';
+
+async function evaluate(expression: string): Promise<unknown> {
+  const whole = `let
+      standIn = import ${resolve('test/fixtures/nixpkgs-stand-in.nix')};
+      self = flake // { outPath = ${JSON.stringify(resolve('.'))}; };
+      flake = (import ${resolve('flake.nix')}).outputs { inherit self; nixpkgs = standIn; };
+    in ${expression}`;
+  const args = ['nix-instantiate', '--eval', '--strict', '--json', '--expr', whole];
+  return JSON.parse(await nix(args));
+}
+
+type Units = {
+  readonly serviceConfig: Readonly<Record<string, unknown>>;
+  readonly unitConfig: Readonly<Record<string, unknown>>;
+  readonly restartIfChanged?: boolean;
+};
+
+test('every .nix file parses', async () => {
+  const files = globSync(['flake.nix', 'nix/**/*.nix', 'examples/**/*.nix', 'test/**/*.nix']);
+  assert.ok(files.length > 10, files.join());
+  for (const file of files) await nix(['nix-instantiate', '--parse', file]);
+});
+
+test('the outputs are there for both systems', async () => {
+  const found = await evaluate(`{
+      packages = builtins.mapAttrs (_: each: each.default.pname) flake.packages;
+      apps = builtins.mapAttrs (_: each: each.default) flake.apps;
+      shells = builtins.mapAttrs (_: each: builtins.length each.default.packages) flake.devShells;
+      modules = builtins.attrNames flake.nixosModules;
+    }`);
+  const app = { type: 'app', program: '/stand-in/fleet/bin/fleet' };
+  assert.deepEqual(found, {
+    packages: { 'aarch64-linux': 'fleet', 'x86_64-linux': 'fleet' },
+    apps: { 'aarch64-linux': app, 'x86_64-linux': app },
+    shells: { 'aarch64-linux': 3, 'x86_64-linux': 3 },
+    modules: ['agent', 'server'],
+  });
+});
+
+test('the package is that of package.json, with an archive for each dependency of the platform', async () => {
+  type Module = { readonly resolved?: string; readonly integrity?: string };
+  for (const [system, cpu, other] of [
+    ['x86_64-linux', 'x64', 'arm64'],
+    ['aarch64-linux', 'arm64', 'x64'],
+  ] as const) {
+    const found = (await evaluate(`{
+        inherit (flake.packages.${system}.default) version npmDeps postInstall;
+      }`)) as {
+      version: string;
+      npmDeps: { package: object; packageLock: { packages: Record<string, Module> } };
+      postInstall: string;
+    };
+    const own = JSON.parse(await readFile('package.json', 'utf8'));
+    assert.equal(found.version, own.version);
+    assert.match(
+      found.postInstall,
+      /makeWrapper \/stand-in\/nodejs_24\/bin\/node \$out\/bin\/fleet/,
+    );
+    assert.match(found.postInstall, /dist\/cli\/fleet\.js/);
+    const packages = new Map(Object.entries(found.npmDeps.packageLock.packages));
+    assert.doesNotMatch(JSON.stringify(found.npmDeps), /node-linux-/);
+    const url = (name: string) => packages.get(`node_modules/${name}`)?.resolved;
+    const noble = packages.get('node_modules/@noble/ed25519') as { version?: string };
+    assert.ok(url('@noble/ed25519')?.endsWith(`/@noble/ed25519/-/ed25519-${noble.version}.tgz`));
+    assert.ok(url(`@typescript/typescript-linux-${cpu}`));
+    assert.equal(url(`@typescript/typescript-linux-${other}`), undefined);
+    for (const name of Object.keys({ ...own.dependencies, ...own.devDependencies })) {
+      assert.ok(url(name), `${name} has no archive`);
+      assert.ok(packages.get(`node_modules/${name}`)?.integrity, `${name} has no hash`);
+    }
+  }
+});
+
+test('the server module: nothing unless enabled, then a service of its own user', async () => {
+  assert.deepEqual(await evaluate(`(standIn.evalModule flake.nixosModules.server { }).result`), {});
+  const found = (await evaluate(`(standIn.evalModule flake.nixosModules.server {
+      services.fleet.server = { enable = true; host = "0.0.0.0"; openFirewall = true; };
+    }).result`)) as {
+    systemd: { services: { 'fleet-server': Units }; tmpfiles: { rules: string[] } };
+    networking: { firewall: { allowedTCPPorts: number[] } };
+  };
+  const unit = found.systemd.services['fleet-server'];
+  assert.equal(
+    unit.serviceConfig['ExecStart'],
+    '/stand-in/fleet/bin/fleet serve --state /var/lib/fleet --listen 0.0.0.0:8080',
+  );
+  assert.equal(unit.serviceConfig['User'], 'fleet');
+  assert.deepEqual(unit.serviceConfig['ReadWritePaths'], ['/var/lib/fleet']);
+  assert.equal(unit.unitConfig['AssertPathExists'], '/var/lib/fleet/fleet.json');
+  assert.deepEqual(found.systemd.tmpfiles.rules, ['d /var/lib/fleet 0750 fleet fleet -']);
+  assert.deepEqual(found.networking.firewall.allowedTCPPorts, [8080]);
+});
+
+test('the agent module: a timer, and a service that its own switch leaves alone', async () => {
+  assert.deepEqual(await evaluate(`(standIn.evalModule flake.nixosModules.agent { }).result`), {});
+  const found = (await evaluate(`(standIn.evalModule flake.nixosModules.agent {
+      services.fleet.agent = { enable = true; interval = "1h"; };
+    }).result`)) as {
+    systemd: {
+      services: { 'fleet-agent': Units };
+      timers: { 'fleet-agent': { timerConfig: Record<string, string> } };
+    };
+  };
+  const unit = found.systemd.services['fleet-agent'];
+  assert.equal(
+    unit.serviceConfig['ExecStart'],
+    '/stand-in/fleet/bin/fleet agent once --state /var/lib/fleet-agent',
+  );
+  assert.equal(unit.serviceConfig['Type'], 'oneshot');
+  assert.equal(unit.restartIfChanged, false);
+  assert.equal(unit.unitConfig['X-StopOnRemoval'], false);
+  assert.equal(found.systemd.timers['fleet-agent'].timerConfig['OnUnitInactiveSec'], '1h');
+});
+
+test('settings of the agent module are settings that fleet takes', async () => {
+  const settings = (user: string) =>
+    evaluate(`(standIn.evalModule flake.nixosModules.agent {
+      services.fleet.agent = { enable = true; settings = ${user}; };
+    }).config.services.fleet.agent.settings`);
+  const defaults = await settings('{ }');
+  assert.deepEqual(defaults, { activation: {}, tags: [] });
+  assert.deepEqual(parseHostSettings(defaults), parseHostSettings(undefined));
+  const own = await settings('{ tags = [ "kiosk" ]; activation.confirmSeconds = 300; }');
+  const { tags, activation } = parseHostSettings(own);
+  assert.deepEqual(tags, ['kiosk']);
+  assert.equal(activation.confirmSeconds, 300);
+});
