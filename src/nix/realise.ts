@@ -18,7 +18,7 @@ import { syncDirectory } from '../durable.ts';
 import { isFleetError } from '../errors.ts';
 import { batchesOf } from './batches.ts';
 import { type NixOptions, runNix } from './command.ts';
-import type { StorePath } from './storepath.ts';
+import { parseStorePath, type StorePath } from './storepath.ts';
 
 export type StoreOptions = Pick<NixOptions, 'root' | 'signal' | 'env'>;
 
@@ -69,10 +69,17 @@ export async function addRoot(
   await syncDirectory(dirname(link));
 }
 
-/** Deletes a path and what refers to it, if nothing alive needs it. False: it is alive, and still there. */
+/**
+ * Deletes a path and all that refers to it, if none of these is alive. False: the path is still there
+ * (dead ones that refer to it may be gone). True also when it was not there.
+ */
 export async function deletePath(path: StorePath, options: StoreOptions = {}): Promise<boolean> {
+  const settings = offline(options);
+  // Nix deletes nothing that something else in the store refers to, dead or not, unless that is named too.
+  const referrers = await runNix('nix-store', ['--query', '--referrers-closure', path], settings);
+  const paths = referrers.stdout.split('\n').slice(0, -1).map(parseStorePath);
   try {
-    await runNix('nix-store', ['--delete', path], offline(options));
+    await runNix('nix-store', ['--delete', ...paths], settings);
     return true;
   } catch (error) {
     const alive = (line: string): boolean => /still alive/.test(line);

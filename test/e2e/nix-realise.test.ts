@@ -139,12 +139,16 @@ test('a profile in a chroot store: generations, the newest is the profile', asyn
   assert.equal(await readlink(profile), 'system-2-link');
 });
 
-test('a dead path is deleted', async () => {
+test('a dead path is deleted, and what refers to it', async () => {
   const root = await directory();
   await realisePaths([top], { root, settings });
   assert.equal(await deletePath(top, { root }), true);
   assert.deepEqual(await invalidPaths([low, top], { root }), [top]);
   assert.equal(existsSync(join(root, top)), false);
+  await realisePaths([top], { root, settings });
+  assert.equal(await deletePath(low, { root }), true);
+  assert.deepEqual(await invalidPaths([low, top], { root }), [low, top]);
+  assert.equal(await deletePath(low, { root }), true);
 });
 
 test('repair: contents, hash and size become the substituter’s', async () => {
