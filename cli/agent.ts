@@ -6,7 +6,15 @@ import type { OnceResult } from '../src/agent/once.ts';
 import type { AgentStatus } from '../src/agent/status.ts';
 import { errnoOf, FleetError } from '../src/errors.ts';
 import { formatTime } from '../src/manifest/time.ts';
-import { type Globals, globalsOf, print, printable, say, table, tellError } from './output.ts';
+import {
+  type Globals,
+  globalsOf,
+  print,
+  printable,
+  say,
+  table,
+  tellAfterResult,
+} from './output.ts';
 
 type EnrollOptions = { host?: string; system?: string };
 type OnceOptions = { retry?: boolean };
@@ -96,8 +104,7 @@ function printOnce(globals: Globals, { outcome, error, fetched, receipts }: Once
     say(globals, `${queued} receipts wait to be sent: ${printable(problem.message)}`);
   }
   if (error === null) return;
-  // The document above is the one that --json promises.
-  process.exitCode = tellError(error, { json: false, verbose: globals.verbose });
+  process.exitCode = tellAfterResult(globals, error);
 }
 
 function onceText({ outcome, error, fetched }: OnceResult): string {

@@ -3,7 +3,15 @@
 import type { Command } from 'commander';
 import { FleetError } from '../src/errors.ts';
 import type { FleetBuildEvent, HostResult } from '../src/server/build.ts';
-import { type Globals, globalsOf, print, printable, say, table } from './output.ts';
+import {
+  type Globals,
+  globalsOf,
+  print,
+  printable,
+  say,
+  table,
+  tellAfterResult,
+} from './output.ts';
 import { withStateDir } from './state.ts';
 import { shortPath } from './status.ts';
 
@@ -49,10 +57,8 @@ export function registerBuild(program: Command): void {
       const failed = results.filter((result) => result.error !== null);
       if (failed.length > 0) {
         const names = failed.map(({ host }) => host).join(', ');
-        throw new FleetError(
-          'E_SOME_HOSTS',
-          `${failed.length} of ${results.length} hosts failed: ${names}`,
-        );
+        const summary = `${failed.length} of ${results.length} hosts failed: ${names}`;
+        process.exitCode = tellAfterResult(globals, new FleetError('E_SOME_HOSTS', summary));
       }
     });
 }

@@ -94,6 +94,11 @@ export function tellError(error: unknown, options: { json: boolean; verbose: boo
   return known.exitCode;
 }
 
+/** Tells an error of a verb that has printed its result already: that was its one JSON document. */
+export function tellAfterResult(globals: Globals, error: FleetError): number {
+  return tellError(error, { json: false, verbose: globals.verbose });
+}
+
 /** `text` as one line without control characters: what a host or a server says must not drive a terminal. */
 export function printable(text: string): string {
   // biome-ignore lint/suspicious/noControlCharactersInRegex: control characters are what is replaced

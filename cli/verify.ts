@@ -11,7 +11,7 @@ import { parseOffer } from '../src/manifest/offer.ts';
 import { type Root, requireCurrentRoot, verifyInitialRoot } from '../src/manifest/root.ts';
 import { formatTime, parseTime } from '../src/manifest/time.ts';
 import { type VerifiedManifest, verifyClosure, verifyManifest } from '../src/manifest/verify.ts';
-import { globalsOf, print, printable } from './output.ts';
+import { globalsOf, print, printable, tellAfterResult } from './output.ts';
 
 type Options = { root: string; at?: string; host?: string };
 
@@ -53,9 +53,9 @@ export function registerVerify(program: Command): void {
       );
       const refused = verdicts.filter(({ error }) => error !== null);
       if (refused.length > 0) {
-        throw new FleetError('E_VERIFY', `${refused.length} of ${verdicts.length} files refused`, {
-          hint: refused[0]?.error?.hint ?? '',
-        });
+        const summary = `${refused.length} of ${verdicts.length} files refused`;
+        const hint = refused[0]?.error?.hint ?? '';
+        process.exitCode = tellAfterResult(globals, new FleetError('E_VERIFY', summary, { hint }));
       }
     });
 }

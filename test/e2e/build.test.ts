@@ -38,15 +38,9 @@ async function world(t: Context, hosts: [string, number][] = [['alpha', 3]]) {
     writeFlake(join(dir, 'flake'), { hosts: new Map(hosts), fileBytes: 5000, ...over });
   const build = async (...args: string[]) => {
     const outcome = await fleet(['build', '--state', state, '--json', ...args]);
-    return { ...outcome, built: parse(outcome.stdout) };
+    return { ...outcome, built: JSON.parse(outcome.stdout) as Built };
   };
   return { dir, state, write, build };
-}
-
-/** The first JSON document of `stdout`: after a failure the error's own document follows. */
-function parse(stdout: string): Built {
-  const end = stdout.indexOf('\n}\n');
-  return JSON.parse(stdout.slice(0, end + 3)) as Built;
 }
 
 const sequences = ({ hosts }: Built) => hosts.map((one) => [one.host, one.published?.sequence]);

@@ -1,0 +1,60 @@
+// docs/CLI.md, docs/CONFIG.md and docs/ERRORS.md list what the code has, and nothing else: compared in
+// both directions.
+import assert from 'node:assert/strict';
+import { readFileSync } from 'node:fs';
+import { test } from 'node:test';
+import type { Command } from 'commander';
+import { makeProgram } from '../../cli/fleet.ts';
+import { CONFIG_KEYS } from '../../src/config.ts';
+import { ERRORS } from '../../src/errors.ts';
+
+/** First cells of the tables of a page that are code. */
+function firstCells(page: string): string[] {
+  return [...readFileSync(page, 'utf8').matchAll(/^\| (`[^|]*?) \|/gm)].map(
+    ([, cell]) => cell ?? '',
+  );
+}
+
+function descendants(command: Command): Command[] {
+  return [command, ...command.commands.flatMap(descendants)];
+}
+
+test('docs/CLI.md has every option, and no other', () => {
+  const commands = descendants(makeProgram());
+  const flags = commands.flatMap(({ options }) => options.map(({ long }) => long ?? ''));
+  const has = new Set(flags.filter((flag) => flag !== '--version'));
+  const documented = firstCells('docs/CLI.md').flatMap((cell) => cell.match(/--[a-z-]+/g) ?? []);
+  assert.deepEqual([...new Set(documented)].sort(), [...has].sort());
+});
+
+test('docs/CLI.md has every command, and no other', () => {
+  const page = readFileSync('docs/CLI.md', 'utf8');
+  const documented = [...page.matchAll(/^## fleet (.*)$/gm)].flatMap(([, title]) => {
+    const [verb = '', ...rest] = (title ?? '')
+      .replace(/ ?\[?(HOST|FILE|NAME)…?\]?/g, '')
+      .split(' ');
+    const subverbs = rest.filter((word) => word !== '|');
+    return subverbs.length === 0 ? [verb] : subverbs.map((sub) => `${verb} ${sub}`);
+  });
+  const has = makeProgram().commands.flatMap((command) =>
+    command.commands.length === 0
+      ? [command.name()]
+      : command.commands.map((sub) => `${command.name()} ${sub.name()}`),
+  );
+  assert.deepEqual(documented.sort(), has.sort());
+});
+
+test('docs/CONFIG.md has every key of fleet.json, and no other', () => {
+  const page = readFileSync('docs/CONFIG.md', 'utf8').split('## Environment')[0] ?? '';
+  const documented = [...page.matchAll(/^\| `([^`]+)` \|/gm)].map(([, key]) => key);
+  assert.deepEqual(documented.sort(), [...CONFIG_KEYS].sort());
+});
+
+test('docs/ERRORS.md has every error code with its exit code, and no other', () => {
+  const rows = [
+    ...readFileSync('docs/ERRORS.md', 'utf8').matchAll(/^\| `(E_[A-Z_]+)` \| (\d) \| (.+) \|$/gm),
+  ];
+  const documented = rows.map(([, code, exit]) => `${code} ${exit}`);
+  const has = Object.entries(ERRORS).map(([code, { exit }]) => `${code} ${exit}`);
+  assert.deepEqual(documented.sort(), has.sort());
+});
