@@ -1,0 +1,422 @@
+// A small fleet in one process: keys, root, systems that the real Nix built, and a server for them that
+// the test can make misbehave. What it serves is made with the real modules; only the HTTP is its own,
+// because the real server refuses to lie.
+import { execFileSync } from 'node:child_process';
+import { createHash, randomBytes } from 'node:crypto';
+import { mkdir, writeFile } from 'node:fs/promises';
+import type { IncomingMessage, ServerResponse } from 'node:http';
+import { join } from 'node:path';
+import { zstdCompressSync } from 'node:zlib';
+import { enroll } from '../../src/agent/enroll.ts';
+import { type OnceResult, runOnce } from '../../src/agent/once.ts';
+import { generateSecretKey } from '../../src/ed25519.ts';
+import { DEFAULT_ACTIVATION } from '../../src/manifest/activation.ts';
+import { MAX_ENVELOPE_BYTES, parseEnvelope, signEnvelope } from '../../src/manifest/dsse.ts';
+import { formatEnrolFile } from '../../src/manifest/enrol-file.ts';
+import { type PublicKey, publicKeyOfSecret } from '../../src/manifest/keyfile.ts';
+import {
+  type Decommission,
+  type Deployment,
+  formatManifest,
+  type Manifest,
+  manifestDigest,
+} from '../../src/manifest/manifest.ts';
+import { formatOffer } from '../../src/manifest/offer.ts';
+import { type Receipt, verifyReceipt } from '../../src/manifest/receipt.ts';
+import {
+  formatRoot,
+  makeInitialRoot,
+  ROOT_PAYLOAD_TYPE,
+  type Root,
+} from '../../src/manifest/root.ts';
+import { STATEMENT_PAYLOAD_TYPE } from '../../src/manifest/statement.ts';
+import { formatClosure, type PathInfo } from '../../src/nix/closure.ts';
+import { dumpNar } from '../../src/nix/nar-dump.ts';
+import { formatNarInfo, type NarInfo } from '../../src/nix/narinfo.ts';
+import { queryClosure, queryPathInfos } from '../../src/nix/query.ts';
+import {
+  formatNixPublicKey,
+  generateNixKey,
+  type NixSecretKey,
+  nixPublicKeyOf,
+  signPath,
+} from '../../src/nix/signature.ts';
+import { hashPartOf, parseStorePath, type StorePath } from '../../src/nix/storepath.ts';
+import { serveHttp } from './http.ts';
+
+export const FLEET = 'world.test';
+export const HOST = 'alpha';
+export const SYSTEM = 'x86_64-linux';
+
+/** A built system: its closure and the NARs. */
+export type BuiltSystem = {
+  readonly name: string;
+  readonly toplevel: StorePath;
+  readonly infos: readonly PathInfo[];
+  readonly nars: ReadonlyMap<StorePath, Buffer>;
+};
+
+// What happens is decided at run time by files in /run of the host: exit-ACTION-NAME holds the exit
+// status, sleep-ACTION-NAME the seconds to wait first. `test` makes the system the current one unless
+// it ends with 1, 11, 100 or 101.
+const SWITCH = `#!/bin/sh
+top=\${0%/bin/*}; name=\${top#*-}; action=$1
+echo "$action $name" >>/run/log
+env >/run/env
+[ ! -f "/run/sleep-$action-$name" ] || sleep "$(cat "/run/sleep-$action-$name")"
+code=0
+[ ! -f "/run/exit-$action-$name" ] || code=$(cat "/run/exit-$action-$name")
+echo "this is $action of $name" >&2
+case $action:$code in
+  test:1 | test:11 | test:100 | test:101) ;;
+  test:*) ln -sfn "$top" /run/current-system ;;
+  boot:0) echo "$top" >/run/boot-entry ;;
+esac
+exit "$code"
+`;
+
+const built = new Map<string, Promise<BuiltSystem>>();
+
+/** Builds system-NAME with the machine's Nix: a toplevel of links to one source tree. */
+export function buildSystem(dir: string, name: string, withSwitch = true): Promise<BuiltSystem> {
+  const key = `${name} ${withSwitch}`;
+  const found = built.get(key) ?? build(dir, name, withSwitch);
+  built.set(key, found);
+  return found;
+}
+
+async function build(dir: string, name: string, withSwitch: boolean): Promise<BuiltSystem> {
+  const source = join(dir, `source-${name}`);
+  await mkdir(join(source, 'bin'), { recursive: true });
+  await writeFile(join(source, 'version'), `${name}\n`);
+  await writeFile(join(source, 'ballast'), 'x'.repeat(100_000));
+  if (withSwitch) {
+    await writeFile(join(source, 'bin/switch-to-configuration'), SWITCH, { mode: 0o755 });
+  }
+  const file = join(dir, `${name}.nix`);
+  await writeFile(
+    file,
+    `derivation {
+      name = "system-${name}"; system = "${SYSTEM}"; builder = "builtin:buildenv"; manifest = "/none";
+      derivations = [ "true" 5 1 (builtins.path { path = ${source}; name = "files-${name}"; }) ];
+    }`,
+  );
+  const settings = 'build-users-group =\nsubstituters =\nsandbox = false';
+  const out = execFileSync('nix-build', [file, '--out-link', join(dir, `built-${name}`)], {
+    env: { ...process.env, NIX_CONFIG: settings },
+    stdio: ['ignore', 'pipe', 'ignore'],
+  });
+  const toplevel = parseStorePath(String(out).trim());
+  const infos = await queryPathInfos(await queryClosure([toplevel]));
+  const nars = new Map<StorePath, Buffer>();
+  for (const { path } of infos) nars.set(path, Buffer.concat(await Array.fromAsync(dumpNar(path))));
+  return { name, toplevel, infos, nars };
+}
+
+/** Returns true when it has answered. */
+export type Misbehaviour = (
+  path: string,
+  response: ServerResponse,
+  request: IncomingMessage,
+) => boolean;
+
+export class World implements AsyncDisposable {
+  readonly dir: string;
+  readonly rootKey = generateSecretKey();
+  readonly directorKey = generateSecretKey();
+  readonly cacheKey: NixSecretKey = generateNixKey('world.test-1');
+  readonly secret = randomBytes(32).toString('base64url');
+  readonly token = `fleet_${randomBytes(32).toString('base64url')}`;
+  /** Envelopes of all roots, the first first. */
+  readonly roots: string[] = [];
+  root: Root;
+  manifest: string | null = null;
+  closures = new Map<string, Buffer>();
+  narinfos = new Map<string, string>();
+  nars = new Map<string, Buffer>();
+  misbehave: Misbehaviour = () => false;
+  /** Seconds since 1970; the agents' clock too. */
+  now = 1_800_000_000;
+  readonly reports: Receipt[] = [];
+  readonly requests: string[] = [];
+  url = '';
+  #hostKey: PublicKey | null = null;
+  #head: string | null = null;
+  #sequence = 0;
+  #close: (() => Promise<void>) | null = null;
+
+  private constructor(dir: string) {
+    this.dir = dir;
+    const key = () => publicKeyOfSecret(generateSecretKey());
+    this.root = makeInitialRoot({
+      fleet: FLEET,
+      now: this.now - 1000,
+      keys: {
+        root: [publicKeyOfSecret(this.rootKey)],
+        release: [key()],
+        director: [publicKeyOfSecret(this.directorKey)],
+        log: key(),
+        freshness: key(),
+        nonce: key(),
+        cache: [formatNixPublicKey(nixPublicKeyOf(this.cacheKey))],
+      },
+    });
+    this.roots.push(this.signRoot(this.root));
+  }
+
+  static async open(dir: string): Promise<World> {
+    const world = new World(dir);
+    const server = await serveHttp((request, response) => {
+      world.#answer(request, response).catch(() => response.destroy());
+    });
+    world.url = server.url;
+    world.#close = async () => await server[Symbol.asyncDispose]();
+    return world;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.stop();
+  }
+
+  /** Nobody is there any more. */
+  async stop(): Promise<void> {
+    await this.#close?.();
+    this.#close = null;
+  }
+
+  signRoot(root: Root, keys: readonly Uint8Array[] = [this.rootKey]): string {
+    return signEnvelope(ROOT_PAYLOAD_TYPE, formatRoot(root), keys);
+  }
+
+  /** Replaces the newest root by one that differs in `changes`. */
+  rotate(changes: Partial<Root>): void {
+    this.root = { ...this.root, version: this.root.version + 1, ...changes };
+    this.roots.push(this.signRoot(this.root));
+  }
+
+  /** The manifest of `system`, one sequence further, with `changes`. */
+  manifestOf(system: BuiltSystem, changes: Partial<Deployment> = {}): Deployment {
+    const closure = formatClosure(system.infos);
+    const toplevel = system.infos.find(({ path }) => path === system.toplevel);
+    if (toplevel === undefined) throw new Error('no toplevel');
+    this.#sequence = changes.sequence ?? this.#sequence + 1;
+    return {
+      fleet: { name: FLEET, rootVersion: this.root.version },
+      host: { id: HOST, system: SYSTEM },
+      epoch: this.root.epoch,
+      sequence: this.#sequence,
+      minSequence: 0,
+      previous: null,
+      emergency: false,
+      issuedAt: this.now - 60,
+      notBefore: this.now - 60,
+      expiresAt: this.now + 86_400,
+      intent: 'deploy',
+      toplevel: system.toplevel,
+      toplevelNarHash: toplevel.narHash,
+      closure: {
+        sha256: sha256(closure),
+        bytes: closure.length,
+        paths: system.infos.length,
+        narBytes: system.infos.reduce((sum, { narSize }) => sum + narSize, 0),
+      },
+      activation: DEFAULT_ACTIVATION,
+      provenance: {
+        flakeRef: 'path:/world',
+        rev: null,
+        flakeNarHash: null,
+        lockSha256: null,
+        attribute: 'nixosConfigurations.alpha',
+        drvPath: parseStorePath(`/nix/store/${'0'.repeat(32)}-system.drv`),
+        builder: { id: 'world', nixVersion: '2.8.0', system: SYSTEM },
+      },
+      ...changes,
+    };
+  }
+
+  /** Publishes `system`, and returns its manifest's digest. */
+  publish(system: BuiltSystem, changes: Partial<Deployment> = {}): string {
+    this.serve(system);
+    return this.show(this.manifestOf(system, changes));
+  }
+
+  /** Signs `manifest` and makes it the one that is offered. */
+  show(manifest: Manifest, keys: readonly Uint8Array[] = [this.directorKey]): string {
+    const payload = formatManifest(manifest);
+    this.manifest = signEnvelope(STATEMENT_PAYLOAD_TYPE, payload, keys);
+    return manifestDigest(payload);
+  }
+
+  /** Ends the host. */
+  decommission(previous: { epoch: number; sequence: number; sha256: string }): void {
+    const { fleet, host, epoch, minSequence, emergency, issuedAt, notBefore, expiresAt } =
+      this.manifestOf({ name: '', toplevel: SOME_PATH, infos: [SOME_INFO], nars: new Map() });
+    const common = { fleet, host, epoch, minSequence, emergency, issuedAt, notBefore, expiresAt };
+    const manifest: Decommission = {
+      ...common,
+      sequence: this.#sequence,
+      previous,
+      intent: 'decommission',
+    };
+    this.show(manifest);
+  }
+
+  /** Puts closure file, narinfos and NARs of `system` into the cache. */
+  serve(system: BuiltSystem): void {
+    const closure = formatClosure(system.infos);
+    this.closures.set(sha256(closure), closure);
+    for (const info of system.infos) {
+      const nar = system.nars.get(info.path);
+      if (nar === undefined) throw new Error(`no NAR of ${info.path}`);
+      this.serveNar(info, zstdCompressSync(nar));
+    }
+  }
+
+  /** Serves `bytes` as the compressed NAR of `info`, and its narinfo with `changes`. */
+  serveNar(info: PathInfo, bytes: Buffer, changes: Partial<NarInfo> = {}): void {
+    const url = `nar/${sha256(bytes)}.nar.zst`;
+    this.nars.set(`/${url}`, bytes);
+    const narinfo: NarInfo = {
+      path: info.path,
+      narHash: info.narHash,
+      narSize: info.narSize,
+      references: info.references,
+      url,
+      compression: 'zstd',
+      fileHash: null,
+      fileSize: bytes.length,
+      deriver: null,
+      sigs: [signPath(info, this.cacheKey)],
+      ca: null,
+      ...changes,
+    };
+    this.narinfos.set(`/${hashPartOf(info.path)}.narinfo`, formatNarInfo(narinfo));
+  }
+
+  async #answer(request: IncomingMessage, response: ServerResponse): Promise<void> {
+    const url = new URL(request.url ?? '', this.url);
+    const path = url.pathname;
+    this.requests.push(`${request.method} ${path}${url.search}`);
+    if (this.misbehave(path, response, request)) return;
+    if (path === '/v1/enroll') {
+      const body = await bodyOf(request);
+      const { publicKey } = JSON.parse(Buffer.from(parseEnvelope(body).payload).toString()) as {
+        publicKey: PublicKey;
+      };
+      if (request.headers.authorization !== `Bearer ${this.secret}`) {
+        return refuse(response, 401, 'E_TOKEN');
+      }
+      this.#hostKey = publicKey;
+      this.#head = null;
+      return void response.end(JSON.stringify({ token: this.token }));
+    }
+    if (request.headers.authorization !== `Bearer ${this.token}`) {
+      return refuse(response, 401, 'E_TOKEN');
+    }
+    if (path === `/v1/hosts/${HOST}/offer`) return this.#offer(url, request, response);
+    if (path === `/v1/hosts/${HOST}/reports`) return await this.#report(request, response);
+    const body =
+      this.closures.get(path.replace('/v1/closures/', '')) ??
+      this.narinfos.get(path) ??
+      this.nars.get(path);
+    if (body === undefined) return refuse(response, 404, 'E_MISSING');
+    response.end(body);
+  }
+
+  #offer(url: URL, request: IncomingMessage, response: ServerResponse): void {
+    if (this.manifest === null) {
+      refuse(response, 404, 'E_NO_MANIFEST');
+      return;
+    }
+    const roots = this.roots.slice(Number(url.searchParams.get('root')));
+    const text = formatOffer({
+      offerVersion: 1,
+      minAgent: 1,
+      roots,
+      manifest: this.manifest,
+      closure: null,
+    });
+    const etag = `"${sha256(Buffer.from(text)).slice(0, 16)}"`;
+    if (request.headers['if-none-match'] === etag) return void response.writeHead(304).end();
+    response.setHeader('etag', etag).end(text);
+  }
+
+  async #report(request: IncomingMessage, response: ServerResponse): Promise<void> {
+    const body = await bodyOf(request);
+    if (this.#hostKey === null) return refuse(response, 422, 'E_HOST_UNKNOWN');
+    const expect = { publicKey: this.#hostKey, fleet: FLEET, host: HOST };
+    const { receipt, digest } = verifyReceipt(parseEnvelope(body), expect);
+    if (digest === this.#head) return void response.end('{"stored":false}');
+    if (receipt.previous !== this.#head) return refuse(response, 409, 'E_RECEIPT_CHAIN');
+    this.#head = digest;
+    this.reports.push(receipt);
+    response.end('{"stored":true}');
+  }
+}
+
+/** A host's machine: a chroot store, and the agent's state. */
+export type TestHost = {
+  readonly root: string;
+  readonly state: string;
+  /** Runs the agent once, in this process, at the world's time. */
+  readonly once: (options?: { retry?: boolean; clock?: () => number }) => Promise<OnceResult>;
+};
+
+/** Enrols a new machine; `limits` replaces what agent.json says. */
+export async function makeHost(
+  world: World,
+  name = 'machine',
+  limits: object = {},
+): Promise<TestHost> {
+  const root = join(world.dir, name);
+  const state = join(root, 'state');
+  const file = enrolFileOf(world);
+  const now = world.now;
+  const { config } = await enroll({ dir: state, file, host: HOST, system: SYSTEM, root, now });
+  const quick = { ...config, leastBytesPerSecond: 1000, patienceSeconds: 2, ...limits };
+  await writeFile(join(state, 'agent.json'), JSON.stringify({ version: 1, ...quick }));
+  await mkdir(join(root, 'run'), { recursive: true });
+  return {
+    root,
+    state,
+    once: (options = {}) => runOnce({ dir: state, clock: () => world.now, ...options }),
+  };
+}
+
+export function enrolFileOf(world: World): string {
+  return formatEnrolFile({
+    server: world.url,
+    fleet: FLEET,
+    host: HOST,
+    root: world.roots.at(-1) ?? '',
+    secret: world.secret,
+    expiresAt: world.now + 3600,
+  });
+}
+
+export function sha256(bytes: Uint8Array): string {
+  return createHash('sha256').update(bytes).digest('hex');
+}
+
+const SOME_PATH = parseStorePath(`/nix/store/${'1'.repeat(32)}-none`);
+const SOME_INFO = {
+  path: SOME_PATH,
+  narHash: `sha256:${'0'.repeat(52)}` as PathInfo['narHash'],
+  narSize: 1,
+  references: [],
+};
+
+function refuse(response: ServerResponse, status: number, error: string): void {
+  response.writeHead(status).end(JSON.stringify({ error, message: 'no', hint: '' }));
+}
+
+async function bodyOf(request: IncomingMessage): Promise<string> {
+  const chunks: Buffer[] = [];
+  let size = 0;
+  for await (const chunk of request) {
+    size += (chunk as Buffer).length;
+    if (size > MAX_ENVELOPE_BYTES) throw new Error('body too large');
+    chunks.push(chunk as Buffer);
+  }
+  return Buffer.concat(chunks).toString('utf8');
+}
