@@ -42,6 +42,10 @@ export type Ingested = {
 
 export const DEFAULT_LEVEL = 3;
 
+// Paths compressed at a time: one more than there are cores, as the main thread hashes while the
+// pool compresses; libuv's pool has no more than four threads unless told otherwise.
+const LANES = Math.min(availableParallelism() + 1, 6);
+
 // Paths whose bytes are written and wait for the disk, besides those that are compressed: one
 // commit of the file system's journal then serves many fsyncs.
 const SETTLING = 24;
@@ -134,8 +138,7 @@ async function eachPath(
 ): Promise<void> {
   const failure = new AbortController();
   const stop = signal === undefined ? failure.signal : AbortSignal.any([signal, failure.signal]);
-  // One more than there are cores: the main thread hashes while the pool compresses.
-  const lanes = new Gate(availableParallelism() + 1);
+  const lanes = new Gate(LANES);
   const settling = new Gate(lanes.width + SETTLING);
 
   const ingest = async (info: IngestInfo, lane: Disposable): Promise<void> => {

@@ -1,0 +1,79 @@
+// Rows of the state for tests: index entries, manifests, receipts; and an empty state of its own.
+import { createHash } from 'node:crypto';
+import { join } from 'node:path';
+import type { StorePath } from '../../src/nix/storepath.ts';
+import type { BlobId } from '../../src/storage/blobs.ts';
+import { createState, openState } from '../../src/storage/sqlite.ts';
+import type {
+  CachedPath,
+  PublishedManifest,
+  ReportRecord,
+  State,
+} from '../../src/storage/state.ts';
+import { temporaryDirectory } from './directory.ts';
+import { pathInfo, storePath } from './paths.ts';
+
+export const hex = (seed: string): string => createHash('sha256').update(seed).digest('hex');
+
+export function cachedPath(seed: string, references: StorePath[] = []): CachedPath {
+  return {
+    ...pathInfo(storePath(seed), references),
+    deriver: storePath(seed, 'x.drv'),
+    compression: 'zstd',
+    blob: hex(seed) as BlobId,
+    blobSize: 77,
+  };
+}
+
+export function manifest(host: string, epoch: number, sequence: number): PublishedManifest {
+  const name = `${host} ${epoch} ${sequence}`;
+  return {
+    host,
+    epoch,
+    sequence,
+    digest: hex(name),
+    envelope: `envelope of ${name}`,
+    toplevel: storePath(name),
+    closure: hex(`closure of ${name}`) as BlobId,
+    issuedAt: 1000,
+    expiresAt: 2000,
+  };
+}
+
+export function report(host: string, counter: number, previous: string | null): ReportRecord {
+  const name = `${host} report ${counter} after ${previous}`;
+  return {
+    host,
+    counter,
+    digest: hex(name),
+    previous,
+    receivedAt: 5000 + counter,
+    envelope: `envelope of ${name}`,
+  };
+}
+
+export type EmptyState = AsyncDisposable & {
+  readonly state: State;
+  readonly dir: string;
+  readonly file: string;
+};
+
+/** A new database in a directory of its own, open. */
+export async function emptyState(
+  writer: 'inline' | 'thread' = 'inline',
+  patience?: number,
+): Promise<EmptyState> {
+  const dir = await temporaryDirectory();
+  const file = join(dir.path, 'fleet.db');
+  await createState(file);
+  const state = await openState(file, patience === undefined ? { writer } : { writer, patience });
+  return {
+    state,
+    dir: dir.path,
+    file,
+    async [Symbol.asyncDispose]() {
+      await state[Symbol.asyncDispose]();
+      await dir[Symbol.asyncDispose]();
+    },
+  };
+}

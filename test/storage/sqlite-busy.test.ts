@@ -1,0 +1,68 @@
+// Another process holds the write lock: reads and the event loop go on, writes wait or say so.
+import assert from 'node:assert/strict';
+import { describe, test } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { refused } from '../helpers/nix-scratch.ts';
+import { startProgram } from '../helpers/programs.ts';
+import { cachedPath, emptyState } from '../helpers/rows.ts';
+
+for (const writer of ['inline', 'thread'] as const) {
+  describe(`a foreign lock, writer ${writer}`, () => {
+    test('of 1.5 s stalls neither reads nor timers, and the write comes through', async () => {
+      await using made = await emptyState(writer);
+      const { state } = made;
+      const [before, row] = [cachedPath('before'), cachedPath('during')];
+      await state.addCachedPaths([before]);
+      await using holder = startProgram('hold-write-lock.ts', made.file, '1500');
+      assert.equal(await holder.line(), 'held');
+
+      const start = performance.now();
+      let stored = false;
+      const write = state.addCachedPaths([row]).then(() => {
+        stored = true;
+      });
+      let longest = 0;
+      let reads = 0;
+      while (!stored && performance.now() - start < 10_000) {
+        const turn = performance.now();
+        await sleep(5);
+        assert.equal((await state.cachedPaths([before.path])).length, 1);
+        longest = Math.max(longest, performance.now() - turn);
+        if (!stored) reads++;
+      }
+      await write;
+      assert.ok(performance.now() - start > 1000, 'the write waited for the lock');
+      assert.ok(reads > 20, `only ${reads} reads meanwhile`);
+      assert.ok(longest < 500, `the event loop stood still for ${longest} ms`);
+      assert.deepEqual(await state.cachedPaths([row.path]), [row]);
+    });
+
+    test('that outlasts patience is E_STATE_BUSY, for all that waited', async () => {
+      await using made = await emptyState(writer, 200);
+      const { state } = made;
+      await using holder = startProgram('hold-write-lock.ts', made.file, '60000');
+      await holder.line();
+      const start = performance.now();
+      const writes = [1, 2, 3].map((pid) =>
+        assert.rejects(state.recordLease(pid, 1), (error: Error & { hint?: string }) => {
+          assert.match(error.hint ?? '', /again/);
+          return refused('E_STATE_BUSY', /fleet\.db is locked/)(error);
+        }),
+      );
+      await Promise.all(writes);
+      assert.ok(performance.now() - start < 2000, 'they did not wait one after the other');
+      await holder.kill('SIGKILL');
+      // Its writer is as good as before.
+      assert.equal((await state.recordLease(4, 1)).pid, 4);
+    });
+  });
+}
+
+test('two processes that open and write at once never see each other', async () => {
+  await using made = await emptyState('inline');
+  await using holder = startProgram('hold-write-lock.ts', made.file, '300');
+  await holder.line();
+  const rows = Array.from({ length: 20 }, (_, i) => cachedPath(`row ${i}`));
+  await Promise.all(rows.map((row) => made.state.addCachedPaths([row])));
+  assert.equal((await made.state.cachedPaths(rows.map((row) => row.path))).length, 20);
+});
