@@ -5,7 +5,7 @@
 // needs it, replaced in place where the host's owner allows it, and never activated otherwise.
 import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
-import { FleetError, isFleetError, messageOf } from '../errors.ts';
+import { FleetError, isFleetError } from '../errors.ts';
 import type { Closure, PathInfo } from '../nix/closure.ts';
 import { invalidPaths, queryPathInfos } from '../nix/query.ts';
 import { addRoot, deletePath, realisePaths, repairPath } from '../nix/realise.ts';
@@ -128,7 +128,7 @@ async function substitute(
     await realisePaths([closure.toplevel], { ...given, addRoot: link });
     for (const { path } of replace) await repairPath(path, given);
   } catch (error) {
-    throw substituter.failure ?? nixFailure(closure.toplevel, error);
+    throw substituter.failure ?? nixFailure(closure.toplevel, substituter.url, error);
   }
   return substituter.received;
 }
@@ -151,19 +151,14 @@ function nixSettings(url: string, keys: readonly NixPublicKey[]): Map<string, st
   ]);
 }
 
-function nixFailure(toplevel: StorePath, error: unknown): unknown {
+/** What Nix said, without the substituter's secret address. */
+function nixFailure(toplevel: StorePath, url: string, error: unknown): unknown {
   if (!isFleetError(error, 'E_NIX_FAILED')) return error;
-  const details = error.details;
-  if (details.some((line) => /signature/.test(line))) {
-    return new FleetError('E_NARINFO_UNSIGNED', `Nix refuses a signature: ${messageOf(error)}`, {
-      cause: error,
-      details,
-    });
-  }
-  return new FleetError('E_FETCH', `${toplevel} could not be fetched: ${messageOf(error)}`, {
-    cause: error,
-    details,
-  });
+  const details = error.details.map((line) => line.replaceAll(url, 'the agent'));
+  const unsigned = details.find((line) => /not signed by|lacks a .*signature/.test(line));
+  return unsigned === undefined
+    ? new FleetError('E_FETCH', `${toplevel} could not be fetched: ${error.message}`, { details })
+    : new FleetError('E_NARINFO_UNSIGNED', unsigned.replace(/^\w+: /, ''), { details });
 }
 
 function diverges(infos: readonly PathInfo[]): FleetError {

@@ -180,6 +180,9 @@ async function* unpack(body: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Arr
 
 /** What the line did stays what it is; all else is the server's doing, and names the path. */
 function refusal(info: NarInfo, error: unknown): unknown {
+  if (isFleetError(error, 'E_SERVER_ANSWER')) {
+    return new FleetError('E_FETCH', `the NAR of ${info.path}: ${error.message}`, { cause: error });
+  }
   const bad =
     isFleetError(error, 'E_NAR_BAD', 'E_NAR_LIMIT', 'E_NAR_MISMATCH', 'E_NAR_TRUNCATED') ||
     isFleetError(error, 'E_BODY_LIMIT') ||
