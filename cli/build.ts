@@ -39,7 +39,11 @@ export function registerBuild(program: Command): void {
       const { buildFleet } = await import('../src/server/build.ts');
       const stop = new AbortController();
       const interrupt = (): void =>
-        stop.abort(new FleetError('E_INTERRUPTED', 'interrupted; nothing half done is visible'));
+        stop.abort(
+          new FleetError('E_INTERRUPTED', 'interrupted; nothing half done is visible', {
+            hint: 'run the same command again: it goes on from there',
+          }),
+        );
       process.once('SIGINT', interrupt).once('SIGTERM', interrupt);
       const dryRun = options.dryRun === true;
       const results = await withStateDir(globals, (dir) =>

@@ -1,12 +1,13 @@
-# package.json and package-lock.json → the same for nixpkgs' importNpmLock: with the URL of each archive
-# (the lock file has only hashes), for this platform's packages alone, and without the Node that npm
-# installs where there is none.
+# package.json and package-lock.json → the same for nixpkgs' importNpmLock, without the Node that npm
+# installs where there is none, and a source for each package of this platform: fetched by npm itself
+# (the lock file has no addresses), and held to the hash that the lock file has.
 {
   lib,
   cpu,
   package,
   packageLock,
-  registry ? "https://registry.npmjs.org",
+  # { name, version, integrity } → the package's archive
+  fetchPackage,
 }:
 let
   bundledNode = [
@@ -26,27 +27,22 @@ let
     builtins.elem "linux" (listOf (module.os or "linux"))
     && builtins.elem cpu (listOf (module.cpu or cpu));
 
-  # "node_modules/a/node_modules/@b/c" → "@b/c"; archives are named without the scope.
+  # "node_modules/a/node_modules/@b/c" → "@b/c"
   nameOf = path: lib.last (lib.splitString "node_modules/" path);
-  urlOf =
-    path: version:
-    "${registry}/${nameOf path}/-/${lib.last (lib.splitString "/" (nameOf path))}-${version}.tgz";
 
   # Packages of other platforms stay in the lock, else npm takes it for outdated; npm never fetches them.
-  resolve =
-    path: module:
-    if path == "" then
-      withoutNode module
-    else if fits module then
-      module // { resolved = urlOf path module.version; }
-    else
-      module;
+  packages = removeAttrs packageLock.packages (map (name: "node_modules/${name}") bundledNode);
 in
 {
   package = withoutNode package;
   packageLock = packageLock // {
-    packages = lib.mapAttrs resolve (
-      removeAttrs packageLock.packages (map (name: "node_modules/${name}") bundledNode)
-    );
+    packages = lib.mapAttrs (path: module: if path == "" then withoutNode module else module) packages;
   };
+  sources = lib.mapAttrs (
+    path: module:
+    fetchPackage {
+      name = nameOf path;
+      inherit (module) version integrity;
+    }
+  ) (lib.filterAttrs (path: module: path != "" && fits module) packages);
 }

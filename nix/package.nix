@@ -4,7 +4,9 @@
 {
   lib,
   stdenv,
+  stdenvNoCC,
   buildNpmPackage,
+  cacert,
   importNpmLock,
   nodejs_24,
   makeWrapper,
@@ -19,6 +21,25 @@ let
     cpu = if stdenv.hostPlatform.isAarch64 then "arm64" else "x64";
     package = lib.importJSON "${src}/package.json";
     packageLock = lib.importJSON "${src}/package-lock.json";
+    fetchPackage =
+      {
+        name,
+        version,
+        integrity,
+      }:
+      stdenvNoCC.mkDerivation {
+        name = "${lib.replaceStrings [ "@" "/" ] [ "" "-" ] name}-${version}.tgz";
+        nativeBuildInputs = [
+          nodejs_24
+          cacert
+        ];
+        buildCommand = ''
+          HOME=$TMPDIR npm pack --silent --ignore-scripts ${lib.escapeShellArg "${name}@${version}"}
+          mv -- *.tgz "$out"
+        '';
+        outputHashMode = "flat";
+        outputHash = integrity;
+      };
   };
 in
 buildNpmPackage {
@@ -31,6 +52,7 @@ buildNpmPackage {
   npmDeps = importNpmLock {
     npmRoot = src;
     inherit (lock) package packageLock;
+    packageSourceOverrides = lock.sources;
   };
   inherit (importNpmLock) npmConfigHook;
 

@@ -12,11 +12,12 @@ const entry = (exit: ExitCode, advice: string): Entry => ({ exit, advice });
 /** Every error code, by area. Keep sorted within an area. */
 export const ERRORS = {
   // usage and configuration
-  E_INTERNAL: entry(1, 'this is a fault in fleet; run again with -v and report what it prints'),
   E_CONFIG: entry(2, 'correct the named field in the configuration file'),
+  E_INTERNAL: entry(1, 'this is a fault in fleet; run again with -v and report what it prints'),
   E_USAGE: entry(2, 'see --help'),
 
   // state directory
+  E_DISK_FULL: entry(1, 'free some space and run the same command again; finished work is kept'),
   E_STATE_ACCESS: entry(1, 'run as the owner of the state directory, or as root'),
   E_STATE_BUSY: entry(1, 'try again in a moment'),
   E_STATE_DAMAGED: entry(1, 'restore it from a backup; nothing is repaired by guessing'),
@@ -27,13 +28,12 @@ export const ERRORS = {
   ),
   E_STATE_MISSING: entry(1, 'create it with: fleet init --state DIR'),
   E_STATE_NEWER: entry(1, 'use the fleet version that wrote this state, or a newer one'),
-  E_DISK_FULL: entry(1, 'free some space and run the same command again; finished work is kept'),
 
   // what the state holds
-  E_HOST_NOT_IN_FLAKE: entry(2, 'name one of the nixosConfigurations of the flake'),
-  E_DECOMMISSIONED: entry(1, 'use a new host id: ids are never used again'),
-  E_CLOSURE_LIMIT: entry(1, 'make the system smaller, or raise the limits in a new root'),
   E_CACHE_INCOMPLETE: entry(1, 'run fleet build again: it stores what is missing'),
+  E_CLOSURE_LIMIT: entry(1, 'make the system smaller, or raise the limits in a new root'),
+  E_DECOMMISSIONED: entry(1, 'use a new host id: ids are never used again'),
+  E_HOST_NOT_IN_FLAKE: entry(2, 'name one of the nixosConfigurations of the flake'),
   E_HOST_UNKNOWN: entry(1, 'see: fleet host list'),
   E_LEASE_LOST: entry(1, 'another process publishes now; run the same command again'),
   E_SEQUENCE: entry(1, 'run the same command again; if it persists, the state is an old copy'),
@@ -47,13 +47,13 @@ export const ERRORS = {
     'the closure names a path that the system does not need; do not trust its source',
   ),
   E_HASH: entry(1, 'a hash is sha256:<52 nix32>, sha256:<64 hex> or sha256-<base64>'),
+  E_NARINFO: entry(1, 'the narinfo was not written by a Nix cache, or was changed on the way'),
   E_NAR_BAD: entry(1, 'fetch or dump the archive again'),
   E_NAR_CHANGED: entry(1, 'something writes to the store path while it is read; find and stop it'),
   E_NAR_EXISTS: entry(1, 'unpack to a path that does not exist'),
   E_NAR_LIMIT: entry(1, 'the archive is larger than it said; do not trust its source'),
   E_NAR_MISMATCH: entry(3, 'the archive is not the one that was signed; fetch it from elsewhere'),
   E_NAR_TRUNCATED: entry(1, 'the archive ends too early; fetch it again'),
-  E_NARINFO: entry(1, 'the narinfo was not written by a Nix cache, or was changed on the way'),
   E_NIX_KEY: entry(
     1,
     'a Nix key is NAME:BASE64, as nix-store --generate-binary-cache-key writes it',
@@ -120,8 +120,8 @@ export const ERRORS = {
     'none of the keys that count has signed it; is the root current?',
   ),
   E_SYSTEM_MISMATCH: entry(3, 'build the host for the system it is'),
-  E_VERIFY: entry(3, 'do not trust the refused files'),
   E_TIME: entry(3, 'times are written as 2026-01-31T23:59:59Z'),
+  E_VERIFY: entry(3, 'do not trust the refused files'),
 
   // the agent on a host
   E_AGENT_BUSY: entry(1, 'another fleet agent is at work in this state directory; wait for it'),
@@ -140,9 +140,9 @@ export const ERRORS = {
     1,
     'run as root, or allow unprivileged user namespaces; the machine needs an (empty) /nix directory',
   ),
-  E_NAR_REFUSED: entry(3, 'the server sends other bytes than the signed ones; do not trust it'),
   E_NARINFO_MISMATCH: entry(3, 'the cache holds another build than the signed one; publish again'),
   E_NARINFO_UNSIGNED: entry(3, 'the cache must sign with a key that the root names'),
+  E_NAR_REFUSED: entry(3, 'the server sends other bytes than the signed ones; do not trust it'),
   E_NOT_NIXOS: entry(1, 'publish a NixOS system: its toplevel has bin/switch-to-configuration'),
   E_PREFLIGHT: entry(1, 'read the switch log named above; nothing was changed'),
   E_RECEIPT_REFUSED: entry(1, 'enrol this host again with: fleet host enroll HOST --replace'),
@@ -168,13 +168,13 @@ export const ERRORS = {
   E_TOOL_MISSING: entry(1, 'install util-linux, and have its programs on PATH'),
 
   // the server's answers
-  E_ENROL_REFUSED: entry(1, 'make a new enrolment file on the server: fleet host enroll HOST'),
   E_ENROLLED: entry(1, 'to replace its key: fleet host enroll HOST --replace'),
+  E_ENROL_REFUSED: entry(1, 'make a new enrolment file on the server: fleet host enroll HOST'),
   E_FORBIDDEN: entry(1, 'use the token of that very host'),
   E_LISTEN: entry(1, 'choose another --listen HOST:PORT, or stop what uses it'),
-  E_NO_MANIFEST: entry(1, 'build and publish it on the server: fleet build HOST'),
   E_NOT_ENROLLED: entry(1, 'enrol it: fleet host enroll HOST'),
   E_NOT_FOUND: entry(1, 'check the address'),
+  E_NO_MANIFEST: entry(1, 'build and publish it on the server: fleet build HOST'),
   E_RECEIPT_CHAIN: entry(1, 'if the machine was cloned or restored, enrol it anew'),
   E_REQUEST: entry(1, 'correct the request'),
   E_UNAUTHORIZED: entry(1, 'use a token: fleet token create NAME'),

@@ -7,7 +7,7 @@ import { type Config, parseConfig } from '../config.ts';
 import { errnoOf, FleetError } from '../errors.ts';
 import { parseEnvelope } from '../manifest/dsse.ts';
 import { parseSecretKey } from '../manifest/keyfile.ts';
-import { parseRoot, type Root } from '../manifest/root.ts';
+import { type Root, verifyInitialRoot, verifyRootUpdate } from '../manifest/root.ts';
 import { type NixSecretKey, parseNixSecretKey } from '../nix/signature.ts';
 import type { Blobs } from '../storage/blobs.ts';
 import { openFileBlobs } from '../storage/file-blobs.ts';
@@ -122,7 +122,11 @@ async function readRoots(layout: StateLayout): Promise<SignedRoot[]> {
     // Agents step from one version to the next, so a gap would strand those before it.
     if (version !== index + 1) throw incomplete(layout, layout.root(index + 1));
     const envelope = await readPart(layout, layout.root(version));
-    roots.push({ root: parseRoot(parseEnvelope(envelope).payload), envelope });
+    const previous = roots.at(-1)?.root;
+    const opened = parseEnvelope(envelope);
+    // A root that no agent would follow is found out here, not on the hosts.
+    const root = previous ? verifyRootUpdate(previous, opened) : verifyInitialRoot(opened);
+    roots.push({ root, envelope });
   }
   return roots;
 }
