@@ -32,6 +32,7 @@ export async function* compressed(
   level: number,
 ): AsyncGenerator<Uint8Array> {
   const options: ZstdOptions = {
+    pledgedSrcSize: size,
     params: {
       [constants.ZSTD_c_compressionLevel]: level,
       [constants.ZSTD_c_checksumFlag]: 1,
@@ -48,7 +49,7 @@ export async function* compressed(
     yield frame;
     return;
   }
-  const encoder = createZstdCompress({ ...options, pledgedSrcSize: size, chunkSize: CHUNK_BYTES });
+  const encoder = createZstdCompress({ ...options, chunkSize: CHUNK_BYTES });
   const feeding = feed(chunks, encoder).catch((error: Error) => void encoder.destroy(error));
   try {
     for await (const chunk of encoder) yield chunk;
