@@ -1,0 +1,167 @@
+import assert from 'node:assert/strict';
+import { stat, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { test } from 'node:test';
+import {
+  EMPTY_JOURNAL,
+  journalStep,
+  type Memory,
+  memoryFiles,
+  readJournal,
+  readMemory,
+  readOffer,
+  type Transaction,
+  writeConfig,
+  writeJournal,
+  writeOffer,
+  writeTrust,
+} from '../../src/agent/memory.ts';
+import type { Outcome } from '../../src/agent/outcome.ts';
+import { type Chain, EMPTY_CHAIN, readChain, tell, writeChain } from '../../src/agent/receipts.ts';
+import { generateSecretKey } from '../../src/ed25519.ts';
+import { parseEnvelope } from '../../src/manifest/dsse.ts';
+import { formatSecretKey, publicKeyOfSecret } from '../../src/manifest/keyfile.ts';
+import { verifyReceipt } from '../../src/manifest/receipt.ts';
+import { parseStorePath } from '../../src/nix/storepath.ts';
+import { temporaryDirectory } from '../helpers/directory.ts';
+
+const TARGET = parseStorePath(`/nix/store/${'a'.repeat(32)}-system`);
+
+const TRANSACTION: Transaction = {
+  step: 'activating',
+  mode: 'switch',
+  manifest: { epoch: 1, sequence: 2, sha256: 'a'.repeat(64) },
+  target: TARGET,
+  previous: null,
+  previousProfile: TARGET,
+  bootId: 'boot',
+  why: null,
+};
+
+async function enrolled(dir: string): Promise<Memory> {
+  const files = memoryFiles(dir);
+  await writeFile(files.hostKey, formatSecretKey(generateSecretKey()));
+  await writeFile(files.token, 'fleet_token\n');
+  await writeTrust(dir, { root: '{}', floor: null, decommissioned: false });
+  await writeJournal(dir, EMPTY_JOURNAL);
+  await writeChain(dir, EMPTY_CHAIN);
+  await writeConfig(dir, {
+    server: 'https://fleet.test',
+    fleet: 'fleet.test',
+    host: 'alpha',
+    system: 'x86_64-linux',
+    root: null,
+    repair: false,
+    leastBytesPerSecond: 200,
+    patienceSeconds: 60,
+    switchSeconds: 1800,
+  });
+  return await readMemory(dir);
+}
+
+test('what is written is read back', async () => {
+  await using dir = await temporaryDirectory();
+  const memory = await enrolled(dir.path);
+  assert.equal(memory.token, 'fleet_token');
+  assert.equal(memory.config.host, 'alpha');
+  const trust = {
+    root: '{"x":1}',
+    floor: { epoch: 1, sequence: 2, digest: 'b'.repeat(64) },
+    decommissioned: true,
+  };
+  await writeTrust(dir.path, trust);
+  const rejected = {
+    manifest: TRANSACTION.manifest,
+    phase: 'rolled-back',
+    reason: { code: 'E_SWITCH_FAILED', text: 'no' },
+  } as const;
+  await writeJournal(dir.path, { transaction: null, rejected });
+  await journalStep(dir.path, TRANSACTION);
+  const again = await readMemory(dir.path);
+  assert.deepEqual(again.trust, trust);
+  assert.deepEqual(again.journal, { transaction: TRANSACTION, rejected });
+  await journalStep(dir.path, null);
+  assert.deepEqual(await readJournal(dir.path), { transaction: null, rejected });
+});
+
+test('not enrolled, incomplete and damaged are three things', async () => {
+  await using dir = await temporaryDirectory();
+  await assert.rejects(readMemory(dir.path), { code: 'E_AGENT_NOT_ENROLLED' });
+  await assert.rejects(readMemory(join(dir.path, 'none')), { code: 'E_AGENT_NOT_ENROLLED' });
+  const { rm } = await import('node:fs/promises');
+  for (const name of ['trust.json', 'journal.json', 'token', 'host-key.pem']) {
+    await enrolled(dir.path);
+    await rm(join(dir.path, name));
+    const missing = { code: 'E_AGENT_STATE_CORRUPT', message: new RegExp(`${name}.*missing`) };
+    await assert.rejects(readMemory(dir.path), missing);
+  }
+  await enrolled(dir.path);
+  await rm(join(dir.path, 'receipts.json'));
+  await assert.rejects(readChain(dir.path), { code: 'E_AGENT_STATE_CORRUPT' });
+});
+
+test('a server that is no URL, or hides a password, is refused', async () => {
+  await using dir = await temporaryDirectory();
+  const { config } = await enrolled(dir.path);
+  for (const server of ['fleet', 'ftp://x', 'https://u:p@x', 'https://x/?q', '']) {
+    await writeConfig(dir.path, { ...config, server });
+    await assert.rejects(readMemory(dir.path), { code: 'E_AGENT_STATE_CORRUPT' }, server);
+  }
+});
+
+test('a damaged offer is no offer', async () => {
+  await using dir = await temporaryDirectory();
+  assert.equal(await readOffer(dir.path), null);
+  const offer = { etag: '"x"', root: 3, text: '{}' };
+  await writeOffer(dir.path, offer);
+  assert.deepEqual(await readOffer(dir.path), offer);
+  await writeFile(memoryFiles(dir.path).offer, '{"version":1');
+  assert.equal(await readOffer(dir.path), null);
+  await writeOffer(dir.path, null);
+  assert.equal(await readOffer(dir.path), null);
+});
+
+const OUTCOME: Outcome = {
+  phase: 'in-sync',
+  reason: null,
+  manifest: TRANSACTION.manifest,
+  systems: { booted: null, current: TARGET, profile: TARGET },
+  exitCode: 0,
+};
+
+const CONTEXT = { bootId: 'boot', started: 1_800_000_000, finished: 1_800_000_010 };
+
+test('receipts are signed, chained, durable, and tell news only', async () => {
+  await using dir = await temporaryDirectory();
+  const memory = await enrolled(dir.path);
+  const one = await tell(memory, EMPTY_CHAIN, OUTCOME, CONTEXT);
+  assert.equal(await tell(memory, one, OUTCOME, { ...CONTEXT, finished: 1_800_000_099 }), one);
+  const reason = { code: 'E_SWITCH_FAILED', text: 'first' };
+  const two = await tell(memory, one, { ...OUTCOME, phase: 'failed', reason }, CONTEXT);
+  // Another text for the same thing is no news.
+  const same = { ...OUTCOME, phase: 'failed', reason: { ...reason, text: 'second' } } as const;
+  assert.equal(await tell(memory, two, same, CONTEXT), two);
+  assert.deepEqual(await readChain(dir.path), two);
+  assert.equal(two.queue.length, 2);
+  const publicKey = publicKeyOfSecret(memory.hostKey);
+  const expect = { publicKey, fleet: 'fleet.test', host: 'alpha' };
+  const [a, b] = two.queue.map((text) => verifyReceipt(parseEnvelope(text), expect));
+  assert.deepEqual([a?.receipt.counter, a?.receipt.previous], [1, null]);
+  assert.deepEqual([b?.receipt.counter, b?.receipt.previous], [2, a?.digest]);
+  assert.equal((await stat(memoryFiles(dir.path).receipts)).mode & 0o777, 0o600);
+});
+
+test('a queue that is full takes nothing, so that the chain has no gap', async () => {
+  await using dir = await temporaryDirectory();
+  const memory = await enrolled(dir.path);
+  const full: Chain = {
+    ...EMPTY_CHAIN,
+    counter: 256,
+    head: 'c'.repeat(64),
+    queue: Array(256).fill('{}'),
+  };
+  assert.equal(await tell(memory, full, OUTCOME, CONTEXT), full);
+  const room = { ...full, queue: full.queue.slice(1) };
+  const next = await tell(memory, room, OUTCOME, CONTEXT);
+  assert.deepEqual([next.counter, next.queue.length], [257, 256]);
+});
