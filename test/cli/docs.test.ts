@@ -52,7 +52,9 @@ test('docs/CONFIG.md has every key of fleet.json, and no other', () => {
 
 test('docs/ERRORS.md has every error code with its exit code, and no other', () => {
   const rows = [
-    ...readFileSync('docs/ERRORS.md', 'utf8').matchAll(/^\| `(E_[A-Z0-9_]+)` \| (\d) \| (.+) \|$/gm),
+    ...readFileSync('docs/ERRORS.md', 'utf8').matchAll(
+      /^\| `(E_[A-Z0-9_]+)` \| (\d) \| (.+) \|$/gm,
+    ),
   ];
   const documented = rows.map(([, code, exit]) => `${code} ${exit}`);
   const has = Object.entries(ERRORS).map(([code, { exit }]) => `${code} ${exit}`);

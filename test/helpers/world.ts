@@ -1,14 +1,9 @@
 // A small fleet in one process: keys, root, systems that the real Nix built, and a server for them that
 // the test can make misbehave. What it serves is made with the real modules; only the HTTP is its own,
 // because the real server refuses to lie.
-import { execFileSync } from 'node:child_process';
 import { createHash, randomBytes } from 'node:crypto';
-import { mkdir, writeFile } from 'node:fs/promises';
 import type { IncomingMessage, ServerResponse } from 'node:http';
-import { join } from 'node:path';
 import { zstdCompressSync } from 'node:zlib';
-import { enroll } from '../../src/agent/enroll.ts';
-import { type OnceResult, runOnce } from '../../src/agent/once.ts';
 import { generateSecretKey } from '../../src/ed25519.ts';
 import { DEFAULT_ACTIVATION } from '../../src/manifest/activation.ts';
 import { MAX_ENVELOPE_BYTES, parseEnvelope, signEnvelope } from '../../src/manifest/dsse.ts';
@@ -31,9 +26,7 @@ import {
 } from '../../src/manifest/root.ts';
 import { STATEMENT_PAYLOAD_TYPE } from '../../src/manifest/statement.ts';
 import { formatClosure, type PathInfo } from '../../src/nix/closure.ts';
-import { dumpNar } from '../../src/nix/nar-dump.ts';
 import { formatNarInfo, type NarInfo } from '../../src/nix/narinfo.ts';
-import { queryClosure, queryPathInfos } from '../../src/nix/query.ts';
 import {
   formatNixPublicKey,
   generateNixKey,
@@ -43,75 +36,10 @@ import {
 } from '../../src/nix/signature.ts';
 import { hashPartOf, parseStorePath, type StorePath } from '../../src/nix/storepath.ts';
 import { serveHttp } from './http.ts';
+import { type BuiltSystem, SYSTEM } from './systems.ts';
 
 export const FLEET = 'world.test';
 export const HOST = 'alpha';
-export const SYSTEM = 'x86_64-linux';
-
-/** A built system: its closure and the NARs. */
-export type BuiltSystem = {
-  readonly name: string;
-  readonly toplevel: StorePath;
-  readonly infos: readonly PathInfo[];
-  readonly nars: ReadonlyMap<StorePath, Buffer>;
-};
-
-// What happens is decided at run time by files in /run of the host: exit-ACTION-NAME holds the exit
-// status, sleep-ACTION-NAME the seconds to wait first. `test` makes the system the current one unless
-// it ends with 1, 11, 100 or 101.
-const SWITCH = `#!/bin/sh
-top=\${0%/bin/*}; name=\${top#*-}; action=$1
-echo "$action $name" >>/run/log
-env >/run/env
-[ ! -f "/run/sleep-$action-$name" ] || sleep "$(cat "/run/sleep-$action-$name")"
-code=0
-[ ! -f "/run/exit-$action-$name" ] || code=$(cat "/run/exit-$action-$name")
-echo "this is $action of $name" >&2
-case $action:$code in
-  test:1 | test:11 | test:100 | test:101) ;;
-  test:*) ln -sfn "$top" /run/current-system ;;
-  boot:0) echo "$top" >/run/boot-entry ;;
-esac
-exit "$code"
-`;
-
-const built = new Map<string, Promise<BuiltSystem>>();
-
-/** Builds system-NAME with the machine's Nix: a toplevel of links to one source tree. */
-export function buildSystem(dir: string, name: string, withSwitch = true): Promise<BuiltSystem> {
-  const key = `${name} ${withSwitch}`;
-  const found = built.get(key) ?? build(dir, name, withSwitch);
-  built.set(key, found);
-  return found;
-}
-
-async function build(dir: string, name: string, withSwitch: boolean): Promise<BuiltSystem> {
-  const source = join(dir, `source-${name}`);
-  await mkdir(join(source, 'bin'), { recursive: true });
-  await writeFile(join(source, 'version'), `${name}\n`);
-  await writeFile(join(source, 'ballast'), 'x'.repeat(100_000));
-  if (withSwitch) {
-    await writeFile(join(source, 'bin/switch-to-configuration'), SWITCH, { mode: 0o755 });
-  }
-  const file = join(dir, `${name}.nix`);
-  await writeFile(
-    file,
-    `derivation {
-      name = "system-${name}"; system = "${SYSTEM}"; builder = "builtin:buildenv"; manifest = "/none";
-      derivations = [ "true" 5 1 (builtins.path { path = ${source}; name = "files-${name}"; }) ];
-    }`,
-  );
-  const settings = 'build-users-group =\nsubstituters =\nsandbox = false';
-  const out = execFileSync('nix-build', [file, '--out-link', join(dir, `built-${name}`)], {
-    env: { ...process.env, NIX_CONFIG: settings },
-    stdio: ['ignore', 'pipe', 'ignore'],
-  });
-  const toplevel = parseStorePath(String(out).trim());
-  const infos = await queryPathInfos(await queryClosure([toplevel]));
-  const nars = new Map<StorePath, Buffer>();
-  for (const { path } of infos) nars.set(path, Buffer.concat(await Array.fromAsync(dumpNar(path))));
-  return { name, toplevel, infos, nars };
-}
 
 /** Returns true when it has answered. */
 export type Misbehaviour = (
@@ -352,35 +280,6 @@ export class World implements AsyncDisposable {
     this.reports.push(receipt);
     response.end('{"stored":true}');
   }
-}
-
-/** A host's machine: a chroot store, and the agent's state. */
-export type TestHost = {
-  readonly root: string;
-  readonly state: string;
-  /** Runs the agent once, in this process, at the world's time. */
-  readonly once: (options?: { retry?: boolean; clock?: () => number }) => Promise<OnceResult>;
-};
-
-/** Enrols a new machine; `limits` replaces what agent.json says. */
-export async function makeHost(
-  world: World,
-  name = 'machine',
-  limits: object = {},
-): Promise<TestHost> {
-  const root = join(world.dir, name);
-  const state = join(root, 'state');
-  const file = enrolFileOf(world);
-  const now = world.now;
-  const { config } = await enroll({ dir: state, file, host: HOST, system: SYSTEM, root, now });
-  const quick = { ...config, leastBytesPerSecond: 1000, patienceSeconds: 2, ...limits };
-  await writeFile(join(state, 'agent.json'), JSON.stringify({ version: 1, ...quick }));
-  await mkdir(join(root, 'run'), { recursive: true });
-  return {
-    root,
-    state,
-    once: (options = {}) => runOnce({ dir: state, clock: () => world.now, ...options }),
-  };
 }
 
 export function enrolFileOf(world: World): string {

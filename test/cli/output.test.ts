@@ -1,0 +1,234 @@
+// How the command line speaks: exit codes, one JSON document, advice for every wrong turn.
+import assert from 'node:assert/strict';
+import { chmod, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
+import { createServer } from 'node:net';
+import { join } from 'node:path';
+import { test } from 'node:test';
+import { printable, table, tellError } from '../../cli/output.ts';
+import { ago } from '../../cli/status.ts';
+import { fleet, fleetOk, startFleet, temporaryDir } from '../helpers/cli.ts';
+import { makeState, publishHost } from '../helpers/state.ts';
+
+const NOW = Math.floor(Date.now() / 1000);
+
+async function refused(args: string[], exit: number, code: string): Promise<string> {
+  const { code: status, stdout, stderr } = await fleet([...args, '--json']);
+  assert.equal(status, exit, stderr);
+  const { error } = JSON.parse(stdout) as {
+    error: { code: string; message: string; hint: string };
+  };
+  assert.equal(error.code, code, stderr);
+  const lines = stderr.trimEnd().split('\n').slice(-2);
+  assert.equal(lines[0], `fleet: ${printable(error.message)} [${code}]`);
+  assert.equal(lines[1], `  → ${printable(error.hint)}`);
+  return error.message;
+}
+
+test('no command, an unknown one and an unknown option are usage errors; help is not', async () => {
+  assert.equal((await fleet([])).code, 2);
+  const unknown = await fleet(['buld']);
+  assert.equal(unknown.code, 2);
+  assert.match(unknown.stderr, /Did you mean build/);
+  assert.equal((await fleet(['build', '--dryrun'])).code, 2);
+  assert.equal((await fleet(['host', 'enroll'])).code, 2);
+  for (const args of [['--help'], ['help'], ['build', '--help'], ['--version']]) {
+    assert.equal((await fleet(args)).code, 0, args.join(' '));
+  }
+});
+
+test('init creates, says what to do next, and never overwrites', async (t) => {
+  const dir = await temporaryDir(t);
+  const state = join(dir, 'state');
+  const text = await fleetOk(['init', '--state', state, '--origin', 'a.test']);
+  assert.match(text, /fleet build --state/);
+  const keys = await readdir(join(state, 'keys'));
+  assert.deepEqual(keys.sort(), [
+    'cache.sec',
+    'director.pem',
+    'freshness.pem',
+    'log.pem',
+    'nonce.pem',
+    'release.pem',
+    'root.pem',
+  ]);
+  assert.equal((await stat(join(state, 'keys'))).mode & 0o777, 0o700);
+  for (const key of keys)
+    assert.equal((await stat(join(state, 'keys', key))).mode & 0o777, 0o600, key);
+  const before = await readFile(join(state, 'root/1.root.json'), 'utf8');
+  await refused(['init', '--state', state, '--origin', 'a.test'], 1, 'E_STATE_EXISTS');
+  assert.equal(await readFile(join(state, 'root/1.root.json'), 'utf8'), before);
+  await refused(['init', '--state', join(dir, 'b'), '--origin', 'Not A Name'], 2, 'E_USAGE');
+  await refused(
+    ['init', '--state', join(dir, 'b'), '--origin', 'b.test', '--url', 'nope'],
+    2,
+    'E_USAGE',
+  );
+  assert.deepEqual(await readdir(dir), ['state']);
+});
+
+test('a state that is missing, or lacks a part, is an error; nothing is made up', async (t) => {
+  const dir = await temporaryDir(t);
+  const state = join(dir, 'state');
+  await refused(['status', '--state', state], 1, 'E_STATE_MISSING');
+  await fleetOk(['init', '--state', state, '--origin', 'a.test']);
+  for (const part of ['fleet.db', 'blobs', 'keys/cache.sec', 'root/1.root.json', 'root']) {
+    const copy = join(dir, 'copy');
+    await rm(copy, { recursive: true, force: true });
+    const { cp } = await import('node:fs/promises');
+    await cp(state, copy, { recursive: true });
+    await rm(join(copy, part), { recursive: true });
+    const message = await refused(['status', '--state', copy], 1, 'E_STATE_INCOMPLETE');
+    assert.ok(message.includes(part), message);
+    await assert.rejects(stat(join(copy, part)), part);
+  }
+  // The root key may leave the server: that is what is wanted of it.
+  await rm(join(state, 'keys/root.pem'));
+  const status = JSON.parse(await fleetOk(['status', '--state', state, '--json']));
+  assert.deepEqual(status.warnings.length, 1);
+  await writeFile(join(state, 'fleet.json'), '{"version":1,"fleet":"a.test","lisen":"x"}');
+  const message = await refused(['status', '--state', state], 2, 'E_CONFIG');
+  assert.match(message, /did you mean "listen"/);
+});
+
+test('an enrolment file is made once, for a name that can be a host’s, and never over another', async (t) => {
+  const dir = await temporaryDir(t);
+  const state = join(dir, 'state');
+  await fleetOk(['init', '--state', state, '--origin', 'a.test']);
+  const file = join(dir, 'a.json');
+  const enroll = (...args: string[]) => ['host', 'enroll', ...args, '--state', state, '-o', file];
+  await refused(enroll('a'), 2, 'E_USAGE');
+  await refused(enroll('A_b', '--server', 'http://x'), 2, 'E_USAGE');
+  await refused(enroll('a', '--server', 'x'), 2, 'E_USAGE');
+  await refused(enroll('a', '--server', 'http://x', '--hours', '0'), 2, 'E_USAGE');
+  await fleetOk(enroll('a', '--server', 'http://x'));
+  await refused(enroll('a', '--server', 'http://x'), 2, 'E_USAGE');
+  await refused(['host', 'show', 'b', '--state', state], 1, 'E_HOST_UNKNOWN');
+  const secret = JSON.parse(await readFile(file, 'utf8')).secret as string;
+  assert.ok(!(await readFile(join(state, 'fleet.db'))).includes(secret), 'the secret is stored');
+});
+
+test('tokens: made once by a name, listed without the secret, revoked by the name', async (t) => {
+  const dir = await temporaryDir(t);
+  const state = join(dir, 'state');
+  await fleetOk(['init', '--state', state, '--origin', 'a.test']);
+  const token = (...args: string[]) => ['token', ...args, '--state', state];
+  const { token: secret } = JSON.parse(await fleetOk([...token('create', 'laptop'), '--json']));
+  await refused(token('create', 'laptop'), 2, 'E_USAGE');
+  await refused(token('create', 'a b'), 2, 'E_USAGE');
+  await refused(token('create', 'b', '--days', 'x'), 2, 'E_USAGE');
+  const list = await fleetOk(token('list'));
+  assert.match(list, /laptop/);
+  assert.ok(!list.includes(secret));
+  for (const name of await readdir(state)) {
+    if (!name.startsWith('fleet.db')) continue;
+    assert.ok(!(await readFile(join(state, name))).includes(secret), `${name} has the token`);
+  }
+  await fleetOk(token('revoke', 'laptop'));
+  await refused(token('revoke', 'laptop'), 2, 'E_USAGE');
+  assert.match(await fleetOk(token('list')), /no tokens/);
+});
+
+test('an address that is taken, and half of TLS, are refused', async (t) => {
+  const dir = await temporaryDir(t);
+  const state = join(dir, 'state');
+  await fleetOk(['init', '--state', state, '--origin', 'a.test']);
+  const taken = createServer();
+  await new Promise<void>((settle) => taken.listen(0, '127.0.0.1', settle));
+  const { port } = taken.address() as { port: number };
+  await refused(['serve', '--state', state, '--listen', `127.0.0.1:${port}`], 1, 'E_LISTEN');
+  taken.close();
+  await refused(['serve', '--state', state, '--listen', 'nowhere'], 2, 'E_USAGE');
+  await refused(['serve', '--state', state, '--tls-cert', 'x'], 2, 'E_USAGE');
+  await refused(
+    ['serve', '--state', state, '--tls-cert', '/no/c', '--tls-key', '/no/k'],
+    2,
+    'E_USAGE',
+  );
+});
+
+test('verify: authentic, refused with exit 3, and one document for all files', async (t) => {
+  const dir = await temporaryDir(t);
+  const made = await makeState(dir, NOW);
+  await publishHost(made, 'lantern', 'one', NOW);
+  const manifest = await made.state.currentManifest('lantern');
+  assert.ok(manifest !== null);
+  const closure = await made.blobs.get(manifest.closure);
+  assert.ok(closure !== null);
+  const bytes = Buffer.concat(await closure.toArray());
+  await made[Symbol.asyncDispose]();
+  const root = join(dir, 'state/root/1.root.json');
+  const file = join(dir, 'm.json');
+  const closureFile = join(dir, 'closure.fp');
+  const broken = join(dir, 'broken.json');
+  await writeFile(file, manifest.envelope);
+  await writeFile(closureFile, bytes);
+  await writeFile(broken, manifest.envelope.replace(/"payload":"(.{40})./, '"payload":"$1A'));
+  const verify = async (...args: string[]) => {
+    const { code, stdout } = await fleet(['verify', ...args, '--root', root, '--json']);
+    const { results } = JSON.parse(stdout) as { results: { verdict: string; code?: string }[] };
+    return [code, ...results.map((one) => one.code ?? one.verdict)];
+  };
+  assert.deepEqual(await verify(file), [0, 'authentic']);
+  assert.deepEqual(await verify(file, closureFile), [0, 'authentic', 'authentic']);
+  assert.deepEqual(await verify(closureFile), [3, 'E_CLOSURE_HASH']);
+  assert.deepEqual(await verify(broken, file), [3, 'E_SIGNATURE', 'authentic']);
+  assert.deepEqual(await verify(file, '--host', 'gateway'), [3, 'E_HOST_MISMATCH']);
+  assert.deepEqual(await verify(file, '--at', '2000-01-01T00:00:00Z'), [3, 'E_MANIFEST_NOT_YET']);
+  await writeFile(broken, bytes.subarray(0, -2));
+  assert.deepEqual(await verify(file, broken), [3, 'authentic', 'E_CLOSURE_HASH']);
+  await writeFile(broken, 'nothing of ours');
+  assert.deepEqual(await verify(broken), [3, 'E_ENVELOPE']);
+  const text = await fleet(['verify', broken, '--root', root]);
+  assert.match(text.stderr, /1 of 1 files refused \[E_VERIFY\]/);
+  await refused(['verify', join(dir, 'none'), '--root', root], 2, 'E_USAGE');
+  await refused(['verify', file, '--root', file], 3, 'E_ROOT_FORM');
+  await refused(['verify', file, '--root', root, '--at', 'soon'], 2, 'E_USAGE');
+});
+
+test('root becomes the owner of the state, and leaves no file that locks them out', {
+  skip: process.geteuid?.() === 0 ? false : 'needs root',
+}, async (t) => {
+  const dir = await temporaryDir(t);
+  await chmod(dir, 0o755);
+  const state = join(dir, 'state');
+  await fleetOk(['init', '--state', state, '--origin', 'a.test']);
+  const { spawnSync } = await import('node:child_process');
+  assert.equal(spawnSync('chown', ['-R', '65534:65534', state]).status, 0);
+  await fleetOk(['token', 'create', 'x', '--state', state]);
+  const names = await readdir(state, { recursive: true });
+  for (const name of names) {
+    const { uid } = await stat(join(state, name)).catch(() => ({ uid: 65534 }));
+    assert.equal(uid, 65534, name);
+  }
+});
+
+test('serve ends cleanly when told to, and says where it listened', async (t) => {
+  const dir = await temporaryDir(t);
+  const state = join(dir, 'state');
+  await fleetOk(['init', '--state', state, '--origin', 'a.test']);
+  const serving = startFleet(['serve', '--state', state, '--listen', '[::1]:0']);
+  await new Promise<void>((settle) => serving.child.stdout?.once('data', () => settle()));
+  serving.child.kill('SIGTERM');
+  const { code, stdout } = await serving.done;
+  assert.equal(code, 0);
+  assert.match(stdout, /serving fleet a\.test at http:\/\/\[::1\]:\d+/);
+});
+
+test('what others say cannot drive a terminal, and tables line up', () => {
+  assert.equal(printable('a\u001b[31mb\nc\td\u009b'), 'a?[31mb c?d?');
+  assert.equal(
+    table([
+      ['a', 'bb'],
+      ['ccc', 'd'],
+    ]),
+    'a    bb\nccc  d',
+  );
+  assert.deepEqual([5, 90, 7200, 200_000].map(ago), ['5 s', '1 min', '2 h', '2 days']);
+});
+
+test('what is not foreseen is E_INTERNAL, told without a stack', (t) => {
+  const lines: string[] = [];
+  t.mock.method(process.stderr, 'write', (line: string) => lines.push(line));
+  assert.equal(tellError(new TypeError('boom'), { json: false, verbose: false }), 1);
+  assert.match(lines.join(''), /^fleet: boom \[E_INTERNAL\]\n {2}→ .*-v/);
+});

@@ -1,0 +1,76 @@
+// Systems that the real Nix builds, in the shape that an agent switches to: a toplevel of links to one
+// source tree with a switch-to-configuration that does what the test says.
+import { execFileSync } from 'node:child_process';
+import { mkdir, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import type { PathInfo } from '../../src/nix/closure.ts';
+import { dumpNar } from '../../src/nix/nar-dump.ts';
+import { queryClosure, queryPathInfos } from '../../src/nix/query.ts';
+import { parseStorePath, type StorePath } from '../../src/nix/storepath.ts';
+
+export const SYSTEM = 'x86_64-linux';
+
+/** A built system: its closure and the NARs. */
+export type BuiltSystem = {
+  readonly name: string;
+  readonly toplevel: StorePath;
+  readonly infos: readonly PathInfo[];
+  readonly nars: ReadonlyMap<StorePath, Buffer>;
+};
+
+// What happens is decided at run time by files in /run of the host: exit-ACTION-NAME holds the exit
+// status, sleep-ACTION-NAME the seconds to wait first. `test` makes the system the current one unless
+// it ends with 1, 11, 100 or 101.
+const SWITCH = `#!/bin/sh
+top=\${0%/bin/*}; name=\${top#*-}; action=$1
+echo "$action $name" >>/run/log
+env >/run/env
+[ ! -f "/run/sleep-$action-$name" ] || sleep "$(cat "/run/sleep-$action-$name")"
+code=0
+[ ! -f "/run/exit-$action-$name" ] || code=$(cat "/run/exit-$action-$name")
+echo "this is $action of $name" >&2
+case $action:$code in
+  test:1 | test:11 | test:100 | test:101) ;;
+  test:*) ln -sfn "$top" /run/current-system ;;
+  boot:0) echo "$top" >/run/boot-entry ;;
+esac
+exit "$code"
+`;
+
+const built = new Map<string, Promise<BuiltSystem>>();
+
+/** Builds system-NAME with the machine's Nix: a toplevel of links to one source tree. */
+export function buildSystem(dir: string, name: string, withSwitch = true): Promise<BuiltSystem> {
+  const key = `${name} ${withSwitch}`;
+  const found = built.get(key) ?? build(dir, name, withSwitch);
+  built.set(key, found);
+  return found;
+}
+
+async function build(dir: string, name: string, withSwitch: boolean): Promise<BuiltSystem> {
+  const source = join(dir, `source-${name}`);
+  await mkdir(join(source, 'bin'), { recursive: true });
+  await writeFile(join(source, 'version'), `${name}\n`);
+  await writeFile(join(source, 'ballast'), 'x'.repeat(100_000));
+  if (withSwitch) {
+    await writeFile(join(source, 'bin/switch-to-configuration'), SWITCH, { mode: 0o755 });
+  }
+  const file = join(dir, `${name}.nix`);
+  await writeFile(
+    file,
+    `derivation {
+      name = "system-${name}"; system = "${SYSTEM}"; builder = "builtin:buildenv"; manifest = "/none";
+      derivations = [ "true" 5 1 (builtins.path { path = ${source}; name = "files-${name}"; }) ];
+    }`,
+  );
+  const settings = 'build-users-group =\nsubstituters =\nsandbox = false';
+  const out = execFileSync('nix-build', [file, '--out-link', join(dir, `built-${name}`)], {
+    env: { ...process.env, NIX_CONFIG: settings },
+    stdio: ['ignore', 'pipe', 'ignore'],
+  });
+  const toplevel = parseStorePath(String(out).trim());
+  const infos = await queryPathInfos(await queryClosure([toplevel]));
+  const nars = new Map<StorePath, Buffer>();
+  for (const { path } of infos) nars.set(path, Buffer.concat(await Array.fromAsync(dumpNar(path))));
+  return { name, toplevel, infos, nars };
+}

@@ -1,0 +1,142 @@
+// Publication: what counts as a change, what is never published, and what makes it atomic.
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { generateSecretKey } from '../../src/ed25519.ts';
+import { isFleetError } from '../../src/errors.ts';
+import { DEFAULT_ACTIVATION } from '../../src/manifest/activation.ts';
+import { parseEnvelope, signEnvelope } from '../../src/manifest/dsse.ts';
+import { formatManifest, parseManifest } from '../../src/manifest/manifest.ts';
+import {
+  type BuiltHost,
+  changeOf,
+  publish,
+  signManifest,
+  storeClosure,
+} from '../../src/manifest/publish.ts';
+import { STATEMENT_PAYLOAD_TYPE } from '../../src/manifest/statement.ts';
+import { parseStorePath } from '../../src/nix/storepath.ts';
+import { parseBlobId } from '../../src/storage/blobs.ts';
+import { temporaryDir } from '../helpers/cli.ts';
+import { addPath, makeState, publishHost } from '../helpers/state.ts';
+
+type Context = Parameters<typeof temporaryDir>[0];
+const NOW = 1_800_000_000;
+const DAY = 86_400;
+
+async function world(t: Context) {
+  const dir = await makeState(await temporaryDir(t), NOW);
+  t.after(async () => {
+    await dir[Symbol.asyncDispose]();
+  });
+  const { toplevel, closure } = await publishHost(dir, 'lantern', 'one', NOW);
+  const current = await dir.state.currentManifest('lantern');
+  assert.ok(current !== null);
+  const manifest = parseManifest(parseEnvelope(current.envelope).payload);
+  assert.ok(manifest.intent === 'deploy');
+  const built: BuiltHost = {
+    host: 'lantern',
+    system: 'x86_64-linux',
+    toplevel,
+    closure,
+    activation: DEFAULT_ACTIVATION,
+    provenance: manifest.provenance,
+  };
+  const rules = { root: dir.root, now: NOW, validSeconds: 90 * DAY };
+  return { dir, built, current, rules };
+}
+
+test('a change is a first manifest, another system, other settings, other bytes, or time running out', async (t) => {
+  const { built, current, rules } = await world(t);
+  const other = parseStorePath(`/nix/store/${'1'.repeat(32)}-other`);
+  const zeros = parseBlobId('0'.repeat(64));
+  assert.equal(changeOf(built, current.closure, null, rules), 'new');
+  assert.equal(changeOf(built, current.closure, current, rules), 'none');
+  assert.equal(changeOf(built, null, current, rules), 'none');
+  assert.equal(changeOf({ ...built, toplevel: other }, null, current, rules), 'system');
+  assert.equal(changeOf({ ...built, system: 'aarch64-linux' }, null, current, rules), 'system');
+  const boot = { ...DEFAULT_ACTIVATION, mode: 'boot' } as const;
+  assert.equal(changeOf({ ...built, activation: boot }, null, current, rules), 'settings');
+  assert.equal(changeOf(built, zeros, current, rules), 'closure');
+  assert.equal(changeOf(built, null, current, { ...rules, now: NOW + 59 * DAY }), 'none');
+  assert.equal(changeOf(built, null, current, { ...rules, now: NOW + 61 * DAY }), 'renewal');
+  const root = { ...rules.root, version: 2 };
+  assert.equal(changeOf(built, null, current, { ...rules, root }), 'renewal');
+  // Where the system came from is no reason to switch.
+  const provenance = { ...built.provenance, flakeRef: 'path:/elsewhere' };
+  assert.equal(changeOf({ ...built, provenance }, null, current, rules), 'none');
+});
+
+test('a decommissioned host is not published again', async (t) => {
+  const { built, current, rules } = await world(t);
+  const { provenance, activation, closure, toplevel, toplevelNarHash, ...rest } = parseManifest(
+    parseEnvelope(current.envelope).payload,
+  ) as Extract<ReturnType<typeof parseManifest>, { intent: 'deploy' | 'rollback' }>;
+  const payload = formatManifest({
+    ...rest,
+    intent: 'decommission',
+    sequence: 2,
+    previous: { epoch: 1, sequence: 1, sha256: current.digest },
+  });
+  const envelope = signEnvelope(STATEMENT_PAYLOAD_TYPE, payload, [generateSecretKey()]);
+  assert.throws(
+    () => changeOf(built, null, { ...current, envelope }, rules),
+    (error) => isFleetError(error, 'E_DECOMMISSIONED'),
+  );
+});
+
+test('the next manifest names the one before, and a new epoch starts its own sequence', async (t) => {
+  const { dir, built, current, rules } = await world(t);
+  const stored = await storeClosure(built, dir.blobs, dir.root.limits);
+  const open = ({ envelope }: { envelope: string }) =>
+    parseManifest(parseEnvelope(envelope).payload);
+  const next = open(signManifest(built, stored, current, generateSecretKey(), rules));
+  assert.equal(next.sequence, 2);
+  assert.deepEqual(next.previous, { epoch: 1, sequence: 1, sha256: current.digest });
+  const root = { ...rules.root, epoch: 2 };
+  const reset = open(signManifest(built, stored, current, generateSecretKey(), { ...rules, root }));
+  assert.deepEqual([reset.epoch, reset.sequence], [2, 1]);
+});
+
+test('a closure that no agent would take is not stored', async (t) => {
+  const { dir, built } = await world(t);
+  const limits = { ...dir.root.limits, closurePaths: 1 };
+  await assert.rejects(storeClosure(built, dir.blobs, limits), (error) =>
+    isFleetError(error, 'E_CLOSURE_LIMIT'),
+  );
+  const missing = {
+    ...built,
+    closure: built.closure.filter(({ path }) => path === built.toplevel),
+  };
+  await assert.rejects(storeClosure(missing, dir.blobs, dir.root.limits), (error) =>
+    isFleetError(error, 'E_CLOSURE_MISSING'),
+  );
+});
+
+test('nothing is published while a byte of a closure cannot be served', async (t) => {
+  const { dir, built, current, rules } = await world(t);
+  const stored = await storeClosure(built, dir.blobs, dir.root.limits);
+  const second = await publishable('gateway');
+  const fence = (await dir.state.recordLease(process.pid, NOW)).fence;
+  const row = (await dir.state.cachedPaths([built.toplevel]))[0];
+  assert.ok(row !== undefined);
+  await dir.blobs.delete(row.blob);
+  const first = {
+    manifest: signManifest(built, stored, current, generateSecretKey(), rules),
+    closure: stored.closure,
+  };
+  await assert.rejects(publish([second, first], dir, fence), (error) =>
+    isFleetError(error, 'E_CACHE_INCOMPLETE'),
+  );
+  assert.equal(await dir.state.currentManifest('gateway'), null);
+  assert.deepEqual(await dir.state.currentManifest('lantern'), current);
+
+  async function publishable(host: string) {
+    const system = await addPath(dir, `system-${host}`, Buffer.from(host));
+    const own: BuiltHost = { ...built, host, toplevel: system.path, closure: [system] };
+    const kept = await storeClosure(own, dir.blobs, dir.root.limits);
+    return {
+      manifest: signManifest(own, kept, null, generateSecretKey(), rules),
+      closure: kept.closure,
+    };
+  }
+});
