@@ -18,14 +18,9 @@ import { formatNarHash } from '../../src/nix/hash.ts';
 import { generateNixKey, signPath } from '../../src/nix/signature.ts';
 import { parseStorePath } from '../../src/nix/storepath.ts';
 import { temporaryDirectory } from '../helpers/directory.ts';
-import {
-  buildSystem,
-  type Misbehaviour,
-  makeHost,
-  sha256,
-  type TestHost,
-  World,
-} from '../helpers/world.ts';
+import { makeHost, type TestHost } from '../helpers/hosts.ts';
+import { buildSystem } from '../helpers/systems.ts';
+import { type Misbehaviour, sha256, World } from '../helpers/world.ts';
 
 const systems = await temporaryDirectory();
 after(() => systems[Symbol.asyncDispose]());

@@ -1,27 +1,16 @@
-// The agent against the real Nix, in chroot stores: what a host goes through from its enrolment on, each
-// way an activation can end, and what is left when the agent dies in the middle of one.
+// The agent against the real Nix, in chroot stores: what a host goes through from its enrolment on, and
+// each way an activation can end.
 import assert from 'node:assert/strict';
-import { existsSync } from 'node:fs';
-import { mkdir, readdir, readFile, readlink, rm, symlink, writeFile } from 'node:fs/promises';
+import { mkdir, readdir, readFile, rm, symlink } from 'node:fs/promises';
 import { join } from 'node:path';
 import { test } from 'node:test';
-import { setTimeout as sleep } from 'node:timers/promises';
 import { enroll } from '../../src/agent/enroll.ts';
 import { readMemory } from '../../src/agent/memory.ts';
-import { agentStatus } from '../../src/agent/status.ts';
 import { DEFAULT_ACTIVATION } from '../../src/manifest/activation.ts';
-import { startFleet } from '../helpers/cli.ts';
 import { temporaryDirectory } from '../helpers/directory.ts';
-import {
-  type BuiltSystem,
-  buildSystem,
-  enrolFileOf,
-  HOST,
-  makeHost,
-  SYSTEM,
-  type TestHost,
-  World,
-} from '../helpers/world.ts';
+import { all, atRealTime, logOf, plan, setting, startOnce, systemsOf } from '../helpers/hosts.ts';
+import { buildSystem, SYSTEM } from '../helpers/systems.ts';
+import { enrolFileOf, HOST, World } from '../helpers/world.ts';
 
 const systems = await temporaryDirectory();
 test.after(() => systems[Symbol.asyncDispose]());

@@ -34,7 +34,7 @@ import {
   nixPublicKeyOf,
   signPath,
 } from '../../src/nix/signature.ts';
-import { hashPartOf, parseStorePath, type StorePath } from '../../src/nix/storepath.ts';
+import { hashPartOf, parseStorePath } from '../../src/nix/storepath.ts';
 import { serveHttp } from './http.ts';
 import { type BuiltSystem, SYSTEM } from './systems.ts';
 
