@@ -52,7 +52,8 @@ const SETTLING = 24;
 const ROWS_PER_BATCH = 64;
 
 /**
- * Makes every one of `infos` servable.
+ * Makes every one of `infos` servable. A path that is served already stays as it is, also where the
+ * store now has other bytes for it: `State.cachedPaths` says what is served.
  * @throws FleetError E_STORE_CORRUPT (the store's files are not what its database says),
  *   E_DISK_FULL, E_NAR_CHANGED, E_STATE_BUSY; the signal's reason when aborted.
  */
@@ -114,7 +115,7 @@ async function alreadyThere(
   await Promise.all(
     rows.map(async (row) => {
       const info = wanted.get(row.path);
-      if (info === undefined || !saysTheSame(row, info)) return;
+      if (info === undefined || !isAsGood(row, info)) return;
       using _place = await gate.enter();
       if ((await blobs.size(row.blob)) === row.blobSize) found.set(row.path, row);
     }),
@@ -122,12 +123,10 @@ async function alreadyThere(
   return found;
 }
 
-function saysTheSame(row: CachedPath, info: IngestInfo): boolean {
-  return (
-    row.narHash === info.narHash &&
-    row.narSize === info.narSize &&
-    row.references.join() === info.references.join()
-  );
+// Not its hash: a path that this box built again with other bytes keeps those that were published
+// first, which hosts may have. With other references it would no longer fit its closure.
+function isAsGood(row: CachedPath, info: IngestInfo): boolean {
+  return row.references.join() === info.references.join();
 }
 
 /** Calls `stored` for each of `todo` once its blob is durable; stops all of them at the first error. */

@@ -93,14 +93,30 @@ test('a blob that is gone or short is made anew', async () => {
   assert.equal(await made.blobs.size(short.blob), short.blobSize);
 });
 
-test('a path that was built anew with other contents replaces its row', async () => {
+test('a path that was built anew with other bytes keeps those that were there first', async () => {
   await using made = await world();
   const old = await made.add('a', 'one');
   await made.ingest([old]);
   const anew = await made.add('a', 'another');
   assert.equal(old.path, anew.path);
+  assert.notEqual(old.narHash, anew.narHash);
+  assert.equal((await made.ingest([anew])).ingested, 0);
+  const row = await made.row(anew);
+  assert.equal(row?.narHash, old.narHash);
+  // Only what cannot be served any more is replaced.
+  await made.blobs.delete(row.blob);
   assert.equal((await made.ingest([anew])).ingested, 1);
   assert.equal((await made.row(anew))?.narHash, anew.narHash);
+});
+
+test('a path that was built anew with other references replaces its row', async () => {
+  await using made = await world();
+  const library = await made.add('library');
+  const old = await made.add('a', 'one');
+  await made.ingest([library, old]);
+  const anew = await made.add('a', 'another', [library]);
+  assert.equal((await made.ingest([library, anew])).ingested, 1);
+  assert.deepEqual((await made.row(anew))?.references, [library.path]);
 });
 
 test('no row comes before its blob', async () => {

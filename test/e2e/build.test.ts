@@ -258,3 +258,34 @@ test('a build that is interrupted says so and publishes nothing', async (t) => {
   assert.match(stderr, /E_INTERRUPTED/);
   assert.match(await fleetOk(['status', '--state', state]), /No hosts yet/);
 });
+
+test('a path that was rebuilt with other bytes changes nothing that hosts were told', async (t) => {
+  const { dir, state, write, build } = await world(t);
+  const flake = await write();
+  const first = await build('--flake', flake);
+  const toplevel = first.built.hosts[0]?.toplevel ?? '';
+  const { url } = await serve(t, state);
+  const file = join(dir, 'alpha.json');
+  await fleetOk(['host', 'enroll', 'alpha', '--state', state, '-o', file]);
+  const { token } = await enrolByHand(await readFile(file, 'utf8'), url);
+  const before = await readWhole({ url, token }, 'alpha');
+  // As a build that is not reproducible would leave it: other bytes, rightly registered.
+  const dump = await run('nix-store', ['--dump-db', toplevel], { NIX_CONFIG: NIX });
+  await run('chmod', ['u+w', toplevel]);
+  await writeFile(toplevel, `${await readFile(toplevel, 'utf8')}# built again\n`);
+  const hash = await run('nix-hash', ['--type', 'sha256', toplevel], { NIX_CONFIG: NIX });
+  const [path, , , ...rest] = dump.stdout.split('\n');
+  const size = (await run('nix-store', ['--dump', toplevel], { NIX_CONFIG: NIX })).stdout.length;
+  const registration = [path, hash.stdout.trim(), size, ...rest].join('\n');
+  await writeFile(join(dir, 'registration'), registration);
+  const load = `nix-store --load-db < ${join(dir, 'registration')}`;
+  assert.equal((await run('sh', ['-c', load], { NIX_CONFIG: NIX })).code, 0);
+
+  const after = await run('nix-store', ['--dump-db', toplevel], { NIX_CONFIG: NIX });
+  assert.notEqual(after.stdout, dump.stdout);
+
+  const again = await build('--flake', flake);
+  assert.equal(again.code, 0, again.stderr);
+  assert.equal(again.built.hosts[0]?.change, 'none');
+  assert.deepEqual(await readWhole({ url, token }, 'alpha'), before);
+});
