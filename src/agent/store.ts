@@ -81,7 +81,7 @@ export async function requireStore(place: Place, closure: Closure): Promise<void
 }
 
 export async function compareStore(place: Place, closure: Closure): Promise<Comparison> {
-  const options = rootOption(place);
+  const options = { ...rootOption(place), isolated: true };
   const paths = [...closure.paths.keys()];
   const absent = new Set(await invalidPaths(paths, options));
   const present = paths.filter((path) => !absent.has(path));
@@ -103,7 +103,7 @@ export async function compareStore(place: Place, closure: Closure): Promise<Comp
 async function deleteDead(place: Place, infos: readonly PathInfo[]): Promise<void> {
   const options = rootOption(place);
   for (const { path } of infos) {
-    const gone = await invalidPaths([path], options);
+    const gone = await invalidPaths([path], { ...options, isolated: true });
     if (gone.length === 0) await deletePath(path, options);
   }
 }
