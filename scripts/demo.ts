@@ -14,6 +14,8 @@ const keep = process.argv.includes('--keep');
 
 type Outcome = { readonly code: number | null; readonly stdout: string; readonly stderr: string };
 
+// The make-believe builds run no program, so they need no sandbox, which not every machine allows.
+const env = { ...process.env, NIX_CONFIG: `${process.env['NIX_CONFIG'] ?? ''}\nsandbox = false` };
 const place = await mkdtemp(join(tmpdir(), 'fleet-demo-'));
 const state = join(place, 'state');
 const flake = join(place, 'flake');
@@ -244,7 +246,10 @@ function run(...args: string[]): Promise<Outcome> {
     .replaceAll(place, '$DEMO')
     .replace(/ --json\b/g, '');
   process.stdout.write(`  $ fleet ${shown}\n`);
-  const child = spawn(process.execPath, [FLEET, ...args], { stdio: ['ignore', 'pipe', 'pipe'] });
+  const child = spawn(process.execPath, [FLEET, ...args], {
+    stdio: ['ignore', 'pipe', 'pipe'],
+    env,
+  });
   let stdout = '';
   let stderr = '';
   child.stdout.setEncoding('utf8').on('data', (text: string) => {
