@@ -59,8 +59,9 @@ export async function activate(host: Host, plan: Plan): Promise<Attempt> {
   }
   const check = await run(host, target, 'check');
   if (check.code === 11) return awaitingLock();
-  if (check.code !== 0 && check.code !== 100) return failedCheck(check);
-  if (check.code === 0) {
+  const passed = check.code === 0 || hasNoCheck(check);
+  if (!passed && check.code !== 100) return failedCheck(check);
+  if (passed) {
     await journalStep(host.memory.dir, transaction);
     const test = await run(host, target, 'test');
     if (test.code === 11) {
@@ -234,6 +235,13 @@ function toldBy(result: SwitchResult, action: SwitchAction): string {
 function failedCheck(check: SwitchResult): Attempt {
   const reason = makeReason('E_PREFLIGHT', toldBy(check, 'check'));
   return { phase: 'preflight-failed', reason, exitCode: check.code };
+}
+
+// Systems before NixOS 25.05 answer the verb with their usage, which does not name it; they run their
+// pre-switch checks, if any, at the start of `test`.
+function hasNoCheck(check: SwitchResult): boolean {
+  const usage = check.lastLines.find((line) => /^usage:.*\btest\b/i.test(line));
+  return check.code === 1 && usage !== undefined && !/\bcheck\b/.test(usage);
 }
 
 function awaitingLock(): Attempt {

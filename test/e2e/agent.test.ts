@@ -1,7 +1,7 @@
 // The agent against the real Nix, in chroot stores: what a host goes through from its enrolment on, and
 // each way an activation can end.
 import assert from 'node:assert/strict';
-import { mkdir, readdir, readFile, rm, symlink } from 'node:fs/promises';
+import { mkdir, readdir, readFile, rm, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { enroll } from '../../src/agent/enroll.ts';
@@ -142,6 +142,16 @@ test('a failed check changes nothing', async () => {
   assert.match(outcome?.reason?.text ?? '', /this is check of system-two/);
   assert.deepEqual(await systemsOf(s.host), all(one));
   assert.deepEqual(await logOf(s.host), ['check system-two']);
+});
+
+test('a system of an older NixOS, whose program knows no check, is switched to without it', async () => {
+  await using s = await setting(one);
+  await writeFile(join(s.host.root, 'run/old-system-two'), '');
+  s.world.publish(two);
+  const { outcome, error } = await s.host.once();
+  assert.deepEqual([outcome?.phase, error], ['in-sync', null]);
+  assert.deepEqual(await systemsOf(s.host), all(two));
+  assert.deepEqual(await logOf(s.host), ['check system-two', 'test system-two', 'boot system-two']);
 });
 
 test('a failed switch ends on the old system, and is not tried again by itself', async () => {

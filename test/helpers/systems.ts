@@ -4,11 +4,12 @@ import { execFileSync } from 'node:child_process';
 import { mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { PathInfo } from '../../src/nix/closure.ts';
+import { currentSystem } from '../../src/nix/command.ts';
 import { dumpNar } from '../../src/nix/nar-dump.ts';
 import { queryClosure, queryPathInfos } from '../../src/nix/query.ts';
 import { parseStorePath, type StorePath } from '../../src/nix/storepath.ts';
 
-export const SYSTEM = 'x86_64-linux';
+export const SYSTEM = currentSystem();
 
 /** A built system: its closure and the NARs. */
 export type BuiltSystem = {
@@ -19,12 +20,16 @@ export type BuiltSystem = {
 };
 
 // What happens is decided at run time by files in /run of the host: exit-ACTION-NAME holds the exit
-// status, sleep-ACTION-NAME the seconds to wait first. `test` makes the system the current one unless
+// status, sleep-ACTION-NAME the seconds to wait first; old-NAME makes it one that knows no `check`. `test` makes the system the current one unless
 // it ends with 1, 11, 100 or 101.
 const SWITCH = `#!/bin/sh
 top=\${0%/bin/*}; name=\${top#*-}; action=$1
 echo "$action $name" >>/run/log
 env >/run/env
+if [ "$action" = check ] && [ -f "/run/old-$name" ]; then
+  echo "Usage: $0 [switch|boot|test|dry-activate]" >&2
+  exit 1
+fi
 [ ! -f "/run/sleep-$action-$name" ] || sleep "$(cat "/run/sleep-$action-$name")"
 code=0
 [ ! -f "/run/exit-$action-$name" ] || code=$(cat "/run/exit-$action-$name")
