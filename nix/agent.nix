@@ -89,7 +89,8 @@ in
         ];
         # A large system over a bad line takes as long as it takes; transfers have deadlines of their own.
         TimeoutStartSec = "infinity";
-        UMask = "0077";
+        # A stop in mid-switch ends the agent; the switch goes on, and the next run learns how it ended.
+        KillMode = "process";
         # It replaces the system, boot loader included, so there is little that it can do without.
         LockPersonality = true;
         RestrictRealtime = true;

@@ -117,6 +117,9 @@ const CONFIG: Fields<AgentConfig> = {
   switchSeconds: integer(1, 86400),
 };
 
+/** The keys of agent.json, for the test that compares them with docs/CONFIG.md. */
+export const AGENT_CONFIG_KEYS: readonly string[] = Object.keys(CONFIG);
+
 const TRUST: Fields<Trust> = {
   root: string,
   floor: nullable(record<Floor>({ epoch: integer(0), sequence: integer(0), digest })),

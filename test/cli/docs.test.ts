@@ -5,6 +5,7 @@ import { readFileSync } from 'node:fs';
 import { test } from 'node:test';
 import type { Command } from 'commander';
 import { makeProgram } from '../../cli/fleet.ts';
+import { AGENT_CONFIG_KEYS } from '../../src/agent/memory.ts';
 import { CONFIG_KEYS } from '../../src/config.ts';
 import { ERRORS } from '../../src/errors.ts';
 
@@ -44,11 +45,16 @@ test('docs/CLI.md has every command, and no other', () => {
   assert.deepEqual(documented.sort(), has.sort());
 });
 
-test('docs/CONFIG.md has every key of fleet.json, and no other', () => {
-  const page = readFileSync('docs/CONFIG.md', 'utf8').split('## Environment')[0] ?? '';
-  const documented = [...page.matchAll(/^\| `([^`]+)` \|/gm)].map(([, key]) => key);
-  assert.deepEqual(documented.sort(), [...CONFIG_KEYS].sort());
-});
+for (const [file, keys] of [
+  ['fleet.json', CONFIG_KEYS],
+  ['agent.json', AGENT_CONFIG_KEYS],
+] as const) {
+  test(`docs/CONFIG.md has every key of ${file}, and no other`, () => {
+    const page = readFileSync('docs/CONFIG.md', 'utf8').split(`## ${file}`)[1]?.split('\n## ')[0];
+    const documented = [...(page ?? '').matchAll(/^\| `([^`]+)` \|/gm)].map(([, key]) => key);
+    assert.deepEqual(documented.sort(), [...keys].sort());
+  });
+}
 
 test('docs/ERRORS.md has every error code with its exit code, and no other', () => {
   const rows = [
