@@ -1,6 +1,8 @@
 // Opens the server's state directory for a verb, as its owner: a build started by root must not
 // leave files behind that lock the server out.
+import { accessSync, constants } from 'node:fs';
 import { userInfo } from 'node:os';
+import { fileURLToPath } from 'node:url';
 import { FleetError } from '../src/errors.ts';
 import type { StateDir } from '../src/server/statedir.ts';
 import { type Globals, serverState } from './output.ts';
@@ -34,6 +36,18 @@ async function becomeOwner(
     throw new FleetError('E_STATE_ACCESS', `cannot become user ${owner.uid}, who owns ${top}`, {
       cause,
     });
+  }
+  try {
+    accessSync(fileURLToPath(import.meta.url), constants.R_OK);
+  } catch (cause) {
+    throw new FleetError(
+      'E_STATE_ACCESS',
+      `user ${owner.uid}, who owns ${top}, cannot read fleet itself`,
+      {
+        hint: 'install fleet where every user can read it, such as below /usr/local/lib or /opt',
+        cause,
+      },
+    );
   }
   // Nix keeps caches below HOME, and root's is closed to the owner.
   process.env['HOME'] = userInfo().homedir;

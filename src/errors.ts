@@ -1,7 +1,7 @@
 // One error type for everything that fleet refuses or fails at, and the closed list of its codes.
-// Each code has an exit status (DESIGN: 1 failed, 2 usage, 3 verification refused, 4 some hosts
+// Each code has an exit status (1 failed, 2 usage, 3 verification refused, 4 some hosts
 // failed) and one line of advice, used unless the place that throws knows better.
-// docs/ERRORS.md explains every code; test/errors.test.ts compares it with this list both ways.
+// docs/ERRORS.md explains every code; test/cli/docs.test.ts compares it with this list both ways.
 
 export type ExitCode = 1 | 2 | 3 | 4;
 

@@ -1,5 +1,5 @@
 // A verified system in the store → the running system and the next boot's, or the old ones again
-// (nixos-activation.md, "The sequence to build"). `switch-to-configuration switch` is never used: it
+// (ARCHITECTURE, "The agent"). `switch-to-configuration switch` is never used: it
 // writes the boot loader before it activates, so that a failed switch would boot the bad system. Here:
 // check → test → (it runs, and is the current system) → profile and boot loader. Until then a crash or
 // a power cut returns to the old system by itself; every step is journalled, durably, before it is done.

@@ -1,6 +1,6 @@
 // The server's offer → the newest trusted root and a manifest envelope that is still to be verified,
 // and a manifest's closure file → bytes that are still to be verified. One conditional GET in most
-// runs. A 304 proves nothing: the stored offer is used as if it had just come (trust.md).
+// runs. A 304 proves nothing: the stored offer is used as if it had just come.
 // Refuses a root chain with a gap, and an offer that leads on without end.
 import { FleetError, isFleetError, messageOf } from '../errors.ts';
 import { parseEnvelope } from '../manifest/dsse.ts';
@@ -39,7 +39,7 @@ export function trustedRoot(memory: Memory): Root {
 }
 
 /**
- * trust.md, "What an agent does", 1.
+ * Each root is persisted before the next one is looked at (SPEC §3.4).
  * @throws FleetError E_OFFER_…, E_ROOT_…, E_SIGNATURE…, E_SERVER_…
  */
 export async function askForOffer(client: Client, memory: Memory): Promise<Asked> {
@@ -87,7 +87,7 @@ async function getOffer(client: Client, memory: Memory, root: number): Promise<O
   return offer;
 }
 
-// A 404 ends nothing (trust.md): it is believed only by a host that never saw a manifest.
+// A 404 ends nothing: it is believed only by a host that never saw a manifest.
 function requireNone(body: Uint8Array, memory: Memory): null {
   const said = errorDocument(body);
   if (said?.error === 'E_NO_MANIFEST' && memory.trust.floor === null) return null;

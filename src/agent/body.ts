@@ -1,6 +1,6 @@
 // A response's body → its bytes, under two limits that need no trust in the sender: never more than
-// `maxBytes`, and never slower than a least rate (trust.md: "a deadline and a least rate on every
-// transfer"). Together they bound how long any transfer can take: patience + maxBytes / least rate.
+// `maxBytes`, and never slower than a least rate. Together they
+// bound how long any transfer can take: patience + maxBytes / least rate.
 import { FleetError } from '../errors.ts';
 
 export type BodyLimits = {

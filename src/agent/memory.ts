@@ -3,7 +3,7 @@
 // told and has yet to tell (receipts.json, see receipts.ts). Written only through durable.ts.
 // Absent is not corrupt: without agent.json the host is not enrolled; with it, every other file must be
 // there and whole, or the agent refuses and names the file, because a lost floor would let old
-// manifests in again (trust.md). offer.json is a cache that is verified anew each time it is used.
+// manifests in again. offer.json is a cache that is verified anew each time it is used.
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { parseBaseUrl } from '../config.ts';

@@ -1,6 +1,7 @@
-// One run of the agent: ask, verify, fetch, activate, report (trust.md, "What an agent does"). Each step
+// One run of the agent: ask, verify, fetch, activate, report (SPEC §5, ARCHITECTURE "The agent"). Each step
 // trusts nothing of the one before it but what that verified; whatever refuses or fails leaves the
-// system as it was, or takes it back there. Steps 2 to 5 come with the log.
+// system as it was, or takes it back there. The checks of the
+// transparency log are not there yet.
 import { FleetError, isFleetError } from '../errors.ts';
 import type { Deployment } from '../manifest/manifest.ts';
 import { makeReason } from '../manifest/receipt.ts';

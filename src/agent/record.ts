@@ -1,6 +1,6 @@
 // JSON text of one of the agent's own files → a typed record, strictly: every field known, present
-// and of its type. Anything else is corrupt state (trust.md: "corrupt state is not lost state"), which
-// is refused by name and never repaired by guessing.
+// and of its type. Anything else is corrupt state, which is not lost state: it is
+// refused by name and never repaired by guessing.
 import { FleetError, messageOf } from '../errors.ts';
 
 /** Turns a JSON value into T, or throws a TypeError that says what it must be. */

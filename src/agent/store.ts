@@ -1,5 +1,5 @@
 // A verified closure → all of it valid in the local store, each path with the signed hash, size and
-// references (trust.md, "What an agent does", 9 and 10), held by a garbage collector root of the
+// references (ARCHITECTURE, "The agent"), held by a garbage collector root of the
 // agent's own. Nix adds what is missing, from our substituter alone, and builds nothing.
 // A path that is valid with another hash is E_STORE_DIVERGES: deleted and fetched anew where nothing
 // needs it, replaced in place where the host's owner allows it, and never activated otherwise.
@@ -68,8 +68,8 @@ export async function fetchClosure(options: FetchOptions): Promise<Fetched> {
 }
 
 /**
- * @throws FleetError E_STORE_DIVERGES, or E_FETCH when a path is missing: trust.md step 10, also just
- *   before activation.
+ * @throws FleetError E_STORE_DIVERGES, or E_FETCH when a path is missing. Also asked
+ *   just before activation.
  */
 export async function requireStore(place: Place, closure: Closure): Promise<void> {
   const { missing, divergent } = await compareStore(place, closure);
@@ -133,7 +133,7 @@ async function substitute(
   return substituter.received;
 }
 
-/** DESIGN, "How the agent calls Nix". */
+// What counts is said here, so that nothing the machine is configured to do lets anything else in.
 function nixSettings(url: string, keys: readonly NixPublicKey[]): Map<string, string> {
   return new Map([
     ['substituters', url],

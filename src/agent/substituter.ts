@@ -1,8 +1,8 @@
-// The agent as the local Nix's only substituter (delta.md, "Shape"): the missing paths of one verified
-// closure → an HTTP cache on 127.0.0.1 below an unguessable path, alive during one update.
+// The agent as the local Nix's only substituter (ARCHITECTURE, "The agent"): the missing paths
+// of one verified closure → an HTTP cache on 127.0.0.1 below an unguessable path, alive during one update.
 // Nix gets the narinfos that cached.ts compared with the closure, and NARs that are fetched with our
-// credential, unpacked, and passed on only as far as they are exactly the signed bytes (facts: "stop
-// at NarSize + 1; window capped"). A NAR is streamed with backpressure, never held whole. No secret of
+// credential, unpacked, and passed on only as far as they are exactly the signed bytes (it stops
+// at the first byte too many, and caps the window). A NAR is streamed with backpressure, never held whole. No secret of
 // ours reaches Nix. Every other request is 404.
 import { randomBytes } from 'node:crypto';
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';

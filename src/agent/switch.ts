@@ -1,5 +1,5 @@
 // switch-to-configuration run so that nothing that happens to the agent can stop it half-way
-// (nixos-activation.md, "The sequence to build", 6): toplevel and action → exit code and log.
+// (ARCHITECTURE, "The agent"): toplevel and action → exit code and log.
 // It is a session of its own, its output goes to a file, its exit status to another, and a lock that
 // its parent shell holds tells a later agent that it still runs. In a chroot store it runs in a
 // mount namespace of its own where DIR/nix is /nix and DIR/run is /run; this process never enters it.

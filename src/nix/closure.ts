@@ -1,5 +1,5 @@
 // closure.fp: every path of a system's closure as the fingerprint that Nix signs, one per line
-// (trust.md, "closure.fp"): bytes to a map, and back.
+// (SPEC §4.5): bytes to a map, and back.
 // Refuses, each with its own code: any other form than the one that formatClosure writes
 // (E_CLOSURE_FORM); a reference or a toplevel without a line (E_CLOSURE_MISSING); a line that the
 // toplevel does not need (E_CLOSURE_UNREACHABLE). Linear in the bytes, and never recursive.

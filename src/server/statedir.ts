@@ -1,6 +1,6 @@
 // The server's state directory: what lies where, opening all of it, and running as its owner.
 // Keys, root, configuration and database are either all there or it is an error: a default is
-// never invented for something precious (DESIGN, "State on the server").
+// never invented for something precious (ARCHITECTURE, "State on the server").
 import { readdir, readFile, stat } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import { type Config, parseConfig } from '../config.ts';

@@ -1,4 +1,4 @@
-// One publisher at a time (DESIGN, "State on the server"): an exclusive transaction held open on a
+// One publisher at a time (ARCHITECTURE, "State on the server"): an exclusive transaction held open on a
 // lock database of its own. The operating system drops its lock when the process dies, however it
 // dies, so no lease is ever stale; the fencing number in State tells a late writer that it lost.
 // Nothing else may open and close the lock file in this process: POSIX locks end with any close.

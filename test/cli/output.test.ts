@@ -1,12 +1,12 @@
 // How the command line speaks: exit codes, one JSON document, advice for every wrong turn.
 import assert from 'node:assert/strict';
-import { chmod, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
+import { chmod, cp, mkdir, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
 import { createServer } from 'node:net';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { printable, table, tellError } from '../../cli/output.ts';
 import { ago } from '../../cli/status.ts';
-import { fleet, fleetOk, startFleet, temporaryDir } from '../helpers/cli.ts';
+import { fleet, fleetOk, run, startFleet, temporaryDir } from '../helpers/cli.ts';
 import { makeState, publishHost } from '../helpers/state.ts';
 
 const NOW = Math.floor(Date.now() / 1000);
@@ -74,7 +74,6 @@ test('a state that is missing, or lacks a part, is an error; nothing is made up'
   for (const part of ['fleet.db', 'blobs', 'keys/cache.sec', 'root/1.root.json', 'root']) {
     const copy = join(dir, 'copy');
     await rm(copy, { recursive: true, force: true });
-    const { cp } = await import('node:fs/promises');
     await cp(state, copy, { recursive: true });
     await rm(join(copy, part), { recursive: true });
     const message = await refused(['status', '--state', copy], 1, 'E_STATE_INCOMPLETE');
@@ -185,21 +184,37 @@ test('verify: authentic, refused with exit 3, and one document for all files', a
   await refused(['verify', file, '--root', root, '--at', 'soon'], 2, 'E_USAGE');
 });
 
-test('root becomes the owner of the state, and leaves no file that locks them out', {
-  skip: process.geteuid?.() === 0 ? false : 'needs root',
-}, async (t) => {
+test('root becomes the owner of the state, and leaves no file that locks them out', async (t) => {
+  if (process.geteuid?.() !== 0) return t.skip('needs root');
   const dir = await temporaryDir(t);
   await chmod(dir, 0o755);
   const state = join(dir, 'state');
   await fleetOk(['init', '--state', state, '--origin', 'a.test']);
-  const { spawnSync } = await import('node:child_process');
-  assert.equal(spawnSync('chown', ['-R', '65534:65534', state]).status, 0);
-  await fleetOk(['token', 'create', 'x', '--state', state]);
-  const names = await readdir(state, { recursive: true });
-  for (const name of names) {
-    const { uid } = await stat(join(state, name)).catch(() => ({ uid: 65534 }));
-    assert.equal(uid, 65534, name);
+  assert.equal((await run('chown', ['-R', '65534:65534', state])).code, 0);
+  // Wherever this checkout lies, it is also where every user can read it, in a namespace of its own.
+  const create = (parent: string, name: string) => {
+    const node = join(parent, 'fleet/node_modules/.bin/node');
+    const command = [node, join(parent, 'fleet/cli/fleet.ts'), 'token', 'create', name];
+    const script = 'mkdir -p "$2" && mount --bind "$1" "$2" && shift 2 && exec "$@"';
+    return run('unshare', [
+      ...['--mount', '--propagation', 'private', 'sh', '-c', script, 'sh'],
+      ...[process.cwd(), join(parent, 'fleet'), ...command, '--state', state],
+    ]);
+  };
+  const open = join(dir, 'open');
+  const made = await create(open, 'x');
+  assert.equal(made.code, 0, made.stderr);
+  for (const name of await readdir(state, { recursive: true })) {
+    assert.equal((await stat(join(state, name))).uid, 65534, name);
   }
+  const closed = join(dir, 'closed');
+  await mkdir(closed, { mode: 0o700 });
+  const refusal = await create(closed, 'y');
+  assert.equal(refusal.code, 1);
+  assert.match(
+    refusal.stderr,
+    /user 65534, who owns .* cannot read fleet itself \[E_STATE_ACCESS\]/,
+  );
 });
 
 test('serve ends cleanly when told to, and says where it listened', async (t) => {

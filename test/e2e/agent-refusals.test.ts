@@ -1,4 +1,4 @@
-// What an agent must refuse, from a server that lies in every way (facts: "Manifests, root, log"). Each
+// What an agent must refuse, from a server that lies in every way. Each
 // has its code, leaves the system as it was, and is told to the fleet once.
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';

@@ -1,4 +1,4 @@
-// closure.fp: each sentence of trust.md's paragraph is a refusal here.
+// closure.fp: each sentence of SPEC §4.5 is a refusal here.
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import fc from 'fast-check';
