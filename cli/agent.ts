@@ -1,11 +1,11 @@
 // fleet agent enroll|once|status: what runs on each host. Nothing of the server is loaded here.
-import { readFile } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import type { Command } from 'commander';
 import type { OnceResult } from '../src/agent/once.ts';
 import type { AgentStatus } from '../src/agent/status.ts';
-import { errnoOf, FleetError } from '../src/errors.ts';
+import { FleetError } from '../src/errors.ts';
 import { formatTime } from '../src/manifest/time.ts';
+import { readInput } from './input.ts';
 import {
   type Globals,
   globalsOf,
@@ -35,7 +35,7 @@ export function registerAgent(program: Command): void {
       const { enroll } = await import('../src/agent/enroll.ts');
       const { config, ...key } = await enroll({
         dir: stateOf(command),
-        file: await readEnrolFile(file),
+        file: (await readInput(file, 'give the file that "fleet host enroll" wrote')).toString(),
         host: options.host ?? null,
         system: options.system ?? null,
         root: rootOf(command),
@@ -108,8 +108,7 @@ function printOnce(globals: Globals, { outcome, error, fetched, receipts }: Once
 }
 
 function onceText({ outcome, error, fetched }: OnceResult): string {
-  if (outcome === null)
-    return error === null ? 'Nothing is published for this host yet.' : 'failed';
+  if (outcome === null) return error === null ? 'Nothing is published for this host yet.' : '';
   const { phase, reason, manifest, systems } = outcome;
   return table([
     ['phase', reason === null ? phase : `${phase}: ${printable(reason.text)}`],
@@ -177,17 +176,6 @@ async function requireRoot(dir: string, command: Command): Promise<void> {
       hint: `leave --root out, or name the --state of the agent of ${given}`,
     },
   );
-}
-
-async function readEnrolFile(file: string): Promise<string> {
-  try {
-    return await readFile(file, 'utf8');
-  } catch (cause) {
-    throw new FleetError('E_USAGE', `cannot read ${file}: ${errnoOf(cause) ?? 'unknown error'}`, {
-      hint: 'give the file that "fleet host enroll" wrote',
-      cause,
-    });
-  }
 }
 
 function now(): number {

@@ -6,6 +6,7 @@ import type { FleetBuildEvent, HostResult } from '../src/server/build.ts';
 import {
   type Globals,
   globalsOf,
+  paint,
   print,
   printable,
   say,
@@ -57,11 +58,11 @@ export function registerBuild(program: Command): void {
         }),
       );
       process.off('SIGINT', interrupt).off('SIGTERM', interrupt);
-      print(globals, documentOf(results, dryRun), summary(results, dryRun));
+      print(globals, documentOf(results, dryRun), summary(globals, results, dryRun));
       const failed = results.filter((result) => result.error !== null);
       if (failed.length > 0) {
-        const names = failed.map(({ host }) => host).join(', ');
-        const summary = `${failed.length} of ${results.length} hosts failed: ${names}`;
+        const names = failed.map(({ host }) => printable(host)).join(', ');
+        const summary = `${failed.length} of ${countOf(results.length, 'host')} failed: ${names}`;
         process.exitCode = tellAfterResult(globals, new FleetError('E_SOME_HOSTS', summary));
       }
     });
@@ -70,10 +71,13 @@ export function registerBuild(program: Command): void {
 function tell(globals: Globals, event: FleetBuildEvent): void {
   switch (event.kind) {
     case 'flake':
-      say(globals, `${event.flake.ref}: ${event.hosts.length} hosts`);
+      say(
+        globals,
+        `hosts of ${event.flake.ref.replace(/[?].*/, '')}: ${event.hosts.map(printable).join(', ')}`,
+      );
       break;
     case 'evaluating':
-      say(globals, `${event.host}: evaluating`);
+      say(globals, `${printable(event.host)}: evaluating`);
       break;
     case 'building':
       if (event.event.type === 'building')
@@ -98,7 +102,10 @@ function tell(globals: Globals, event: FleetBuildEvent): void {
       break;
     case 'failed':
       for (const line of event.error.details) say(globals, `  | ${printable(line)}`);
-      say(globals, `${event.host}: ${printable(event.error.message)} [${event.error.code}]`);
+      say(
+        globals,
+        `${printable(event.host)}: ${printable(event.error.message)} [${event.error.code}]`,
+      );
       say(globals, `  → ${printable(event.error.hint)}`);
       break;
     case 'waiting': {
@@ -119,21 +126,30 @@ function isDue(): boolean {
   return true;
 }
 
+function countOf(count: number, what: string): string {
+  return `${count} ${what}${count === 1 ? '' : 's'}`;
+}
+
 function mebibytes(bytes: number): string {
   return `${(bytes / 2 ** 20).toFixed(1)} MiB`;
 }
 
-function summary(results: readonly HostResult[], dryRun: boolean): string {
+function summary(globals: Globals, results: readonly HostResult[], dryRun: boolean): string {
   const rows = results.map((result) => {
-    if (result.error !== null) return [result.host, 'FAILED', printable(result.error.message)];
+    if (result.error !== null)
+      return [
+        printable(result.host),
+        paint(globals, 'bad', 'FAILED'),
+        printable(result.error.message),
+      ];
     const { host, change, manifest, toplevel } = result;
     const number = manifest === null ? '' : `#${manifest.sequence} `;
     return [host, CHANGES[change], `${number}${shortPath(toplevel)}`];
   });
   const changed = results.filter((r) => r.error === null && r.change !== 'none').length;
   const last = dryRun
-    ? `${changed} manifests would be published; nothing was built`
-    : `${changed === 0 ? 'nothing' : `${changed} manifests`} published`;
+    ? `${countOf(changed, 'manifest')} would be published; nothing was built`
+    : `${changed === 0 ? 'nothing' : countOf(changed, 'manifest')} published`;
   return `${table([['HOST', 'CHANGE', 'SYSTEM'], ...rows])}\n${last}`;
 }
 

@@ -2,6 +2,7 @@
 // 0 done, 1 failed, 2 usage, 3 verification refused, 4 some hosts failed.
 import { readFileSync } from 'node:fs';
 import { Command, CommanderError } from 'commander';
+import { FleetError } from '../src/errors.ts';
 import { registerAgent } from './agent.ts';
 import { registerBuild } from './build.ts';
 import { registerHost } from './host.ts';
@@ -28,8 +29,8 @@ export function makeProgram(): Command {
   const program = withGlobals(new Command('fleet'))
     .description('Keeps NixOS machines up to date wherever they are.')
     .version(packageVersion(), '-V, --version')
-    .showSuggestionAfterError()
-    .showHelpAfterError('(see --help)');
+    // Errors are told by tellError, in one style with all others; help goes where it goes.
+    .configureOutput({ outputError: () => {} });
   registerInit(program);
   registerBuild(program);
   registerServe(program);
@@ -57,18 +58,29 @@ export async function main(argv: readonly string[]): Promise<number> {
     return Number(process.exitCode ?? 0);
   } catch (error) {
     if (error instanceof CommanderError) {
-      // Help and version are thrown too; commander has printed everything already.
-      return error.exitCode === 0 || error.code === 'commander.helpDisplayed' ? 0 : 2;
+      // Help and version are thrown too, and have been printed.
+      if (error.exitCode === 0) return 0;
+      if (error.code === 'commander.help') return 2;
     }
     const flags = new Set(argv);
-    return tellError(error, {
+    return tellError(asUsageError(error), {
       json: flags.has('--json'),
       verbose: flags.has('-v') || flags.has('--verbose'),
     });
   }
 }
 
+/** What commander refuses, as an error of ours: `error: unknown command 'buld'\n(Did you mean build?)`. */
+function asUsageError(error: unknown): unknown {
+  if (!(error instanceof CommanderError)) return error;
+  const [what = '', suggestion] = error.message.replace(/^error: /, '').split('\n');
+  const meant = /^\((Did you mean .*)\)$/.exec(suggestion ?? '')?.[1];
+  return new FleetError('E_USAGE', what, meant === undefined ? {} : { hint: meant });
+}
+
 if (import.meta.main) {
+  // Words that nobody reads any more (a closed terminal, `2>&1 | head`) must not end the work.
+  process.stderr.on('error', () => {});
   // A reader that goes away (`fleet status | head`) is no fault of ours.
   process.stdout.on('error', (error: NodeJS.ErrnoException) => {
     process.exit(error.code === 'EPIPE' ? 0 : 1);

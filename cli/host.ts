@@ -1,14 +1,18 @@
 // fleet host list|show|enroll: the hosts of the fleet, and the one-time file that enrols one.
+import { join } from 'node:path';
+import { buffer } from 'node:stream/consumers';
 import type { Command } from 'commander';
 import { parseBaseUrl } from '../src/config.ts';
-import { createDurable } from '../src/durable.ts';
+import { createDurable, makeDirectoryDurable, writeDurable } from '../src/durable.ts';
 import { errnoOf, FleetError, isFleetError, messageOf } from '../src/errors.ts';
 import { formatEnrolFile } from '../src/manifest/enrol-file.ts';
 import { isHostId } from '../src/manifest/fields.ts';
 import { fingerprint, parsePublicKey } from '../src/manifest/keyfile.ts';
 import { formatTime } from '../src/manifest/time.ts';
+import type { StateDir } from '../src/server/statedir.ts';
 import { hostStatus } from '../src/server/status.ts';
 import { generateEnrolSecret, hashToken } from '../src/server/tokens.ts';
+import type { PublishedManifest } from '../src/storage/state.ts';
 import { globalsOf, print, printable, say, table } from './output.ts';
 import { withStateDir } from './state.ts';
 
@@ -43,14 +47,17 @@ export function registerHost(program: Command): void {
   host
     .command('show')
     .argument('<host>')
+    .option('--export <dir>', 'write its manifest, closure file and the root there, for an auditor')
     .description('show all that is known of one host')
-    .action(async (name: string, _options, command: Command) => {
+    .action(async (name: string, options: { export?: string }, command: Command) => {
       const globals = globalsOf(command);
-      await withStateDir(globals, async ({ state }) => {
+      await withStateDir(globals, async (dir) => {
+        const { state } = dir;
         const row = (await state.status()).find(({ record }) => record.host === name);
         if (row === undefined) {
           throw new FleetError('E_HOST_UNKNOWN', `there is no host named ${printable(name)}`);
         }
+        if (options.export !== undefined) await exportManifest(dir, row.manifest, options.export);
         const status = hostStatus(row, Math.floor(Date.now() / 1000));
         const key = row.record.publicKey === null ? null : parsePublicKey(row.record.publicKey);
         const time = (at: number | null | undefined): string => (at == null ? '-' : formatTime(at));
@@ -119,14 +126,40 @@ export function registerHost(program: Command): void {
         else {
           print(
             globals,
-            { host: name, file, server, expiresAt },
+            { version: 1, host: name, file, server, expiresAt },
             `${file} enrols one machine as ${name}, until ${formatTime(expiresAt)}.\nBring it there and run:  fleet agent enroll ${file}`,
           );
         }
-        const published = (await state.currentManifest(name)) !== null;
-        if (!published) say(globals, `note: nothing is published for ${name} yet`);
+        if ((await state.currentManifest(name)) === null) {
+          const others = (await state.currentManifests()).map((manifest) => manifest.host);
+          const known = others.length === 0 ? '' : `; there are manifests for ${others.join(', ')}`;
+          say(globals, `note: nothing is published for ${name} yet${known}`);
+        }
       });
     });
+}
+
+/** Writes what `fleet verify` needs: the manifest as it was published, its closure file, the roots. */
+async function exportManifest(
+  { blobs, roots }: StateDir,
+  manifest: PublishedManifest | null,
+  to: string,
+): Promise<void> {
+  if (manifest === null) throw new FleetError('E_NO_MANIFEST', 'nothing is published for it yet');
+  const { host, sequence, envelope, closure } = manifest;
+  const stream = await blobs.get(closure);
+  if (stream === null) throw new FleetError('E_CACHE_INCOMPLETE', `its closure file is missing`);
+  try {
+    await makeDirectoryDurable(to);
+    await writeDurable(join(to, `${host}-${sequence}.manifest.json`), envelope);
+    await writeDurable(join(to, `${host}-${sequence}.closure.fp`), await buffer(stream));
+    for (const { root, envelope: text } of roots) {
+      await writeDurable(join(to, `${root.version}.root.json`), text);
+    }
+  } catch (cause) {
+    const why = isFleetError(cause) ? cause.message : `cannot write to ${to}: ${errnoOf(cause)}`;
+    throw new FleetError('E_USAGE', why, { hint: 'choose another place with --export', cause });
+  }
 }
 
 function serverUrl(given: string | undefined, configured: string | null): string {
@@ -148,6 +181,9 @@ async function writeSecretFile(file: string, text: string): Promise<void> {
     await createDurable(file, text, 0o600);
   } catch (cause) {
     const why = isFleetError(cause) ? cause.message : `cannot write ${file}: ${errnoOf(cause)}`;
-    throw new FleetError('E_USAGE', why, { hint: 'choose another place with --output', cause });
+    const hint = isFleetError(cause, 'E_STATE_EXISTS')
+      ? 'remove it (making a new one makes it worthless), or choose another place with --output'
+      : 'choose another place with --output';
+    throw new FleetError('E_USAGE', why, { hint, cause });
   }
 }

@@ -22,16 +22,18 @@ export function registerInit(program: Command): void {
       const { fleet } = made.config;
       print(
         globals,
-        { state: dir, fleet, cacheKey: made.cacheKey, rootKeyId: made.rootKeyId },
+        { version: 1, state: dir, fleet, cacheKey: made.cacheKey, rootKeyId: made.rootKeyId },
         [
           `Fleet ${fleet} was created in ${dir}.`,
           '',
           `Nix clients trust its cache with   trusted-public-keys = ${made.cacheKey}`,
-          `The root key ${made.rootKeyId} lies in ${dir}/keys/root.pem: whoever holds it can take`,
-          'over the fleet. Keep a copy offline.',
+          `Move ${dir}/keys/root.pem and release.pem to where no network reaches:`,
+          `whoever holds the root key (${made.rootKeyId}) can take over the fleet. The server works without them.`,
           '',
-          `Next:  fleet build --state ${dir} --flake .`,
-          `       fleet serve --state ${dir}`,
+          'Next:',
+          `  fleet build --state ${dir} --flake .`,
+          `  fleet serve --state ${dir}         (stays; listens on ${made.config.listen})`,
+          `  fleet host enroll HOST --state ${dir}${made.config.url === null ? ' --server URL' : ''}`,
         ].join('\n'),
       );
     });

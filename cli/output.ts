@@ -1,5 +1,6 @@
 // What every verb shares: the global options, where its words go, and how an error is told.
 // Results go to stdout (one JSON document with --json); progress and errors go to stderr.
+import { stripVTControlCharacters } from 'node:util';
 import type { Command } from 'commander';
 import { FleetError, isFleetError, messageOf } from '../src/errors.ts';
 
@@ -15,7 +16,10 @@ export type Globals = {
 /** Adds the global options to a verb, so that they may stand before or behind it. */
 export function withGlobals(command: Command): Command {
   return command
-    .option('--state <dir>', 'state directory')
+    .option(
+      '--state <dir>',
+      'state directory (default: /var/lib/fleet; agent: /var/lib/fleet-agent)',
+    )
     .option('--json', 'print one JSON document on stdout')
     .option('-q, --quiet', 'no progress')
     .option('-v, --verbose', 'more detail; stacks of errors')
@@ -33,7 +37,7 @@ export function globalsOf(command: Command): Globals {
     color:
       options['color'] !== false &&
       (process.env['NO_COLOR'] ?? '') === '' &&
-      process.stderr.isTTY === true,
+      process.stdout.isTTY === true,
   };
 }
 
@@ -52,22 +56,37 @@ export function print(globals: Globals, document: unknown, text: string): void {
   process.stdout.write(globals.json ? `${JSON.stringify(document, null, 2)}\n` : `${text}\n`);
 }
 
+const COLORS = { good: 32, bad: 31, waiting: 33 } as const;
+
+/** `text` in a colour, where results go to a terminal that wants it. */
+export function paint(globals: Globals, color: keyof typeof COLORS, text: string): string {
+  return globals.color ? `\u001b[${COLORS[color]}m${text}\u001b[0m` : text;
+}
+
 /** Columns of text, each as wide as its widest cell; the last one is not padded. */
 export function table(rows: readonly (readonly string[])[]): string {
   const widths: number[] = [];
   for (const row of rows) {
     row.forEach((cell, i) => {
-      widths[i] = Math.max(widths[i] ?? 0, cell.length);
+      widths[i] = Math.max(widths[i] ?? 0, widthOf(cell));
     });
   }
   return rows
     .map((row) =>
       row
-        .map((cell, i) => cell.padEnd(widths[i] ?? 0))
+        .map((cell, i) => pad(cell, widths[i] ?? 0))
         .join('  ')
         .trimEnd(),
     )
     .join('\n');
+}
+
+function widthOf(cell: string): number {
+  return stripVTControlCharacters(cell).length;
+}
+
+function pad(cell: string, width: number): string {
+  return cell + ' '.repeat(width - widthOf(cell));
 }
 
 /**

@@ -1,10 +1,10 @@
 // fleet serve: the binary cache, the hosts' offers and reports, over HTTP or HTTPS, until it is told
 // to stop (SIGTERM, SIGINT).
-import { readFile } from 'node:fs/promises';
 import type { AddressInfo } from 'node:net';
 import type { Command } from 'commander';
 import { formatListen, parseListen } from '../src/config.ts';
-import { errnoOf, FleetError, messageOf } from '../src/errors.ts';
+import { FleetError, messageOf } from '../src/errors.ts';
+import { readInput } from './input.ts';
 import { globalsOf, print, say } from './output.ts';
 import { withStateDir } from './state.ts';
 
@@ -26,6 +26,8 @@ export function registerServe(program: Command): void {
         globals,
         async (dir) => {
           const { host, port } = listenOf(options.listen ?? dir.config.listen);
+          // Before it listens: whoever sees it listening may stop it at once.
+          const stopped = toldToStop();
           const app = buildApp(dir, {
             ...(tls === undefined ? {} : { tls }),
             logger: { level: options.accessLog === true ? 'info' : 'warn', stream: process.stderr },
@@ -45,8 +47,12 @@ export function registerServe(program: Command): void {
           const at = app.server.address() as AddressInfo;
           const shown = formatListen({ host: at.address, port: at.port });
           const url = `${tls === undefined ? 'http' : 'https'}://${shown}`;
-          print(globals, { url, pid: process.pid }, `serving fleet ${dir.config.fleet} at ${url}`);
-          await toldToStop();
+          print(
+            globals,
+            { version: 1, url, pid: process.pid },
+            `serving fleet ${dir.config.fleet} at ${url}`,
+          );
+          await stopped;
           say(globals, 'stopping');
           await app.close();
         },
@@ -62,19 +68,8 @@ async function readTls(options: Options): Promise<{ cert: string; key: string } 
     throw new FleetError('E_USAGE', '--tls-cert and --tls-key go together');
   }
   // Read before the process becomes the owner of STATE, who may not be allowed to.
-  const [cert, key] = await Promise.all([tlsCert, tlsKey].map(readText));
-  return { cert: cert ?? '', key: key ?? '' };
-}
-
-async function readText(file: string): Promise<string> {
-  try {
-    return await readFile(file, 'utf8');
-  } catch (cause) {
-    throw new FleetError('E_USAGE', `cannot read ${file}: ${errnoOf(cause) ?? 'unknown error'}`, {
-      hint: 'give the path of a file that this user may read',
-      cause,
-    });
-  }
+  const [cert, key] = [await readInput(tlsCert), await readInput(tlsKey)];
+  return { cert: cert.toString(), key: key.toString() };
 }
 
 function listenOf(text: string) {

@@ -1,10 +1,11 @@
 // fleet status: a table of hosts: what each should run, what it runs, in which phase, and why.
 import { stat } from 'node:fs/promises';
 import type { Command } from 'commander';
+import type { Phase } from '../src/manifest/receipt.ts';
 import { hashPartOf, nameOf, type StorePath } from '../src/nix/storepath.ts';
 import type { StateDir } from '../src/server/statedir.ts';
 import { type HostStatus, hostStatus } from '../src/server/status.ts';
-import { globalsOf, print, printable, table } from './output.ts';
+import { type Globals, globalsOf, paint, print, printable, table } from './output.ts';
 import { withStateDir } from './state.ts';
 
 const DAY = 86_400;
@@ -27,7 +28,7 @@ export function registerStatus(program: Command): void {
           [
             hosts.length === 0
               ? 'No hosts yet. Publish some: fleet build --flake REF'
-              : hostTable(hosts, now),
+              : hostTable(globals, hosts, now),
             ...warnings.map((warning) => `! ${warning}`),
           ].join('\n'),
         );
@@ -35,14 +36,27 @@ export function registerStatus(program: Command): void {
     });
 }
 
-function hostTable(hosts: readonly HostStatus[], now: number): string {
+const BAD: readonly Phase[] = [
+  'failed',
+  'in-sync-degraded',
+  'preflight-failed',
+  'refused',
+  'rolled-back',
+];
+
+function paintPhase(globals: Globals, phase: Phase): string {
+  const color = phase === 'in-sync' ? 'good' : BAD.includes(phase) ? 'bad' : 'waiting';
+  return paint(globals, color, phase);
+}
+
+function hostTable(globals: Globals, hosts: readonly HostStatus[], now: number): string {
   return table([
     ['HOST', 'DESIRED', 'ACTUAL', 'PHASE', 'LAST SEEN', 'WHY'],
     ...hosts.map((host) => [
       host.host,
       host.desired === null ? '-' : `#${host.desired.sequence} ${shortPath(host.desired.toplevel)}`,
       host.actual?.current == null ? '-' : shortPath(host.actual.current),
-      host.phase,
+      paintPhase(globals, host.phase),
       host.lastSeen === null ? 'never' : `${ago(now - host.lastSeen)} ago`,
       host.why === null ? '' : printable(host.why.text),
     ]),
@@ -81,7 +95,10 @@ async function warningsOf(
   }
   for (const name of ['root', 'release']) {
     if ((await stat(layout.key(`${name}.pem`)).catch(() => null)) !== null) {
-      warnings.push(`the ${name} key lies on this server (${layout.key(`${name}.pem`)})`);
+      const file = layout.key(`${name}.pem`);
+      warnings.push(
+        `the ${name} key lies on this server: move ${file} to where no network reaches`,
+      );
     }
   }
   return warnings;

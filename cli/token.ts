@@ -48,7 +48,7 @@ export function registerToken(program: Command): void {
         const machine = config.url === null ? 'SERVER' : new URL(config.url).hostname;
         print(
           globals,
-          { token: secret, name, expiresAt },
+          { version: 1, token: secret, name, expiresAt },
           `${secret}\n\nIt is shown only this once. For Nix, put this line into a file only root can read,\nand name that file in nix.conf (netrc-file = …):\n\n  machine ${machine} login fleet password ${secret}`,
         );
       });
@@ -67,7 +67,10 @@ export function registerToken(program: Command): void {
         ]);
         print(
           globals,
-          found.map(({ name, createdAt, expiresAt }) => ({ name, createdAt, expiresAt })),
+          {
+            version: 1,
+            tokens: found.map(({ name, createdAt, expiresAt }) => ({ name, createdAt, expiresAt })),
+          },
           rows.length === 0 ? 'no tokens' : table([['NAME', 'CREATED', 'EXPIRES'], ...rows]),
         );
       });
@@ -84,7 +87,7 @@ export function registerToken(program: Command): void {
             hint: 'list them with: fleet token list',
           });
         }
-        print(globals, { revoked: name }, `revoked ${name}`);
+        print(globals, { version: 1, revoked: name }, `revoked ${name}`);
       });
     });
 }

@@ -1,30 +1,27 @@
 // fleet verify FILE… --root ROOT.json: the auditor's command. Offline: reads the named files and the
 // clock, and nothing else. Trust comes from the auditor's own root file. A FILE is a manifest's
-// envelope, an offer as the server gives it, or a closure file of one of the manifests beside it.
+// envelope, an offer as the server gives it, or a closure file that one of those beside it names.
+// File names and contents are hostile: neither may drive the terminal or make it read without end.
 import { createHash } from 'node:crypto';
-import { readFile, stat } from 'node:fs/promises';
 import type { Command } from 'commander';
-import { errnoOf, FleetError, isFleetError, messageOf } from '../src/errors.ts';
+import { FleetError, isFleetError, messageOf } from '../src/errors.ts';
 import { parseEnvelope } from '../src/manifest/dsse.ts';
 import { keyId } from '../src/manifest/keyfile.ts';
 import { parseOffer } from '../src/manifest/offer.ts';
 import { type Root, requireCurrentRoot, verifyInitialRoot } from '../src/manifest/root.ts';
 import { formatTime, parseTime } from '../src/manifest/time.ts';
 import { type VerifiedManifest, verifyClosure, verifyManifest } from '../src/manifest/verify.ts';
-import { globalsOf, print, printable, tellAfterResult } from './output.ts';
+import { readInput } from './input.ts';
+import { type Globals, globalsOf, paint, print, printable, tellAfterResult } from './output.ts';
 
 type Options = { root: string; at?: string; host?: string };
+type Input = { readonly file: string; readonly bytes: Buffer };
+type Kind = 'manifest' | 'closure';
 
 /** What one file turned out to be. */
-type Verdict = {
-  readonly file: string;
-  readonly kind: 'manifest' | 'closure';
-  readonly verified: VerifiedManifest | null;
-  readonly error: FleetError | null;
-};
-
-/** Larger than any closure file that a root's limits allow by default. */
-const MAX_FILE = 128 * 2 ** 20;
+type Verdict =
+  | { readonly file: string; readonly kind: Kind; readonly verified: VerifiedManifest }
+  | { readonly file: string; readonly kind: Kind; readonly error: FleetError };
 
 export function registerVerify(program: Command): void {
   program
@@ -37,81 +34,109 @@ export function registerVerify(program: Command): void {
     .action(async (files: string[], options: Options, command: Command) => {
       const globals = globalsOf(command);
       const now = options.at === undefined ? Math.floor(Date.now() / 1000) : timeOf(options.at);
-      const root = verifyInitialRoot(parseEnvelope(await read(options.root)));
-      requireCurrentRoot(root, now);
-      const inputs = await Promise.all(
-        files.map(async (file) => ({ file, bytes: await read(file) })),
-      );
+      const root = rootOf(await readInput(options.root), options.root, now);
+      const inputs: Input[] = [];
+      for (const file of files) inputs.push({ file, bytes: await readInput(file) });
       const verdicts = judge(inputs, root, now, options.host);
       print(
         globals,
         { version: 1, at: now, root: rootDocument(root), results: verdicts.map(documentOf) },
         [
           `root: fleet ${root.fleet}, version ${root.version}, as of ${formatTime(now)}`,
-          ...verdicts.map(sentence),
+          ...verdicts.map((verdict) => sentence(globals, verdict)),
         ].join('\n'),
       );
-      const refused = verdicts.filter(({ error }) => error !== null);
+      const refused = verdicts.flatMap((verdict) => ('error' in verdict ? [verdict.error] : []));
       if (refused.length > 0) {
-        const summary = `${refused.length} of ${verdicts.length} files refused`;
-        const hint = refused[0]?.error?.hint ?? '';
+        const summary = `${refused.length} of ${verdicts.length} refused`;
+        const hint = refused[0]?.hint ?? '';
         process.exitCode = tellAfterResult(globals, new FleetError('E_VERIFY', summary, { hint }));
       }
     });
 }
 
+/** The auditor's root, with its own file named in what is wrong with it. */
+function rootOf(bytes: Buffer, file: string, now: number): Root {
+  try {
+    const root = verifyInitialRoot(parseEnvelope(bytes));
+    requireCurrentRoot(root, now);
+    return root;
+  } catch (cause) {
+    const { code, message, hint } = known(cause);
+    const advice =
+      code === 'E_ROOT_EXPIRED' ? 'to judge as of an earlier day, say so with --at TIME' : hint;
+    throw new FleetError(code, `--root ${file}: ${message}`, { hint: advice, cause });
+  }
+}
+
 function judge(
-  inputs: readonly { file: string; bytes: Buffer }[],
+  inputs: readonly Input[],
   root: Root,
   now: number,
   host: string | undefined,
 ): Verdict[] {
-  const isClosure = ({ bytes }: { bytes: Buffer }): boolean =>
+  const isClosure = ({ bytes }: Input): boolean =>
     bytes.subarray(0, 13).toString('latin1') === '1;/nix/store/';
+  const found = new Map<string, string>();
+  const verified: VerifiedManifest[] = [];
   const manifests = inputs
     .filter((input) => !isClosure(input))
-    .map(({ file, bytes }): Verdict => {
-      try {
-        const verified = verifyManifest({ envelope: envelopeOf(bytes), root, now });
-        const { id } = verified.manifest.host;
-        if (host !== undefined && id !== host) {
-          throw new FleetError('E_HOST_MISMATCH', `the manifest is for ${id}, not for ${host}`);
-        }
-        return { file, kind: 'manifest', verified, error: null };
-      } catch (error) {
-        return { file, kind: 'manifest', verified: null, error: known(error) };
-      }
-    });
-  const closures = inputs.filter(isClosure).map(({ file, bytes }): Verdict => {
-    try {
-      return { file, kind: 'closure', verified: closureOwner(bytes, manifests), error: null };
-    } catch (error) {
-      return { file, kind: 'closure', verified: null, error: known(error) };
-    }
-  });
+    .map((input) =>
+      verdictOf(input, 'manifest', () => {
+        const one = verifyManifest({ envelope: envelopeOf(input.bytes), root, now });
+        requireHost(one, host);
+        requireSingle(one, found);
+        verified.push(one);
+        return one;
+      }),
+    );
+  const closures = inputs
+    .filter(isClosure)
+    .map((input) => verdictOf(input, 'closure', () => ownerOf(input.bytes, verified)));
   return [...manifests, ...closures];
 }
 
+function verdictOf({ file }: Input, kind: Kind, check: () => VerifiedManifest): Verdict {
+  try {
+    return { file, kind, verified: check() };
+  } catch (error) {
+    return { file, kind, error: known(error) };
+  }
+}
+
+function requireHost({ manifest }: VerifiedManifest, host: string | undefined): void {
+  const { id } = manifest.host;
+  if (host === undefined || id === host) return;
+  throw new FleetError('E_HOST_MISMATCH', `the manifest is for ${id}, not for ${host}`);
+}
+
+/** Two manifests of one number, both signed, are the proof of a director that cheats. */
+function requireSingle({ manifest, digest }: VerifiedManifest, found: Map<string, string>): void {
+  const name = `${manifest.host.id}, epoch ${manifest.epoch}, sequence ${manifest.sequence}`;
+  const other = found.get(name) ?? digest;
+  found.set(name, other);
+  if (other === digest) return;
+  throw new FleetError('E_SEQUENCE_CONFLICT', `another manifest here is ${name} as well, ${other}`);
+}
+
 /** The verified manifest that signs this closure file, which must also be well formed and whole. */
-function closureOwner(bytes: Buffer, manifests: readonly Verdict[]): VerifiedManifest {
+function ownerOf(bytes: Buffer, manifests: readonly VerifiedManifest[]): VerifiedManifest {
   const sha256 = createHash('sha256').update(bytes).digest('hex');
-  for (const { verified } of manifests) {
-    if (verified === null || verified.manifest.intent === 'decommission') continue;
-    if (verified.manifest.closure.sha256 !== sha256) continue;
-    return { ...verified, closure: verifyClosure(verified.manifest, bytes) };
+  for (const verified of manifests) {
+    const { manifest } = verified;
+    if (manifest.intent === 'decommission' || manifest.closure.sha256 !== sha256) continue;
+    return { ...verified, closure: verifyClosure(manifest, bytes) };
   }
   throw new FleetError('E_CLOSURE_HASH', `no verified manifest here names a closure ${sha256}`, {
     hint: 'give the manifest of this closure in the same command',
   });
 }
 
-/** An offer's manifest; anything else is taken for an envelope. */
+/** An offer's manifest; anything that does not say it is an offer is taken for an envelope. */
 function envelopeOf(bytes: Buffer): Buffer | string {
-  try {
-    return parseOffer(bytes).manifest;
-  } catch {
-    return bytes;
-  }
+  return bytes.includes('"offerVersion"') && !bytes.includes('"payloadType":')
+    ? parseOffer(bytes).manifest
+    : bytes;
 }
 
 function known(error: unknown): FleetError {
@@ -119,27 +144,35 @@ function known(error: unknown): FleetError {
   return new FleetError('E_INTERNAL', messageOf(error), { cause: error });
 }
 
-function sentence({ file, kind, verified, error }: Verdict): string {
-  if (verified === null)
-    return `REFUSED   ${file}: ${printable(error?.message ?? '')} [${error?.code}]`;
-  const { manifest, signers, threshold } = verified;
+function sentence(globals: Globals, verdict: Verdict): string {
+  const file = printable(verdict.file);
+  if ('error' in verdict) {
+    const { message, code } = verdict.error;
+    return `${paint(globals, 'bad', 'REFUSED')}   ${file}: ${printable(message)} [${code}]`;
+  }
+  const authentic = paint(globals, 'good', 'authentic');
+  const { manifest, signers, threshold, closure } = verdict.verified;
   const name = `${manifest.host.id} #${manifest.sequence}`;
-  if (kind === 'closure')
-    return `authentic ${file}: closure of ${name}, ${verified.closure?.paths.size} paths`;
+  if (verdict.kind === 'closure') {
+    return `${authentic} ${file}: closure of ${name}, ${closure?.paths.size} paths`;
+  }
   const what =
     manifest.intent === 'decommission' ? 'is decommissioned' : `runs ${manifest.toplevel}`;
+  const signed = `signed by ${signers.length} of ${threshold} director keys`;
   return [
-    `authentic ${file}: ${name} (epoch ${manifest.epoch}) ${what}`,
-    `          issued ${formatTime(manifest.issuedAt)}, expires ${formatTime(manifest.expiresAt)}, signed by ${signers.length} of ${threshold} director keys`,
+    `${authentic} ${file}: manifest ${name} (epoch ${manifest.epoch}) ${what}`,
+    `          issued ${formatTime(manifest.issuedAt)}, expires ${formatTime(manifest.expiresAt)}, ${signed}`,
     '          authentic, and not proven to be the newest: that needs a transparency log',
   ].join('\n');
 }
 
-function documentOf({ file, kind, verified, error }: Verdict): unknown {
-  if (verified === null) {
-    return { file, kind, verdict: 'refused', code: error?.code, message: error?.message };
+function documentOf(verdict: Verdict): unknown {
+  const { file, kind } = verdict;
+  if ('error' in verdict) {
+    const { code, message } = verdict.error;
+    return { file, kind, verdict: 'refused', code, message };
   }
-  const { manifest, digest, signers, threshold } = verified;
+  const { manifest, digest, signers, threshold } = verdict.verified;
   return {
     file,
     kind,
@@ -159,20 +192,6 @@ function documentOf({ file, kind, verified, error }: Verdict): unknown {
 
 function rootDocument(root: Root): unknown {
   return { fleet: root.fleet, version: root.version, epoch: root.epoch, expiresAt: root.expiresAt };
-}
-
-async function read(file: string): Promise<Buffer> {
-  try {
-    const { size } = await stat(file);
-    if (size > MAX_FILE) throw new FleetError('E_USAGE', `${file} is too large to be one of ours`);
-    return await readFile(file);
-  } catch (cause) {
-    if (isFleetError(cause)) throw cause;
-    throw new FleetError('E_USAGE', `cannot read ${file}: ${errnoOf(cause) ?? messageOf(cause)}`, {
-      hint: 'give the path of a file that you may read',
-      cause,
-    });
-  }
 }
 
 function timeOf(text: string): number {

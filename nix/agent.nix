@@ -38,7 +38,7 @@ in
       description = "How this host is to be updated. What is left out has fleet's defaults; fleet build checks it.";
       example = {
         tags = [ "kiosk" ];
-        activation.confirmSeconds = 300;
+        activation.mode = "boot";
       };
       type = types.submodule {
         freeformType = json;

@@ -22,6 +22,7 @@ const flake = join(place, 'flake');
 const started = performance.now();
 let server: ChildProcess | undefined;
 let line: Line | undefined;
+let ending = false;
 
 process.once('SIGINT', () => void end(130));
 process.once('SIGTERM', () => void end(143));
@@ -30,6 +31,8 @@ try {
   if (keep) await new Promise(() => {});
   await end(0);
 } catch (error) {
+  // Ctrl-C reaches the children too, and what they say then is no news.
+  if (ending) await new Promise(() => {});
   process.stderr.write(`\ndemo: ${error instanceof Error ? error.message : error}\n`);
   await end(1);
 }
@@ -103,6 +106,7 @@ async function tell(): Promise<void> {
   expect((await systemOf('lantern')) === before, 'lantern runs what it ran before');
   await writeFile(lantern, line.lastOffer.get('lantern') ?? '');
   const audit = await run('verify', lantern, '--root', join(state, 'root/1.root.json'));
+  process.stdout.write(indent(audit.stdout));
   expect(audit.code === 3, 'the auditor refuses it too');
   line.replaceToplevel('', '');
   const told = await fleet('status', '--state', state);
@@ -306,6 +310,7 @@ function nextWithout(): string {
 }
 
 async function end(code: number): Promise<never> {
+  ending = true;
   server?.kill('SIGTERM');
   line?.server.close();
   line?.server.closeAllConnections();

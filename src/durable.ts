@@ -57,7 +57,9 @@ export async function removeDurable(file: string): Promise<void> {
 
 /** Creates `dir` and its missing parents, durably. */
 export async function makeDirectoryDurable(dir: string, mode = 0o755): Promise<void> {
-  const first = await mkdir(dir, { recursive: true, mode });
+  const first = await mkdir(dir, { recursive: true, mode }).catch((error) => {
+    throw asAccess(asDiskFull(error, dir), dir);
+  });
   if (first === undefined) return;
   // Every new name lies in the parent of a directory from `first` down to `dir`.
   const top = resolve(first);
@@ -87,8 +89,17 @@ async function viaTemporary(
   } catch (error) {
     await handle?.close().catch(() => {});
     await rm(temporary, { force: true });
-    throw asDiskFull(error, file);
+    throw asAccess(asDiskFull(error, file), file);
   }
+}
+
+/** Turns EACCES, EPERM and EROFS into E_STATE_ACCESS naming `what`; returns any other error as it is. */
+export function asAccess(error: unknown, what: string): unknown {
+  const errno = errnoOf(error);
+  if (errno !== 'EACCES' && errno !== 'EPERM' && errno !== 'EROFS') return error;
+  return new FleetError('E_STATE_ACCESS', `this user may not write ${what} (${errno})`, {
+    cause: error,
+  });
 }
 
 /** Turns ENOSPC and EDQUOT into E_DISK_FULL naming `what`; returns any other error as it is. */

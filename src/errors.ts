@@ -31,7 +31,10 @@ export const ERRORS = {
 
   // what the state holds
   E_CACHE_INCOMPLETE: entry(1, 'run fleet build again: it stores what is missing'),
-  E_CLOSURE_LIMIT: entry(1, 'make the system smaller, or raise the limits in a new root'),
+  E_CLOSURE_LIMIT: entry(
+    1,
+    'make the system smaller: the limits stand in the root, which fleet cannot change yet',
+  ),
   E_DECOMMISSIONED: entry(1, 'use a new host id: ids are never used again'),
   E_HOST_NOT_IN_FLAKE: entry(2, 'name one of the nixosConfigurations of the flake'),
   E_HOST_UNKNOWN: entry(1, 'see: fleet host list'),
@@ -76,7 +79,10 @@ export const ERRORS = {
   E_SOME_HOSTS: entry(4, 'mend the hosts named above and run the command again'),
 
   // keys, manifests, roots, receipts: what trust is made of
-  E_APPROVAL_MISSING: entry(3, 'ask the holders of the release keys to approve it'),
+  E_APPROVAL_MISSING: entry(
+    3,
+    'the root wants approvals for this host, which fleet cannot make yet',
+  ),
   E_CLOSURE_HASH: entry(3, 'fetch the closure file again; if it stays so, do not trust its source'),
   E_CLOSURE_MISMATCH: entry(
     3,
@@ -90,7 +96,10 @@ export const ERRORS = {
   E_FLEET_MISMATCH: entry(3, 'it belongs to another fleet; check which server this host talks to'),
   E_HOST_MISMATCH: entry(3, 'it belongs to another host; check the host name on both sides'),
   E_HOST_SETTINGS: entry(1, 'correct services.fleet.agent.settings of that host in the flake'),
-  E_HOST_UNGROUPED: entry(3, 'put the host into a group of the root'),
+  E_HOST_UNGROUPED: entry(
+    3,
+    'the root must name a group for it; the root of fleet init has one for all hosts',
+  ),
   E_KEY_FILE: entry(
     1,
     'a secret key is a PEM file as openssl genpkey -algorithm ed25519 writes it',
@@ -108,7 +117,10 @@ export const ERRORS = {
     3,
     'fetch every root in turn; each is signed by the one before it and itself',
   ),
-  E_ROOT_EXPIRED: entry(3, 'renew the root with its offline keys'),
+  E_ROOT_EXPIRED: entry(
+    3,
+    'hosts keep running, and switch again once a newer root is signed; fleet has no command for that yet',
+  ),
   E_ROOT_FORM: entry(3, 'correct the named field of the root'),
   E_ROOT_VERSION: entry(3, 'fetch the newest root, or issue the manifests again under it'),
   E_SEQUENCE_CONFLICT: entry(3, 'two manifests bear one number; keep both and ask the admin'),
@@ -125,7 +137,10 @@ export const ERRORS = {
 
   // the agent on a host
   E_AGENT_BUSY: entry(1, 'another fleet agent is at work in this state directory; wait for it'),
-  E_AGENT_NOT_ENROLLED: entry(1, 'enrol this host first: fleet agent enroll FILE'),
+  E_AGENT_NOT_ENROLLED: entry(
+    1,
+    'enrol this host first: fleet agent enroll FILE; if it is enrolled, run as root',
+  ),
   E_AGENT_STATE_CORRUPT: entry(
     1,
     'restore the file from a backup; or move the state directory away and enrol again (server: fleet host enroll HOST)',

@@ -4,7 +4,7 @@
 // distinct public key, so one key that signs twice counts once.
 // Refuses what is no envelope; `requireSignatures` refuses too few signatures.
 import { sign, verify } from '../ed25519.ts';
-import { FleetError, messageOf } from '../errors.ts';
+import { FleetError } from '../errors.ts';
 import { decodeAnyBase64, encodeBase64 } from './base64.ts';
 import { canonicalize } from './jcs.ts';
 import { keyId, type PublicKey, publicKeyBytes, publicKeyOfSecret } from './keyfile.ts';
@@ -114,8 +114,9 @@ function parseObject(text: Uint8Array | string): Map<string, unknown> {
     json = JSON.parse(
       typeof text === 'string' ? text : new TextDecoder('utf-8', { fatal: true }).decode(text),
     );
-  } catch (cause) {
-    throw new FleetError('E_ENVELOPE', `the envelope is not JSON: ${messageOf(cause)}`, { cause });
+  } catch {
+    // Without the engine's message, which quotes the text: a secret may have been given by mistake.
+    throw new FleetError('E_ENVELOPE', 'the envelope is not JSON');
   }
   if (typeof json !== 'object' || json === null || Array.isArray(json)) {
     refuse('it is not a JSON object');

@@ -2,7 +2,7 @@
 // `parseCanonical` is the strict profile for everything that is signed (SPEC §1.2): it refuses floats,
 // integers of 2^53 or more, lone surrogates, duplicate keys, -0, nesting deeper than 32, and any
 // bytes that are not exactly JCS(parse(bytes)).
-import { FleetError, messageOf } from '../errors.ts';
+import { FleetError } from '../errors.ts';
 
 export type Json = null | boolean | number | string | readonly Json[] | JsonObject;
 /** Made by JSON.parse only, which makes `__proto__` an ordinary key. */
@@ -36,10 +36,9 @@ export function parseCanonical(bytes: Uint8Array): Json {
   try {
     text = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(bytes);
     value = JSON.parse(text) as Json;
-  } catch (cause) {
-    throw new FleetError('E_PAYLOAD_FORM', `the payload is not JSON: ${messageOf(cause)}`, {
-      cause,
-    });
+  } catch {
+    // Without the engine's message, which quotes the text: a secret may have been given by mistake.
+    throw new FleetError('E_PAYLOAD_FORM', 'the payload is not JSON');
   }
   // Duplicate keys, -0, escapes and spacing all come out differently than they went in.
   if (canonicalize(value) !== text) {

@@ -49,7 +49,12 @@ export async function describeFlake(
   options: EvaluateOptions = {},
 ): Promise<FlakeSource> {
   if (reference === '' || reference.startsWith('-') || reference.includes('#')) {
-    throw new FleetError('E_FLAKE', `not a flake reference: ${JSON.stringify(reference)}`);
+    const [flake, host] = reference.split('#');
+    throw new FleetError(
+      'E_FLAKE',
+      `not a flake reference: ${JSON.stringify(reference)}`,
+      flake && host ? { hint: `hosts are named apart: fleet build --flake ${flake} ${host}` } : {},
+    );
   }
   if (/:\/\/[^/@]*:[^/@]*@/.test(reference)) {
     throw new FleetError('E_FLAKE', 'the flake reference holds a password, and it is published', {
@@ -81,8 +86,9 @@ export async function describeFlake(
 }
 
 /**
- * The names in `nixosConfigurations`, sorted bytewise.
- * @throws FleetError E_NO_HOSTS, E_HOST_NAME, E_EVAL, and what runNix throws.
+ * The names in `nixosConfigurations`, sorted bytewise, as the flake has them: one that cannot be a host's
+ * is refused by `evaluateHost`, so that it stops no other.
+ * @throws FleetError E_NO_HOSTS, E_EVAL, and what runNix throws.
  */
 export async function listHosts(
   flake: FlakeSource,
@@ -93,7 +99,7 @@ export async function listHosts(
   if (names.length === 0) {
     throw new FleetError('E_NO_HOSTS', `nixosConfigurations of ${flake.ref} is empty`);
   }
-  return names.map(parseHostName).sort();
+  return names.map(String).sort();
 }
 
 /**
@@ -130,7 +136,7 @@ export async function evaluateHost(
   };
 }
 
-/** `text` when it can name a host (docs/SPEC, manifest `host.id`); else E_HOST_NAME. */
+/** `text` when it can name a host (SPEC §1.5); else E_HOST_NAME. */
 function parseHostName(text: unknown): string {
   if (typeof text === 'string' && /^[a-z0-9-]{1,63}$/.test(text)) return text;
   throw new FleetError('E_HOST_NAME', `not a host name: ${JSON.stringify(text)}`);
@@ -150,14 +156,21 @@ async function evaluate(
       ),
     );
   } catch (error) {
-    const absent = (line: string): boolean =>
-      /does not provide attribute .*'nixosConfigurations'/.test(line);
-    if (!isFleetError(error, 'E_EVAL') || !error.details.some(absent)) throw error;
+    const absent = /does not provide attribute .*'nixosConfigurations'/;
+    if (!isFleetError(error, 'E_EVAL') || !absent.test(error.message)) throw error;
     throw new FleetError('E_NO_HOSTS', `${flake.ref} provides no nixosConfigurations`, {
       cause: error,
     });
   }
 }
+
+const ADVICE: readonly (readonly [RegExp, string])[] = [
+  [/requires lock file changes/, 'lock its inputs first: nix flake lock'],
+  [
+    /-source\/.*(No such file|does not exist)|flake\.nix.*does not exist/,
+    'in a git repository, first: git add the new files',
+  ],
+];
 
 /** Narrows E_NIX_FAILED of what Nix was asked for to a code that says whose fault it is. */
 async function asking<T>(
@@ -171,11 +184,12 @@ async function asking<T>(
     if (!isFleetError(error, 'E_NIX_FAILED')) throw error;
     const said = error.details.findLast((line) => /^\s*error:/.test(line)) ?? error.message;
     const why = said.trim().replace(/^error:\s*/, '');
-    const unlocked = /requires lock file changes/.test(why);
+    const advice = ADVICE.find(([pattern]) => pattern.test(why))?.[1];
     throw new FleetError(code, why === '' ? what : `${what}: ${why}`, {
       cause: error,
-      details: error.details,
-      ...(unlocked ? { hint: 'lock its inputs first: nix flake lock' } : {}),
+      // What the message has is not told twice.
+      details: error.details.filter((line) => line !== said),
+      ...(advice === undefined ? {} : { hint: advice }),
     });
   }
 }

@@ -69,7 +69,10 @@ export function hostStatus(row: StatusRow, now: number): HostStatus {
     }
     if (receipt === null) {
       return manifest === null
-        ? { phase: 'never-seen', why: { code: 'no-manifest', text: 'nothing is published for it' } }
+        ? {
+            phase: 'manifest-pending',
+            why: { code: 'no-manifest', text: 'nothing is published for it' },
+          }
         : { phase: 'manifest-pending', why: { code: 'no-report', text: 'has not reported yet' } };
     }
     // What a host refuses need not be the newest manifest: it is news all the same.

@@ -289,3 +289,22 @@ test('a path that was rebuilt with other bytes changes nothing that hosts were t
   assert.equal(again.built.hosts[0]?.change, 'none');
   assert.deepEqual(await readWhole({ url, token }, 'alpha'), before);
 });
+
+test('a host with a name that cannot be one stops no other', async (t) => {
+  const { write, build } = await world(t, [
+    ['alpha', 1],
+    ['Web_01', 1],
+  ]);
+  const flake = await write();
+  const alone = await build('alpha', '--flake', flake);
+  assert.equal(alone.code, 0, alone.stderr);
+  const all = await build('--flake', flake);
+  assert.equal(all.code, 4);
+  assert.deepEqual(
+    all.built.hosts.map(({ host, change, error }) => [host, change ?? error?.code]),
+    [
+      ['Web_01', 'E_HOST_NAME'],
+      ['alpha', 'none'],
+    ],
+  );
+});

@@ -4,8 +4,12 @@ import { chmod, cp, mkdir, readdir, readFile, rm, stat, writeFile } from 'node:f
 import { createServer } from 'node:net';
 import { join } from 'node:path';
 import { test } from 'node:test';
-import { printable, table, tellError } from '../../cli/output.ts';
+import { paint, printable, table, tellError } from '../../cli/output.ts';
 import { ago } from '../../cli/status.ts';
+import { parseEnvelope, signEnvelope } from '../../src/manifest/dsse.ts';
+import { formatManifest, parseManifest } from '../../src/manifest/manifest.ts';
+import { STATEMENT_PAYLOAD_TYPE } from '../../src/manifest/statement.ts';
+import { readSigningKey } from '../../src/server/statedir.ts';
 import { fleet, fleetOk, run, startFleet, temporaryDir } from '../helpers/cli.ts';
 import { makeState, publishHost } from '../helpers/state.ts';
 
@@ -29,8 +33,9 @@ test('no command, an unknown one and an unknown option are usage errors; help is
   const unknown = await fleet(['buld']);
   assert.equal(unknown.code, 2);
   assert.match(unknown.stderr, /Did you mean build/);
-  assert.equal((await fleet(['build', '--dryrun'])).code, 2);
-  assert.equal((await fleet(['host', 'enroll'])).code, 2);
+  await refused(['buld'], 2, 'E_USAGE');
+  await refused(['build', '--dryrun'], 2, 'E_USAGE');
+  await refused(['host', 'enroll'], 2, 'E_USAGE');
   for (const args of [['--help'], ['help'], ['build', '--help'], ['--version']]) {
     assert.equal((await fleet(args)).code, 0, args.join(' '));
   }
@@ -178,10 +183,140 @@ test('verify: authentic, refused with exit 3, and one document for all files', a
   await writeFile(broken, 'nothing of ours');
   assert.deepEqual(await verify(broken), [3, 'E_ENVELOPE']);
   const text = await fleet(['verify', broken, '--root', root]);
-  assert.match(text.stderr, /1 of 1 files refused \[E_VERIFY\]/);
+  assert.match(text.stderr, /1 of 1 refused \[E_VERIFY\]/);
   await refused(['verify', join(dir, 'none'), '--root', root], 2, 'E_USAGE');
   await refused(['verify', file, '--root', file], 3, 'E_ROOT_FORM');
   await refused(['verify', file, '--root', root, '--at', 'soon'], 2, 'E_USAGE');
+});
+
+test('verify: hostile file names and files that are none', async (t) => {
+  const dir = await temporaryDir(t);
+  const made = await makeState(dir, NOW);
+  await publishHost(made, 'lantern', 'one', NOW);
+  await made[Symbol.asyncDispose]();
+  const root = join(dir, 'state/root/1.root.json');
+  const forged = join(dir, 'x\u001b[2K\nauthentic payroll.json: manifest alpha #9');
+  await writeFile(forged, 'nothing');
+  const { code, stdout, stderr } = await fleet(['verify', forged, '--root', root]);
+  assert.equal(code, 3);
+  // biome-ignore lint/suspicious/noControlCharactersInRegex: they are what must not be there
+  assert.doesNotMatch(stdout + stderr, /\u001b|^authentic/m);
+  assert.equal((await run('mkfifo', [join(dir, 'pipe')])).code, 0);
+  for (const file of [join(dir, 'pipe'), dir, '/dev/zero']) {
+    const message = await refused(['verify', file, '--root', root], 2, 'E_USAGE');
+    assert.match(message, /is not a file/);
+  }
+  // What was given by mistake is not shown.
+  await writeFile(join(dir, 'netrc'), 'hunter2 is the password');
+  const shown = await fleet(['verify', join(dir, 'netrc'), '--root', root, '-v']);
+  assert.equal(shown.code, 3);
+  assert.doesNotMatch(shown.stdout + shown.stderr, /hunter2/);
+});
+
+test('verify: two manifests of one number, both signed, are found out', async (t) => {
+  const dir = await temporaryDir(t);
+  const made = await makeState(dir, NOW);
+  await publishHost(made, 'lantern', 'one', NOW);
+  const first = await made.state.currentManifest('lantern');
+  await publishHost(made, 'lantern', 'two', NOW);
+  const second = await made.state.currentManifest('lantern');
+  assert.ok(first !== null && second !== null);
+  const manifest = parseManifest(parseEnvelope(second.envelope).payload);
+  const forged = formatManifest({ ...manifest, sequence: 1, previous: null });
+  const director = await readSigningKey(made.layout, 'director.pem');
+  await made[Symbol.asyncDispose]();
+  await writeFile(join(dir, 'a'), first.envelope);
+  await writeFile(join(dir, 'b'), signEnvelope(STATEMENT_PAYLOAD_TYPE, forged, [director]));
+  const root = join(dir, 'state/root/1.root.json');
+  const args = ['verify', join(dir, 'a'), join(dir, 'b'), join(dir, 'a'), '--root', root, '--json'];
+  const { code, stdout } = await fleet(args);
+  const { results } = JSON.parse(stdout) as { results: { verdict: string; code?: string }[] };
+  assert.equal(code, 3);
+  assert.deepEqual(
+    results.map((one) => one.code ?? one.verdict),
+    ['authentic', 'E_SEQUENCE_CONFLICT', 'authentic'],
+  );
+});
+
+test('an auditor gets all that verify needs from one command', async (t) => {
+  const dir = await temporaryDir(t);
+  const made = await makeState(dir, NOW);
+  await publishHost(made, 'lantern', 'one', NOW);
+  await made[Symbol.asyncDispose]();
+  const state = join(dir, 'state');
+  const to = join(dir, 'audit');
+  await fleetOk(['host', 'show', 'lantern', '--state', state, '--export', to]);
+  const names = ['1.root.json', 'lantern-1.closure.fp', 'lantern-1.manifest.json'];
+  assert.deepEqual((await readdir(to)).sort(), names);
+  const [root = '', ...files] = names.map((name) => join(to, name));
+  const said = await fleetOk(['verify', ...files, '--root', root]);
+  assert.equal(said.match(/^authentic /gm)?.length, 2);
+});
+
+test('a reader of progress that goes away ends neither a build nor a server', async (t) => {
+  const dir = await temporaryDir(t);
+  const state = join(dir, 'state');
+  await fleetOk(['init', '--state', state, '--origin', 'a.test']);
+  const serving = startFleet([
+    'serve',
+    '--state',
+    state,
+    '--json',
+    '--access-log',
+    '--listen',
+    '127.0.0.1:0',
+  ]);
+  let text = '';
+  const url = await new Promise<string>((settle) => {
+    serving.child.stdout?.on('data', (chunk: string) => {
+      text += chunk;
+      const found = /"url": "([^"]+)"/.exec(text)?.[1];
+      if (found !== undefined) settle(found);
+    });
+  });
+  serving.child.stderr?.destroy();
+  for (let i = 0; i < 3; i++) assert.equal((await fetch(`${url}/healthz`)).status, 200);
+  serving.child.kill('SIGTERM');
+  assert.equal((await serving.done).code, 0);
+});
+
+test('a directory that this user may not write is told as that', async (t) => {
+  if (process.geteuid?.() !== 0) return t.skip('needs root, to be someone else');
+  const dir = await temporaryDir(t);
+  await chmod(dir, 0o755);
+  const open = join(dir, 'open');
+  const script =
+    'mkdir -p "$1" && mount --bind "$2" "$1" && shift 2 && exec setpriv --reuid 65534 --regid 65534 --clear-groups "$@"';
+  const node = join(open, 'node_modules/.bin/node');
+  const init = [
+    node,
+    join(open, 'cli/fleet.ts'),
+    'init',
+    '--state',
+    join(dir, 'state'),
+    '--origin',
+    'a.test',
+  ];
+  const said = await run('unshare', [
+    ...['--mount', '--propagation', 'private', 'sh', '-c', script, 'sh'],
+    ...[open, process.cwd(), ...init],
+  ]);
+  assert.equal(said.code, 1);
+  assert.match(said.stderr, /this user may not write .* \[E_STATE_ACCESS\]/);
+});
+
+test('color where it is wanted, and columns as wide as what is seen', () => {
+  const globals = { state: undefined, json: false, quiet: false, verbose: false };
+  const red = paint({ ...globals, color: true }, 'bad', 'no');
+  assert.equal(red, '\u001b[31mno\u001b[0m');
+  assert.equal(paint({ ...globals, color: false }, 'bad', 'no'), 'no');
+  assert.equal(
+    table([
+      [red, 'x'],
+      ['abc', 'y'],
+    ]),
+    `${red}   x\nabc  y`,
+  );
 });
 
 test('root becomes the owner of the state, and leaves no file that locks them out', async (t) => {

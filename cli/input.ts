@@ -1,0 +1,27 @@
+// Files that someone names on the command line → their bytes. Only regular files (a pipe would hang,
+// a device never end), and only up to a size.
+import { constants } from 'node:fs';
+import { open } from 'node:fs/promises';
+import { errnoOf, FleetError, isFleetError } from '../src/errors.ts';
+
+/** Larger than any closure file that a root's limits allow by default. */
+const MAX_BYTES = 128 * 2 ** 20;
+
+/** @throws FleetError E_USAGE naming the file and what is wrong with it. */
+export async function readInput(file: string, hint?: string): Promise<Buffer> {
+  try {
+    // Without O_NONBLOCK, opening a pipe would wait for its writer.
+    await using handle = await open(file, constants.O_RDONLY | constants.O_NONBLOCK);
+    const stat = await handle.stat();
+    if (!stat.isFile()) throw new FleetError('E_USAGE', `${file} is not a file`);
+    if (stat.size > MAX_BYTES)
+      throw new FleetError('E_USAGE', `${file} is too large to be one of ours`);
+    return await handle.readFile();
+  } catch (cause) {
+    if (isFleetError(cause)) throw cause;
+    throw new FleetError('E_USAGE', `cannot read ${file}: ${errnoOf(cause) ?? 'unknown error'}`, {
+      hint: hint ?? 'give the path of a file that you may read',
+      cause,
+    });
+  }
+}
