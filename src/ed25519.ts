@@ -23,9 +23,9 @@ const PKCS8_PREFIX = Buffer.from('302e020100300506032b657004220420', 'hex');
 const SPKI_PREFIX = Buffer.from('302a300506032b6570032100', 'hex');
 
 /** Length in bytes of a secret key (the seed) and of a public key. */
-export const KEY_BYTES = 32;
+const KEY_BYTES = 32;
 /** Length in bytes of a signature. */
-export const SIGNATURE_BYTES = 64;
+const SIGNATURE_BYTES = 64;
 
 /** A new secret key: 32 random bytes, the seed of RFC 8032 §5.1.5. */
 export function generateSecretKey(): Uint8Array {

@@ -40,7 +40,7 @@ export type Ingested = {
   readonly blobBytes: number;
 };
 
-export const DEFAULT_LEVEL = 3;
+const DEFAULT_LEVEL = 3;
 
 // Paths compressed at a time: one more than there are cores, as the main thread hashes while the
 // pool compresses; libuv's pool has no more than four threads unless told otherwise.

@@ -10,7 +10,7 @@ import { canonicalize } from './jcs.ts';
 import { keyId, type PublicKey, publicKeyBytes, publicKeyOfSecret } from './keyfile.ts';
 
 export const MAX_ENVELOPE_BYTES = 60 * 1024;
-export const MAX_SIGNATURES = 32;
+const MAX_SIGNATURES = 32;
 
 export type EnvelopeSignature = {
   readonly keyid: string;

@@ -41,7 +41,7 @@ export function signEnrolRequest(
 }
 
 /** @throws FleetError E_PAYLOAD_FORM, E_ENROL_FORM. */
-export function parseEnrolRequest(payload: Uint8Array): EnrolRequest {
+function parseEnrolRequest(payload: Uint8Array): EnrolRequest {
   const what = 'enrolment request';
   return requireShape(EnrolRequestSchema, parseCanonical(payload), 'E_ENROL_FORM', what);
 }

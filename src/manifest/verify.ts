@@ -80,7 +80,7 @@ export function verifyManifest(input: VerifyInput): VerifiedManifest {
  * @throws FleetError E_ENVELOPE, E_SIGNATURE, E_SIGNATURE_UNKNOWN_KEY, E_SIGNATURE_THRESHOLD,
  *   E_PAYLOAD_FORM, E_MANIFEST_FORM.
  */
-export function openManifest(
+function openManifest(
   text: Uint8Array | string,
   root: Root,
 ): Pick<VerifiedManifest, 'manifest' | 'digest' | 'signers' | 'threshold'> {
@@ -95,7 +95,7 @@ export function openManifest(
 }
 
 /** Step 4. @throws FleetError E_HOST_UNGROUPED, E_APPROVAL_MISSING. SPEC §3.5 */
-export function requireApproval(manifest: Manifest, root: Root): void {
+function requireApproval(manifest: Manifest, root: Root): void {
   const needed = approvalThreshold(root, manifest.host.id);
   if (needed === 0) return;
   const count = `0 of ${needed} release keys`;
@@ -103,7 +103,7 @@ export function requireApproval(manifest: Manifest, root: Root): void {
 }
 
 /** Steps 5 and 6. @throws FleetError E_FLEET_MISMATCH, E_ROOT_VERSION, E_EPOCH. */
-export function requireThisFleet(manifest: Manifest, root: Root): void {
+function requireThisFleet(manifest: Manifest, root: Root): void {
   const { fleet, epoch } = manifest;
   if (fleet.name !== root.fleet) {
     throw new FleetError('E_FLEET_MISMATCH', `${nameOf(manifest)} is of fleet ${fleet.name}`);
@@ -118,10 +118,7 @@ export function requireThisFleet(manifest: Manifest, root: Root): void {
 }
 
 /** Step 7. @throws FleetError E_HOST_MISMATCH, E_SYSTEM_MISMATCH. */
-export function requireThisHost(
-  manifest: Manifest,
-  expect: Pick<Expectation, 'host' | 'system'>,
-): void {
+function requireThisHost(manifest: Manifest, expect: Pick<Expectation, 'host' | 'system'>): void {
   const { id, system } = manifest.host;
   if (id !== expect.host) {
     throw new FleetError('E_HOST_MISMATCH', `the manifest is for ${id}; this is ${expect.host}`);
@@ -138,7 +135,7 @@ export function requireThisHost(
  * Step 8: (epoch, sequence) only grows. The very manifest of the floor passes, as it is verified again
  * just before activation. @throws FleetError E_EPOCH, E_SEQUENCE_OLDER, E_SEQUENCE_CONFLICT.
  */
-export function requireNotOlder(manifest: Manifest, digest: string, floor: Floor | null): void {
+function requireNotOlder(manifest: Manifest, digest: string, floor: Floor | null): void {
   if (floor === null || manifest.epoch > floor.epoch) return;
   const accepted = `epoch ${floor.epoch}, sequence ${floor.sequence} was accepted before`;
   if (manifest.epoch < floor.epoch) {
@@ -167,7 +164,7 @@ export function requireValidAt(manifest: Manifest, now: number): void {
 }
 
 /** Step 10: what it would have us fetch. @throws FleetError E_CLOSURE_SIZE. */
-export function requireWithinLimits(manifest: Manifest, root: Root): void {
+function requireWithinLimits(manifest: Manifest, root: Root): void {
   if (manifest.intent === 'decommission') return;
   const { bytes, paths, narBytes } = manifest.closure;
   const { limits } = root;

@@ -18,7 +18,7 @@ export type VerifierKey = {
 };
 
 /** The first 4 bytes of SHA-256(name ‖ 0x0A ‖ type ‖ public key). */
-export function noteKeyId({ name, type, publicKey }: VerifierKey): Uint8Array {
+function noteKeyId({ name, type, publicKey }: VerifierKey): Uint8Array {
   const digest = createHash('sha256')
     .update(name)
     .update(Uint8Array.of(0x0a, type))

@@ -13,14 +13,7 @@ import {
   signEnrolRequest,
   verifyEnrolRequest,
 } from '../../src/manifest/enrolment.ts';
-import {
-  type Enrolment,
-  formatEnrolment,
-  parseEnrolment,
-  verifyEnrolment,
-} from '../../src/manifest/enrolment-statement.ts';
 import { canonicalBytes, parseCanonical } from '../../src/manifest/jcs.ts';
-import { STATEMENT_PAYLOAD_TYPE } from '../../src/manifest/statement.ts';
 import {
   makeRoot,
   NOW,
@@ -45,15 +38,6 @@ const fileWith = (changes: object): string =>
 
 const REQUEST = { fleet: 'fleet.example.org', host: 'web-1', secret: SECRET };
 const EXPECT = { fleet: 'fleet.example.org', host: 'web-1', invitation: invitationOf(SECRET) };
-
-const ENROLMENT: Enrolment = {
-  fleet: 'fleet.example.org',
-  host: 'web-1',
-  publicKey: publicKey(8),
-  replaces: null,
-};
-const signStatement = (payload: Uint8Array, secret = SECRETS.director) =>
-  parseEnvelope(signEnvelope(STATEMENT_PAYLOAD_TYPE, payload, [secret]));
 
 test('the enrolment file brings the root verbatim, and is read back as it was written', () => {
   assert.deepEqual(parseEnrolFile(formatEnrolFile(FILE)), FILE);
@@ -141,38 +125,4 @@ test('a request of another type, or with an unknown field, is refused', () => {
   refuses('E_ENROL_FORM', () => verifyEnrolRequest(sign('application/json', payload), EXPECT));
   const more = canonicalBytes({ ...(parseCanonical(payload) as object), admin: true });
   refuses('E_ENROL_FORM', () => verifyEnrolRequest(sign(ENROL_REQUEST_PAYLOAD_TYPE, more), EXPECT));
-});
-
-test("the director's Statement about a host key is read back", () => {
-  const payload = formatEnrolment(ENROLMENT);
-  assert.deepEqual(parseEnrolment(payload), ENROLMENT);
-  assert.deepEqual(verifyEnrolment(signStatement(payload), makeRoot()), ENROLMENT);
-  const replaced = { ...ENROLMENT, replaces: publicKey(18) };
-  assert.deepEqual(parseEnrolment(formatEnrolment(replaced)), replaced);
-});
-
-test('an enrolment that no director signed, or of another fleet, is refused', () => {
-  const payload = formatEnrolment(ENROLMENT);
-  refuses('E_SIGNATURE_UNKNOWN_KEY', () =>
-    verifyEnrolment(signStatement(payload, SECRETS.release), makeRoot()),
-  );
-  const foreign = formatEnrolment({ ...ENROLMENT, fleet: 'other' });
-  refuses('E_FLEET_MISMATCH', () => verifyEnrolment(signStatement(foreign), makeRoot()));
-});
-
-test('an enrolment that makes a key of the root a host key is refused', () => {
-  const payload = formatEnrolment({ ...ENROLMENT, publicKey: publicKey(3) });
-  refuses('E_KEY_ROLE', () => verifyEnrolment(signStatement(payload), makeRoot()), /director/);
-});
-
-test('an enrolment that contradicts itself is refused', () => {
-  const same = { ...ENROLMENT, replaces: publicKey(8) };
-  refuses('E_ENROL_FORM', () => formatEnrolment(same), /replace itself/);
-  const statement = parseCanonical(formatEnrolment(ENROLMENT)) as Record<string, unknown>;
-  const predicate = { ...ENROLMENT, publicKey: publicKey(18) };
-  refuses(
-    'E_ENROL_FORM',
-    () => parseEnrolment(canonicalBytes({ ...statement, predicate })),
-    /subject/,
-  );
 });

@@ -18,11 +18,6 @@ import {
   invitationOf,
   verifyEnrolRequest,
 } from '../../src/manifest/enrolment.ts';
-import {
-  EnrolmentSchema,
-  formatEnrolment,
-  parseEnrolment,
-} from '../../src/manifest/enrolment-statement.ts';
 import { canonicalBytes } from '../../src/manifest/jcs.ts';
 import { keyId, type PublicKey, parsePublicKey } from '../../src/manifest/keyfile.ts';
 import { DeploymentSchema, formatManifest, parseManifest } from '../../src/manifest/manifest.ts';
@@ -156,9 +151,6 @@ test('the enrolment file, request and Statement of §7 are reproduced', () => {
   const { fleet, host, secret } = file;
   const expect = { fleet, host, invitation: invitationOf(secret) };
   assert.equal(verifyEnrolRequest(parseEnvelope(request), expect).publicKey, publicKey(8));
-  const statement = payloadOf('enrolment');
-  assert.equal(digestLine(statement), example('enrolment-digest'));
-  assert.deepEqual(formatEnrolment(parseEnrolment(statement)), statement);
 });
 
 test('the offer of §8 is one, and carries the manifest of §4', () => {
@@ -190,7 +182,6 @@ test('every field that a schema has is named in its clause', () => {
     ['4.4', ActivationSchema],
     ['6.1', ReceiptSchema],
     ['7.2', EnrolRequestSchema],
-    ['7.3', EnrolmentSchema],
     ['8', OfferSchema],
   ] as const) {
     for (const field of Object.keys(schema.properties)) {
