@@ -12,6 +12,8 @@ import { type Access, enrolByHand, get, readWhole } from '../helpers/served.ts';
 
 const MOMENTS = Number(process.env['FLEET_CRASH_MOMENTS'] ?? 10);
 const HOSTS = ['alpha', 'beta'];
+// Printed, so that the moments of a run that failed can be had again.
+const SEED = Number(process.env['FLEET_CRASH_SEED'] ?? Date.now() % 2 ** 31);
 
 test(`kill -9 of a build at ${MOMENTS} random moments`, async (t) => {
   const dir = await temporaryDir(t);
@@ -51,6 +53,7 @@ test(`kill -9 of a build at ${MOMENTS} random moments`, async (t) => {
   assert.equal((await measured.done).code, 0);
   const duration = performance.now() - started;
 
+  const random = randomFrom(SEED);
   let killed = 0;
   let published = 2;
   for (let moment = 0; moment < MOMENTS; moment++) {
@@ -61,7 +64,7 @@ test(`kill -9 of a build at ${MOMENTS} random moments`, async (t) => {
     // Every third moment is close to the publication, which random times would seldom meet.
     const late = moment % 3 === 2;
     await heard(build, late ? /beta: \d+ new paths/ : /evaluating/);
-    const delay = Math.random() * (late ? 120 : duration);
+    const delay = random() * (late ? 120 : duration);
     await sleep(delay);
     build.child.kill('SIGKILL');
     const { code } = await build.done;
@@ -70,7 +73,7 @@ test(`kill -9 of a build at ${MOMENTS} random moments`, async (t) => {
     const after = await sequences();
     const isOld = after.every((sequence) => sequence === published);
     const isNew = after.every((sequence) => sequence === published + 1);
-    assert.ok(isOld || isNew, `${where}: a mixture, ${before} → ${after}`);
+    assert.ok(isOld || isNew, `${where}, seed ${SEED}: a mixture, ${before} → ${after}`);
 
     await fleetOk(['build', '--state', state, '--flake', flake]);
     published += 1;
@@ -85,7 +88,7 @@ test(`kill -9 of a build at ${MOMENTS} random moments`, async (t) => {
     assert.deepEqual(temporary, [], where);
   }
   t.diagnostic(
-    `${killed} of ${MOMENTS} builds were killed before their end (${Math.round(duration)} ms)`,
+    `${killed} of ${MOMENTS} builds (seed ${SEED}) were killed before their end (${Math.round(duration)} ms)`,
   );
   assert.ok(killed >= MOMENTS / 2, `only ${killed} builds were killed in time`);
 });
@@ -128,6 +131,17 @@ test('an orphan or damaged blob keeps nothing from being healed', async (t) => {
   await fleetOk(['build', '--state', state, '--flake', flake]);
   assert.deepEqual(await readWhole(access, 'alpha'), whole);
 });
+
+/** Numbers in [0, 1), the same ones for the same seed (mulberry32). */
+function randomFrom(seed: number): () => number {
+  let state = seed;
+  return () => {
+    state = (state + 0x6d2b79f5) | 0;
+    let t = Math.imul(state ^ (state >>> 15), 1 | state);
+    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
+    return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32;
+  };
+}
 
 async function heard(build: ReturnType<typeof startFleet>, what: RegExp): Promise<void> {
   let over = false;

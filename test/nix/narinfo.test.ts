@@ -227,7 +227,7 @@ describe('narinfo', () => {
     const long = formatNarInfo({ ...info, references });
     const start = performance.now();
     assert.deepEqual(parseNarInfo(long).references, references);
-    assert.ok(performance.now() - start < 2000);
+    assert.ok(performance.now() - start < 10_000);
   });
 
   const narInfoArbitrary: fc.Arbitrary<NarInfo> = fc

