@@ -39,6 +39,7 @@ export const ERRORS = {
   E_HOST_NOT_IN_FLAKE: entry(2, 'name one of the nixosConfigurations of the flake'),
   E_HOST_UNKNOWN: entry(1, 'see: fleet host list'),
   E_LEASE_LOST: entry(1, 'another process publishes now; run the same command again'),
+  E_REBUILT: entry(1, 'build all hosts in one run: fleet build, without naming any'),
   E_SEQUENCE: entry(1, 'run the same command again; if it persists, the state is an old copy'),
 
   // what Nix defines
@@ -156,6 +157,7 @@ export const ERRORS = {
     'run as root, or allow unprivileged user namespaces; the machine needs an (empty) /nix directory',
   ),
   E_NARINFO_MISMATCH: entry(3, 'the cache holds another build than the signed one; publish again'),
+  E_NARINFO_REFUSED: entry(3, 'the server sends no narinfo of a Nix cache; do not trust it'),
   E_NARINFO_UNSIGNED: entry(3, 'the cache must sign with a key that the root names'),
   E_NAR_REFUSED: entry(3, 'the server sends other bytes than the signed ones; do not trust it'),
   E_NOT_NIXOS: entry(1, 'publish a NixOS system: its toplevel has bin/switch-to-configuration'),

@@ -1,6 +1,7 @@
-// Store paths → compressed NARs in Blobs and rows in the index: bytes before index rows, each path
-// once, several paths at a time. What is there already is not dumped again. A failure stops the
-// rest, but what was finished by then is kept, so that the next run goes on from there.
+// Store paths → compressed NARs in Blobs and rows in the index: bytes before index rows, references
+// before referrers, each path once, several paths at a time. What is there already is not dumped
+// again. A failure stops the rest, but what was finished by then is kept, so that the next run goes on
+// from there.
 // Memory: per path compressed at a time what compress.ts says, however large its NAR is.
 import { availableParallelism } from 'node:os';
 import type { PathInfo } from '../nix/closure.ts';
@@ -9,6 +10,7 @@ import type { Blobs } from '../storage/blobs.ts';
 import type { CachedPath, State } from '../storage/state.ts';
 import { compressed } from './compress.ts';
 import { Gate } from './gate.ts';
+import { ReferenceOrder } from './reference-order.ts';
 import { checkedDump } from './store-dump.ts';
 
 export type IngestInfo = PathInfo & { readonly deriver: StorePath | null };
@@ -88,8 +90,9 @@ export async function ingestClosure(
     await state.addCachedPaths(rows);
   };
   try {
+    const order = new ReferenceOrder<CachedPath>(todo.map((info) => info.path));
     await eachPath(todo, options, async (row) => {
-      batch.push(row);
+      batch.push(...order.finish(row));
       if (batch.length >= ROWS_PER_BATCH) await store();
       count(row);
     });

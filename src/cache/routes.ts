@@ -58,9 +58,9 @@ export function registerCacheRoutes(app: FastifyInstance, options: CacheRoutes):
     url: '/nar/:file',
     handler: async (request, reply) => {
       const id = parseNarUrl(request.params.file);
-      if (id === null || (await state.cachedBlob(id)) === null) return missing(reply);
-      const size = await blobs.size(id);
-      if (size === null) return missing(reply);
+      const size = id === null ? null : await state.narBlobSize(id);
+      // Never 200 for a file that was cut or grew: what is behind a URL cannot change.
+      if (id === null || size === null || (await blobs.size(id)) !== size) return missing(reply);
       const etag = `"${id}"`;
       reply
         .type('application/x-nix-nar')
@@ -76,7 +76,11 @@ export function registerCacheRoutes(app: FastifyInstance, options: CacheRoutes):
           ? parseRange(request.headers.range, size)
           : 'whole';
       if (range === 'unsatisfiable') {
-        return reply.code(416).header('content-range', `bytes */${size}`).send();
+        return reply
+          .code(416)
+          .header('content-range', `bytes */${size}`)
+          .header('cache-control', 'no-store')
+          .send();
       }
       const part = range === 'whole' ? { start: 0, end: size } : range;
       if (range !== 'whole') {

@@ -75,6 +75,8 @@ export function changeOf(
   const fresh =
     manifest.fleet.rootVersion === root.version &&
     manifest.epoch === root.epoch &&
+    // Signed when this box's clock was ahead: no host takes it yet.
+    manifest.notBefore <= now &&
     manifest.expiresAt - now > validSeconds / 3;
   return fresh ? 'none' : 'renewal';
 }
@@ -156,33 +158,21 @@ export function signManifest(
     envelope: signEnvelope(STATEMENT_PAYLOAD_TYPE, payload, [director]),
     toplevel: built.toplevel,
     closure: blob.id,
+    closureBytes: blob.size,
     issuedAt: manifest.issuedAt,
     expiresAt: manifest.expiresAt,
   };
 }
 
 /**
- * Makes `manifests` visible, all at once.
- * @throws FleetError E_CACHE_INCOMPLETE when a path of a closure cannot be served (then nothing is
- *   published); E_LEASE_LOST; E_SEQUENCE.
+ * A manifest may be published only after this: every byte of its closure can be served, now, whatever
+ * ran before and whenever it died.
+ * @throws FleetError E_CACHE_INCOMPLETE naming the path.
  */
-export async function publish(
-  manifests: readonly { manifest: PublishedManifest; closure: Closure }[],
-  stores: { state: State; blobs: Blobs },
-  fence: number,
-): Promise<void> {
-  // Whatever ran before, and whenever it died: what a client is told of must be there now.
-  for (const { manifest, closure } of manifests) await requireServable(manifest, closure, stores);
-  await stores.state.publish(
-    manifests.map(({ manifest }) => manifest),
-    fence,
-  );
-}
-
-async function requireServable(
-  { host }: PublishedManifest,
+export async function requireServable(
+  host: string,
   closure: Closure,
-  { state, blobs }: { state: State; blobs: Blobs },
+  { state, blobs }: { readonly state: State; readonly blobs: Blobs },
 ): Promise<void> {
   const rows = new Map(
     (await state.cachedPaths([...closure.paths.keys()])).map((row) => [row.path, row]),

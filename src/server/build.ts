@@ -9,8 +9,8 @@ import {
   type BuiltHost,
   type Change,
   changeOf,
-  publish,
   type Rules,
+  requireServable,
   signManifest,
   storeClosure,
 } from '../manifest/publish.ts';
@@ -29,7 +29,8 @@ import type { StorePath } from '../nix/storepath.ts';
 import { acquireLease } from '../storage/lease.ts';
 import type { LeaseHolder, PublishedManifest } from '../storage/state.ts';
 import { openGcRoots } from './gcroots.ts';
-import { readSigningKey, type StateDir } from './statedir.ts';
+import { requireUntold } from './rebuilt.ts';
+import { readDirectorKey, type StateDir } from './statedir.ts';
 
 export type BuildRequest = {
   readonly flake: string;
@@ -77,6 +78,8 @@ export async function buildFleet(dir: StateDir, request: BuildRequest): Promise<
   const flake = await describeFlake(request.flake, passed);
   const hosts = chooseHosts(await listHosts(flake, passed), request.hosts);
   onEvent?.({ kind: 'flake', flake, hosts });
+  // Before hours of building, not after.
+  const director = await readDirectorKey(dir);
   const builder = {
     id: hostname(),
     nixVersion: await nixVersion(),
@@ -101,7 +104,10 @@ export async function buildFleet(dir: StateDir, request: BuildRequest): Promise<
       });
       return {
         host,
-        built: { ...built, closure: await store(dir, host, built.toplevel, request) },
+        built: {
+          ...built,
+          closure: await store(dir, host, built.toplevel, new Set(hosts), request),
+        },
       };
     } catch (error) {
       signal?.throwIfAborted();
@@ -117,7 +123,9 @@ export async function buildFleet(dir: StateDir, request: BuildRequest): Promise<
   const prepared: (Prepared | FailedHost)[] = [];
   for (const host of hosts) prepared.push(await attempt(host));
   if (request.dryRun) return await compare(dir, prepared);
-  return await publishPrepared(dir, prepared, request, (manifest) => gcroots.keep(manifest));
+  return await publishPrepared(dir, prepared, director, request, (manifest) =>
+    gcroots.keep(manifest),
+  );
 }
 
 type Prepared = { readonly host: string; readonly built: BuiltHost };
@@ -162,11 +170,14 @@ async function store(
   dir: StateDir,
   host: string,
   toplevel: StorePath,
+  hosts: ReadonlySet<string>,
   { signal, onEvent }: BuildRequest,
 ): Promise<BuiltHost['closure']> {
   const passed = signal === undefined ? {} : { signal };
   const paths = await queryClosure([toplevel], passed);
-  const ingested = await ingestClosure(await queryPathInfos(paths, passed), {
+  const infos = await queryPathInfos(paths, passed);
+  await requireUntold(dir, infos, hosts);
+  const ingested = await ingestClosure(infos, {
     state: dir.state,
     blobs: dir.blobs,
     level: dir.config.zstdLevel,
@@ -205,6 +216,7 @@ async function compare(
 async function publishPrepared(
   dir: StateDir,
   prepared: readonly (Prepared | FailedHost)[],
+  director: Uint8Array,
   { signal, onEvent }: BuildRequest,
   keep: (manifest: PublishedManifest) => Promise<void>,
 ): Promise<HostResult[]> {
@@ -215,9 +227,8 @@ async function publishPrepared(
     onWait: (holder) => onEvent?.({ kind: 'waiting', holder }),
     ...(signal === undefined ? {} : { signal }),
   });
-  const director = await readSigningKey(dir.layout, 'director.pem');
   const rules = await rulesOf(dir);
-  const publication: Parameters<typeof publish>[0][number][] = [];
+  const publication: PublishedManifest[] = [];
   const results: HostResult[] = [];
   for (const one of prepared) {
     if ('error' in one) {
@@ -232,9 +243,10 @@ async function publishPrepared(
         results.push(resultOf(one, change, current, null));
         continue;
       }
+      await requireServable(one.host, stored.closure, dir);
       const manifest = signManifest(one.built, stored, current, director, rules);
       await keep(manifest);
-      publication.push({ manifest, closure: stored.closure });
+      publication.push(manifest);
       results.push(resultOf(one, change, current, manifest));
     } catch (error) {
       if (!isFleetError(error)) throw error;
@@ -242,7 +254,7 @@ async function publishPrepared(
       results.push({ host: one.host, error });
     }
   }
-  if (publication.length > 0) await publish(publication, dir, lease.holder.fence);
+  if (publication.length > 0) await dir.state.publish(publication, lease.holder.fence);
   return results;
 }
 

@@ -29,7 +29,8 @@ export function registerHostRoutes(
   /** Notes a sighting; that a sighting is lost must not fail the request. */
   const touch = (host: string): void => {
     const at = now();
-    if (at - (touched.get(host) ?? Number.NEGATIVE_INFINITY) < TOUCH_EVERY) return;
+    // Either way: a clock that was ahead must not silence a host until it is caught up with.
+    if (Math.abs(at - (touched.get(host) ?? Number.NEGATIVE_INFINITY)) < TOUCH_EVERY) return;
     touched.set(host, at);
     state.touchHost(host, at).catch((error) => app.log.warn(error, `sighting of ${host} not kept`));
   };
@@ -53,7 +54,7 @@ export function registerHostRoutes(
         minAgent: AGENT_VERSION,
         roots: dir.roots.slice(known, known + MAX_OFFER_ROOTS).map(({ envelope }) => envelope),
         manifest: manifest.envelope,
-        closure: await closureOf(manifest.closure),
+        closure: { sha256: manifest.closure, bytes: manifest.closureBytes },
       });
       const etag = `"${createHash('sha256').update(offer).digest('hex')}"`;
       reply.header('etag', etag).header('cache-control', 'private, no-cache');
@@ -67,10 +68,10 @@ export function registerHostRoutes(
     { preHandler: auth.mayRead },
     async (request, reply) => {
       const id = parseBlobId(request.params.closure);
-      const known = id !== null && (await state.isPublishedClosure(id));
-      const size = known ? await blobs.size(id) : null;
-      const body = known ? await blobs.get(id) : null;
-      if (id === null || size === null || body === null) {
+      const size = id === null ? null : await state.closureSize(id);
+      const isWhole = id !== null && size !== null && (await blobs.size(id)) === size;
+      const body = isWhole ? await blobs.get(id) : null;
+      if (body === null) {
         return refuse(reply, 404, 'E_NOT_FOUND', 'no published manifest names this closure');
       }
       return reply
@@ -119,13 +120,6 @@ export function registerHostRoutes(
       return reply.send({ stored: outcome === 'stored' });
     },
   );
-
-  async function closureOf(id: Parameters<typeof blobs.size>[0]) {
-    const bytes = await blobs.size(id);
-    // Publication stores the closure file first, so its absence is damage, not a race.
-    if (bytes === null) throw new FleetError('E_STATE_INCOMPLETE', `closure file ${id} is missing`);
-    return { sha256: id, bytes };
-  }
 }
 
 /** The text of a raw body. @throws FleetError E_ENVELOPE when it is not UTF-8. */

@@ -6,9 +6,14 @@ import { join, resolve } from 'node:path';
 import { type Config, parseConfig } from '../config.ts';
 import { errnoOf, FleetError } from '../errors.ts';
 import { parseEnvelope } from '../manifest/dsse.ts';
-import { parseSecretKey } from '../manifest/keyfile.ts';
+import { parseSecretKey, publicKeyOfSecret } from '../manifest/keyfile.ts';
 import { type Root, verifyInitialRoot, verifyRootUpdate } from '../manifest/root.ts';
-import { type NixSecretKey, parseNixSecretKey } from '../nix/signature.ts';
+import {
+  formatNixPublicKey,
+  type NixSecretKey,
+  nixPublicKeyOf,
+  parseNixSecretKey,
+} from '../nix/signature.ts';
 import type { Blobs } from '../storage/blobs.ts';
 import { openFileBlobs } from '../storage/file-blobs.ts';
 import { openState } from '../storage/sqlite.ts';
@@ -64,6 +69,10 @@ export async function openStateDir(
   const newest = roots.at(-1);
   if (newest === undefined) throw incomplete(layout, layout.root(1));
   const cacheKeys = [parseNixSecretKey((await readPart(layout, layout.key('cache.sec'))).trim())];
+  for (const key of cacheKeys) {
+    const known = newest.root.cache.keys.includes(formatNixPublicKey(nixPublicKeyOf(key)));
+    if (!known) throw foreignKey(layout.key('cache.sec'), newest.root);
+  }
   if ((await stat(layout.blobs).catch(() => null)) === null) throw incomplete(layout, layout.blobs);
   if ((await stat(layout.database).catch(() => null)) === null) {
     throw incomplete(layout, layout.database);
@@ -82,9 +91,21 @@ export async function openStateDir(
   };
 }
 
-/** Reads the secret key that the file `name` in keys/ holds (`director.pem`, …). */
-export async function readSigningKey(layout: StateLayout, name: string): Promise<Uint8Array> {
-  return parseSecretKey(await readPart(layout, layout.key(name)));
+/**
+ * The secret key that manifests are signed with.
+ * @throws FleetError E_STATE_INCOMPLETE; E_STATE_DAMAGED when the root does not name it, because no
+ *   agent would believe what it signs.
+ */
+export async function readDirectorKey({ layout, root }: StateDir): Promise<Uint8Array> {
+  const file = layout.key('director.pem');
+  const secret = parseSecretKey(await readPart(layout, file));
+  if (!root.roles.director.keys.includes(publicKeyOfSecret(secret))) throw foreignKey(file, root);
+  return secret;
+}
+
+function foreignKey(file: string, root: Root): FleetError {
+  const whose = `is not a key that root version ${root.version} of fleet ${root.fleet} names`;
+  return new FleetError('E_STATE_DAMAGED', `${file} ${whose}`);
 }
 
 /** The user and group that own STATE. */

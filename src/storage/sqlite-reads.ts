@@ -42,10 +42,10 @@ export function createReads(db: Database, patience: number): StateReads {
     `SELECT ${CACHED_PATH} FROM cached_path
      WHERE (hash_part, path) IN (SELECT substr(value, 12, 32), value FROM json_each(?))`,
   );
-  const byBlob = db.prepare<[string], CachedPathRow>(
-    `SELECT ${CACHED_PATH} FROM cached_path WHERE blob = ? LIMIT 1`,
-  );
-  const closure = db.prepare<[string], number>('SELECT 1 FROM manifest WHERE closure = ? LIMIT 1');
+  const narSize = db.prepare<[string], number>('SELECT size FROM nar WHERE blob = ?').pluck();
+  const closureBytes = db
+    .prepare<[string], number>('SELECT closure_bytes FROM manifest WHERE closure = ? LIMIT 1')
+    .pluck();
   const newestOf = db.prepare<[string], PublishedManifest>(
     `SELECT ${MANIFEST} FROM manifest WHERE host = ? ORDER BY epoch DESC, sequence DESC LIMIT 1`,
   );
@@ -103,8 +103,8 @@ export function createReads(db: Database, patience: number): StateReads {
       }
       return found;
     },
-    cachedBlob: (blob) => ask(() => optional(byBlob.get(blob), cachedPathOf)),
-    isPublishedClosure: (blob) => ask(() => closure.get(blob) !== undefined),
+    narBlobSize: (blob) => ask(() => narSize.get(blob) ?? null),
+    closureSize: (blob) => ask(() => closureBytes.get(blob) ?? null),
     currentManifest: (name) => ask(() => newestOf.get(name) ?? null),
     currentManifests: () => ask(() => newest.all()),
     manifestHistory: (name) => ask(() => history.all(name)),

@@ -31,7 +31,7 @@ export function cachedPathValues(row: CachedPath): (string | number | null)[] {
 
 /** Columns of `manifest` under PublishedManifest's names. */
 export const MANIFEST = `host, epoch, sequence, digest, envelope, toplevel, closure,
-  issued_at AS issuedAt, expires_at AS expiresAt`;
+  closure_bytes AS closureBytes, issued_at AS issuedAt, expires_at AS expiresAt`;
 
 export const HOST = `host, public_key AS publicKey, enrolled_at AS enrolledAt,
   last_seen AS lastSeen`;

@@ -21,7 +21,12 @@ const MIGRATIONS: readonly string[] = [
     blob TEXT NOT NULL CHECK (length(blob) = 64),
     blob_size INTEGER NOT NULL CHECK (blob_size > 0)
   ) STRICT, WITHOUT ROWID;
-  CREATE INDEX cached_path_blob ON cached_path (blob);
+
+  -- Every NAR that a row ever named: its URL stays valid when the row is replaced.
+  CREATE TABLE nar (
+    blob TEXT PRIMARY KEY CHECK (length(blob) = 64),
+    size INTEGER NOT NULL CHECK (size > 0)
+  ) STRICT, WITHOUT ROWID;
 
   CREATE TABLE host (
     host TEXT PRIMARY KEY,
@@ -39,6 +44,7 @@ const MIGRATIONS: readonly string[] = [
     envelope TEXT NOT NULL,
     toplevel TEXT NOT NULL,
     closure TEXT NOT NULL CHECK (length(closure) = 64),
+    closure_bytes INTEGER NOT NULL CHECK (closure_bytes > 0),
     issued_at INTEGER NOT NULL,
     expires_at INTEGER NOT NULL,
     PRIMARY KEY (host, epoch, sequence)

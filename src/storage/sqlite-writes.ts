@@ -16,6 +16,7 @@ export type SyncWrites = {
 /** Each function is one IMMEDIATE transaction, and may throw SQLITE_BUSY before it did anything. */
 export function createWrites(db: Database): SyncWrites {
   const putPath = db.prepare('INSERT OR REPLACE INTO cached_path VALUES (?,?,?,?,?,?,?,?,?)');
+  const putNar = db.prepare('INSERT OR REPLACE INTO nar VALUES (?, ?)');
   const readLease = db.prepare<[], LeaseHolder>('SELECT pid, since, fence FROM lease');
   const putLease = db.prepare<[number, number, number], LeaseHolder>(
     `INSERT OR REPLACE INTO lease (one, pid, since, fence) VALUES (1, ?, ?, ?)
@@ -28,13 +29,16 @@ export function createWrites(db: Database): SyncWrites {
   const addHost = db.prepare('INSERT OR IGNORE INTO host (host) VALUES (?)');
   const addManifest = db.prepare(
     `INSERT INTO manifest (host, epoch, sequence, digest, envelope, toplevel, closure,
-       issued_at, expires_at)
+       closure_bytes, issued_at, expires_at)
      VALUES (@host, @epoch, @sequence, @digest, @envelope, @toplevel, @closure,
-       @issuedAt, @expiresAt)`,
+       @closureBytes, @issuedAt, @expiresAt)`,
   );
 
   const addCachedPaths = db.transaction((rows: readonly CachedPath[]): void => {
-    for (const row of rows) putPath.run(...cachedPathValues(row));
+    for (const row of rows) {
+      putNar.run(row.blob, row.blobSize);
+      putPath.run(...cachedPathValues(row));
+    }
   });
 
   const recordLease = db.transaction((pid: number, now: number): LeaseHolder => {

@@ -29,6 +29,8 @@ export type PublishedManifest = {
   readonly envelope: string;
   readonly toplevel: StorePath;
   readonly closure: BlobId;
+  /** Bytes of the closure file. */
+  readonly closureBytes: number;
   readonly issuedAt: number;
   readonly expiresAt: number;
 };
@@ -91,10 +93,10 @@ export interface StateReads {
   cachedPath(hashPart: string): Promise<CachedPath | null>;
   /** Index rows of those of `paths` that have one, in no particular order. */
   cachedPaths(paths: readonly StorePath[]): Promise<CachedPath[]>;
-  /** The row whose compressed NAR is `blob`; any one where several share it. */
-  cachedBlob(blob: BlobId): Promise<CachedPath | null>;
-  /** True when a published manifest names this closure file. */
-  isPublishedClosure(closure: BlobId): Promise<boolean>;
+  /** Bytes of a compressed NAR that a row names or ever named; null for any other blob. */
+  narBlobSize(blob: BlobId): Promise<number | null>;
+  /** Bytes of a closure file that a published manifest names; null for any other blob. */
+  closureSize(closure: BlobId): Promise<number | null>;
   /** The newest manifest of `host`. */
   currentManifest(host: string): Promise<PublishedManifest | null>;
   /** The newest manifest of every host, by host. */

@@ -9,7 +9,7 @@ import { ago } from '../../cli/status.ts';
 import { parseEnvelope, signEnvelope } from '../../src/manifest/dsse.ts';
 import { formatManifest, parseManifest } from '../../src/manifest/manifest.ts';
 import { STATEMENT_PAYLOAD_TYPE } from '../../src/manifest/statement.ts';
-import { readSigningKey } from '../../src/server/statedir.ts';
+import { readDirectorKey } from '../../src/server/statedir.ts';
 import { fleet, fleetOk, run, startFleet, temporaryDir } from '../helpers/cli.ts';
 import { makeState, publishHost } from '../helpers/state.ts';
 
@@ -223,7 +223,7 @@ test('verify: two manifests of one number, both signed, are found out', async (t
   assert.ok(first !== null && second !== null);
   const manifest = parseManifest(parseEnvelope(second.envelope).payload);
   const forged = formatManifest({ ...manifest, sequence: 1, previous: null });
-  const director = await readSigningKey(made.layout, 'director.pem');
+  const director = await readDirectorKey(made);
   await made[Symbol.asyncDispose]();
   await writeFile(join(dir, 'a'), first.envelope);
   await writeFile(join(dir, 'b'), signEnvelope(STATEMENT_PAYLOAD_TYPE, forged, [director]));

@@ -35,6 +35,7 @@ export function manifest(host: string, epoch: number, sequence: number): Publish
     envelope: `envelope of ${name}`,
     toplevel: storePath(name),
     closure: hex(`closure of ${name}`) as BlobId,
+    closureBytes: 100,
     issuedAt: 1000,
     expiresAt: 2000,
   };

@@ -4,12 +4,17 @@ import { createHash } from 'node:crypto';
 import { join } from 'node:path';
 import { zstdCompressSync } from 'node:zlib';
 import { DEFAULT_ACTIVATION } from '../../src/manifest/activation.ts';
-import { type BuiltHost, publish, signManifest, storeClosure } from '../../src/manifest/publish.ts';
+import {
+  type BuiltHost,
+  requireServable,
+  signManifest,
+  storeClosure,
+} from '../../src/manifest/publish.ts';
 import type { PathInfo } from '../../src/nix/closure.ts';
 import { formatNarHash } from '../../src/nix/hash.ts';
 import { parseStorePath, type StorePath } from '../../src/nix/storepath.ts';
 import { initStateDir } from '../../src/server/init.ts';
-import { openStateDir, readSigningKey, type StateDir } from '../../src/server/statedir.ts';
+import { openStateDir, readDirectorKey, type StateDir } from '../../src/server/statedir.ts';
 import { acquireLease } from '../../src/storage/lease.ts';
 
 /** A new state in `dir`/state, opened. */
@@ -86,8 +91,9 @@ export async function publishHost(
   const rules = { root: dir.root, now, validSeconds: 90 * 86_400 };
   const stored = await storeClosure(built, dir.blobs, dir.root.limits);
   const current = await dir.state.currentManifest(host);
-  const director = await readSigningKey(dir.layout, 'director.pem');
+  const director = await readDirectorKey(dir);
   const manifest = signManifest(built, stored, current, director, rules);
-  await publish([{ manifest, closure: stored.closure }], dir, lease.holder.fence);
+  await requireServable(host, stored.closure, dir);
+  await dir.state.publish([manifest], lease.holder.fence);
   return { toplevel: system.path, closure: built.closure };
 }

@@ -19,10 +19,10 @@ for (const writer of ['inline', 'thread'] as const) {
       await state.addCachedPaths(rows);
       for (const row of rows) {
         assert.deepEqual(await state.cachedPath(hashPartOf(row.path)), row);
-        assert.deepEqual(await state.cachedBlob(row.blob), row);
+        assert.equal(await state.narBlobSize(row.blob), row.blobSize);
       }
       assert.equal(await state.cachedPath(hashPartOf(storePath('absent'))), null);
-      assert.equal(await state.cachedBlob(cachedPath('absent').blob), null);
+      assert.equal(await state.narBlobSize(cachedPath('absent').blob), null);
     });
 
     test('a row with the same hash part replaces the old one', async () => {
@@ -64,8 +64,8 @@ for (const writer of ['inline', 'thread'] as const) {
       assert.deepEqual(await state.currentManifest('a'), a3);
       assert.deepEqual(await state.currentManifests(), [a3, b1]);
       assert.deepEqual(await state.manifestHistory('a'), [a1, a2, a3]);
-      assert.equal(await state.isPublishedClosure(a1.closure), true);
-      assert.equal(await state.isPublishedClosure(cachedPath('a').blob), false);
+      assert.equal(await state.closureSize(a1.closure), a1.closureBytes);
+      assert.equal(await state.closureSize(cachedPath('a').blob), null);
       assert.deepEqual(
         (await state.status()).map((row) => [row.record.host, row.manifest, row.report]),
         [
