@@ -83,7 +83,9 @@ if (import.meta.main) {
   process.stderr.on('error', () => {});
   // A reader that goes away (`fleet status | head`) is no fault of ours.
   process.stdout.on('error', (error: NodeJS.ErrnoException) => {
-    process.exit(error.code === 'EPIPE' ? 0 : 1);
+    if (error.code === 'EPIPE') process.exit(0);
+    process.stderr.write(`fleet: cannot write the result: ${error.message}\n`);
+    process.exit(1);
   });
   process.exitCode = await main(process.argv.slice(2));
 }

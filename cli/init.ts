@@ -3,6 +3,7 @@ import type { Command } from 'commander';
 import { parseBaseUrl } from '../src/config.ts';
 import { FleetError, messageOf } from '../src/errors.ts';
 import { globalsOf, print, serverState } from './output.ts';
+import { becomeOwner } from './state.ts';
 
 export function registerInit(program: Command): void {
   program
@@ -14,6 +15,8 @@ export function registerInit(program: Command): void {
       const globals = globalsOf(command);
       const dir = serverState(globals);
       const { initStateDir } = await import('../src/server/init.ts');
+      // A directory that a service's user was given stays theirs.
+      await becomeOwner(dir);
       const made = await initStateDir(dir, {
         origin: options.origin ?? null,
         url: options.url === undefined ? null : urlOf(options.url),

@@ -1,6 +1,7 @@
 // fleet serve: the binary cache, the hosts' offers and reports, over HTTP or HTTPS, until it is told
 // to stop (SIGTERM, SIGINT).
 import type { AddressInfo } from 'node:net';
+import { createSecureContext } from 'node:tls';
 import type { Command } from 'commander';
 import { formatListen, parseListen } from '../src/config.ts';
 import { FleetError, messageOf } from '../src/errors.ts';
@@ -69,7 +70,21 @@ async function readTls(options: Options): Promise<{ cert: string; key: string } 
   }
   // Read before the process becomes the owner of STATE, who may not be allowed to.
   const [cert, key] = [await readInput(tlsCert), await readInput(tlsKey)];
-  return { cert: cert.toString(), key: key.toString() };
+  const tls = { cert: cert.toString(), key: key.toString() };
+  try {
+    createSecureContext(tls);
+  } catch (cause) {
+    const files = `${tlsCert} and ${tlsKey}`;
+    throw new FleetError(
+      'E_USAGE',
+      `${files} are no certificate and its key: ${messageOf(cause)}`,
+      {
+        hint: 'give the certificate chain and its private key, both in PEM',
+        cause,
+      },
+    );
+  }
+  return tls;
 }
 
 function listenOf(text: string) {

@@ -1,6 +1,7 @@
 // Opens the server's state directory for a verb, as its owner: a build started by root must not
 // leave files behind that lock the server out.
 import { accessSync, constants } from 'node:fs';
+import { stat } from 'node:fs/promises';
 import { userInfo } from 'node:os';
 import { fileURLToPath } from 'node:url';
 import { FleetError } from '../src/errors.ts';
@@ -14,18 +15,16 @@ export async function withStateDir<T>(
   writer: 'inline' | 'thread' = 'inline',
 ): Promise<T> {
   // Only here, so that the agent's process never loads the database's native addon.
-  const { openStateDir, stateOwner } = await import('../src/server/statedir.ts');
+  const { openStateDir } = await import('../src/server/statedir.ts');
   const top = serverState(globals);
-  await becomeOwner(top, await stateOwner(top));
+  await becomeOwner(top);
   await using dir = await openStateDir(top, { writer });
   return await use(dir);
 }
 
-/** Root becomes the owner of STATE; anyone else stays who they are. */
-async function becomeOwner(
-  top: string,
-  owner: { readonly uid: number; readonly gid: number } | null,
-): Promise<void> {
+/** Root becomes the owner of `top`, where there is such a directory; anyone else stays who they are. */
+export async function becomeOwner(top: string): Promise<void> {
+  const owner = await stat(top).catch(() => null);
   if (owner === null || process.geteuid?.() !== 0 || owner.uid === 0) return;
   try {
     // Groups first: once the user has changed, they can no longer be.
@@ -49,6 +48,17 @@ async function becomeOwner(
       },
     );
   }
-  // Nix keeps caches below HOME, and root's is closed to the owner.
-  process.env['HOME'] = userInfo().homedir;
+  process.env['HOME'] = homeOf(top);
+  for (const name of ['XDG_CACHE_HOME', 'XDG_CONFIG_HOME', 'XDG_DATA_HOME', 'XDG_STATE_HOME']) {
+    delete process.env[name];
+  }
+}
+
+/** Nix keeps caches below HOME, and root's is closed to the owner. */
+function homeOf(top: string): string {
+  try {
+    return userInfo().homedir;
+  } catch {
+    return top;
+  }
 }

@@ -2,7 +2,7 @@
 // the database is never served: its signature would vouch for bytes that nobody has.
 import { createHash } from 'node:crypto';
 import { join } from 'node:path';
-import { errnoOf, FleetError } from '../errors.ts';
+import { errnoOf, FleetError, isFleetError } from '../errors.ts';
 import type { PathInfo } from '../nix/closure.ts';
 import { formatNarHash } from '../nix/hash.ts';
 import { dumpNar } from '../nix/nar-dump.ts';
@@ -27,7 +27,13 @@ export async function* checkedDump(
       yield chunk;
     }
   } catch (error) {
-    throw errnoOf(error) === 'ENOENT' ? corrupt(info, 'lacks files', error) : error;
+    if (errnoOf(error) === 'ENOENT') throw corrupt(info, 'lacks files', error);
+    if (!isFleetError(error, 'E_NAR_BAD')) throw error;
+    // Too deep, a name that no NAR may have, …: it is this path that has to change.
+    throw new FleetError('E_NAR_BAD', `${info.path} cannot be served: ${error.message}`, {
+      hint: 'change what builds it',
+      cause: error,
+    });
   }
   if (size < info.narSize) throw corrupt(info, `has ${size} bytes instead of ${info.narSize}`);
   const actual = formatNarHash(hash.digest());

@@ -19,6 +19,8 @@ export type NixOptions = {
   readonly settings?: ReadonlyMap<string, string>;
   /** True: nothing of this machine's or user's Nix configuration counts. */
   readonly isolated?: boolean;
+  /** With `isolated`: where the program may write besides the store (environment.ts). */
+  readonly scratch?: string;
   readonly env?: Environment;
   readonly cwd?: string;
   /** Ends the program; the call then rejects with the signal's reason. */

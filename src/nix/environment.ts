@@ -4,11 +4,14 @@
 // a cache of earlier answers (Nix remembers "missing" for an hour) can reach the program.
 // Settings travel in NIX_CONFIG, not as `--option`: the environment of root's processes is readable by
 // root alone, their arguments by everybody. nix.conf(5): later lines win, NIX_CONFIG wins over files.
+// What an isolated program writes besides the store goes to a directory of its own, or to one that the
+// caller keeps for that: a shared /tmp can be filled by anyone.
 // Refuses settings that NIX_CONFIG cannot carry (line breaks, comments).
 import { readFileSync } from 'node:fs';
 import { mkdir, mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { asDiskFull } from '../durable.ts';
 
 /** Environment of a child process. */
 export type Environment = ReadonlyMap<string, string>;
@@ -20,6 +23,8 @@ export type EnvironmentOptions = {
   readonly settings?: ReadonlyMap<string, string>;
   readonly isolated?: boolean;
   readonly env?: Environment;
+  /** With `isolated`: a directory for what Nix writes, which the caller clears when it likes; made if need be. */
+  readonly scratch?: string;
 };
 
 // Flakes and the `nix` command are still experimental, in 2.36 as in 2.8; the user is never asked to
@@ -39,11 +44,14 @@ export function formatSettings(settings: ReadonlyMap<string, string>): string {
   return text;
 }
 
-/** The environment for one call of a nix program; dispose it when the program has ended. */
+/**
+ * The environment for one call of a nix program; dispose it when the program has ended.
+ * @throws FleetError E_DISK_FULL
+ */
 export async function openNixEnvironment(options: EnvironmentOptions): Promise<NixEnvironment> {
   const own = formatSettings(options.settings ?? new Map());
   return options.isolated === true
-    ? await openIsolated(own, options.env)
+    ? await openIsolated(own, options)
     : { variables: inherited(own, options.env), [Symbol.asyncDispose]: async () => {} };
 }
 
@@ -59,28 +67,42 @@ function inherited(own: string, extra: Environment = new Map()): Environment {
   return variables.set('NIX_CONFIG', lines.filter((text) => text !== '').join('\n'));
 }
 
-async function openIsolated(own: string, extra: Environment = new Map()): Promise<NixEnvironment> {
-  const scratch = await mkdtemp(join(tmpdir(), 'fleet-nix-'));
+async function openIsolated(own: string, options: EnvironmentOptions): Promise<NixEnvironment> {
+  const scratch = await makeScratch(options.scratch);
   const variables = new Map<string, string>();
   for (const name of KEPT_IN_ISOLATION) {
     const value = process.env[name];
     if (value !== undefined) variables.set(name, value);
   }
-  for (const name of ['conf', 'cache', 'home']) await mkdir(join(scratch, name));
+  if (options.scratch !== undefined) variables.set('TMPDIR', scratch);
   variables.set('NIX_CONF_DIR', join(scratch, 'conf'));
   // A file that does not exist: an empty value means "the current directory" to some versions.
   variables.set('NIX_USER_CONF_FILES', join(scratch, 'conf', 'none'));
   variables.set('XDG_CACHE_HOME', join(scratch, 'cache'));
   // nix-env creates ~/.nix-defexpr, whatever it is asked for.
   variables.set('HOME', join(scratch, 'home'));
-  for (const [name, value] of extra) variables.set(name, value);
+  for (const [name, value] of options.env ?? []) variables.set(name, value);
   // Nix has a substituter built in; here there are only those that the caller names.
   const lines = [missingBuildGroup(variables, []), FEATURES, 'substituters =', own];
   variables.set('NIX_CONFIG', lines.filter((text) => text !== '').join('\n'));
   return {
     variables,
-    [Symbol.asyncDispose]: () => rm(scratch, { recursive: true, force: true }),
+    [Symbol.asyncDispose]: async () => {
+      if (options.scratch === undefined) await rm(scratch, { recursive: true, force: true });
+    },
   };
+}
+
+async function makeScratch(given: string | undefined): Promise<string> {
+  try {
+    const scratch = given ?? (await mkdtemp(join(tmpdir(), 'fleet-nix-')));
+    for (const name of ['conf', 'cache', 'home']) {
+      await mkdir(join(scratch, name), { recursive: true, mode: 0o700 });
+    }
+    return scratch;
+  } catch (error) {
+    throw asDiskFull(error, given ?? tmpdir());
+  }
 }
 
 /**

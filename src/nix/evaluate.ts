@@ -56,7 +56,7 @@ export async function describeFlake(
       flake && host ? { hint: `hosts are named apart: fleet build --flake ${flake} ${host}` } : {},
     );
   }
-  if (/:\/\/[^/@]*:[^/@]*@/.test(reference)) {
+  if (holdsSecret(reference)) {
     throw new FleetError('E_FLAKE', 'the flake reference holds a password, and it is published', {
       hint: 'give the password to Nix by netrc-file or access-tokens instead',
     });
@@ -83,6 +83,12 @@ export async function describeFlake(
     narHash: stringOrNull(source['narHash']),
     lockSha256: stringOrNull(source['lock']),
   };
+}
+
+/** True for a password, or a token in a password's or a user's place, or in a parameter named so. */
+function holdsSecret(reference: string): boolean {
+  const isSecretUser = /:\/\/[^/@?]*:[^/@?]*@|(^|\+)https?:\/\/[^/@?]*@/.test(reference);
+  return isSecretUser || /[?&][^=&]*(token|passw|secret|api[_-]?key)[^=&]*=/i.test(reference);
 }
 
 /**
@@ -119,10 +125,16 @@ export async function evaluateHost(
     in {
       inherit (toplevel) drvPath system;
       toplevel = toplevel.outPath;
+      output = toplevel.outputName or "out";
       settings = config.services.fleet.agent.settings or { };
     }`;
   const found = await evaluate(flake, select, options, `host ${name}`);
-  const { drvPath, toplevel, system, settings } = asObject(found, 'eval');
+  const { drvPath, toplevel, output, system, settings } = asObject(found, 'eval');
+  if (output !== 'out') {
+    throw new FleetError('E_EVAL', `the toplevel of ${name} is an output "${output}", not "out"`, {
+      hint: 'config.system.build.toplevel must be the output "out" of its derivation',
+    });
+  }
   if (typeof drvPath !== 'string' || typeof toplevel !== 'string' || typeof system !== 'string') {
     throw unknownOutput('eval', 'toplevel');
   }

@@ -7,7 +7,7 @@ import { type NixOptions, runNix } from './command.ts';
 import { parseDumpDb, type RegisteredPath } from './dump-db.ts';
 import { parseStorePath, type StorePath } from './storepath.ts';
 
-export type QueryOptions = Pick<NixOptions, 'root' | 'isolated' | 'signal'>;
+export type QueryOptions = Pick<NixOptions, 'root' | 'isolated' | 'scratch' | 'signal'>;
 
 /**
  * `paths` and all that they need, references before referrers, each once.

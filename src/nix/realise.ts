@@ -20,7 +20,7 @@ import { batchesOf } from './batches.ts';
 import { type NixOptions, runNix } from './command.ts';
 import { parseStorePath, type StorePath } from './storepath.ts';
 
-export type StoreOptions = Pick<NixOptions, 'root' | 'signal' | 'env'>;
+export type StoreOptions = Pick<NixOptions, 'root' | 'scratch' | 'signal' | 'env'>;
 
 export type FetchOptions = StoreOptions &
   Pick<NixOptions, 'onLine'> & {

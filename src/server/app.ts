@@ -1,6 +1,8 @@
 // Composes the server: Fastify with the cache's routes, the hosts' routes, roots and health.
 // Limits stand here, in one place. Nothing is kept in memory between requests that a publication
 // could make stale: every request asks the database, which is a local file.
+import type { IncomingMessage, ServerResponse } from 'node:http';
+import type { Socket } from 'node:net';
 import Fastify, { type FastifyInstance, type FastifyServerOptions } from 'fastify';
 import { registerCacheRoutes } from '../cache/routes.ts';
 import { makeAuth } from './auth.ts';
@@ -21,6 +23,10 @@ export type AppOptions = {
 /** The largest body that any route takes: an envelope (60 KiB) and some room. */
 const BODY_LIMIT = 64 * 1024;
 const MAX_ROOT_VERSION = 1_000_000;
+/** Each may hold a file and its read buffer open. */
+const MAX_CONNECTIONS = 2_000;
+/** Requests that a client may send ahead on one connection; none of ours or Nix's sends any. */
+const MAX_PIPELINED = 8;
 
 export function buildApp(dir: StateDir, options: AppOptions): FastifyInstance {
   const now = options.now ?? (() => Math.floor(Date.now() / 1000));
@@ -33,12 +39,16 @@ export function buildApp(dir: StateDir, options: AppOptions): FastifyInstance {
     requestTimeout: 30_000,
     connectionTimeout: 120_000,
     keepAliveTimeout: 65_000,
+    // Without it, requestTimeout would be looked at only every 30 s.
+    http: { connectionsCheckingInterval: 5_000 },
+    frameworkErrors: (error, _request, reply) => void refuseError(reply, error),
     // Stopping does not wait for readers: a NAR that is cut is resumed by its client.
     forceCloseConnections: true,
     ...(options.tls === undefined ? {} : { https: options.tls }),
   }) as FastifyInstance;
   // Idle and half-open connections are cheap, but not without end.
-  app.server.maxConnections = 20_000;
+  app.server.maxConnections = MAX_CONNECTIONS;
+  limitPipelining(app);
 
   // Bodies are signed bytes: they are parsed by their own strict parsers, never by Fastify's.
   app.removeAllContentTypeParsers();
@@ -83,4 +93,18 @@ export function buildApp(dir: StateDir, options: AppOptions): FastifyInstance {
     return reply.type('text/plain').send('ready\n');
   });
   return app;
+}
+
+/**
+ * Ends connections on which a client sends requests without reading the answers: each would hold its
+ * file and buffers until the ones before it are read.
+ */
+function limitPipelining(app: FastifyInstance): void {
+  const underWay = new WeakMap<Socket, number>();
+  app.server.on('request', ({ socket }: IncomingMessage, response: ServerResponse) => {
+    const count = (underWay.get(socket) ?? 0) + 1;
+    underWay.set(socket, count);
+    response.once('close', () => underWay.set(socket, (underWay.get(socket) ?? 1) - 1));
+    if (count > MAX_PIPELINED) socket.destroy();
+  });
 }

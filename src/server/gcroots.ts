@@ -4,6 +4,7 @@
 import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { removeDurable } from '../durable.ts';
+import { errnoOf, FleetError } from '../errors.ts';
 import { addRoot } from '../nix/realise.ts';
 import type { PublishedManifest } from '../storage/state.ts';
 
@@ -15,7 +16,14 @@ export type GcRoots = AsyncDisposable & {
 };
 
 export async function openGcRoots(dir: string): Promise<GcRoots> {
-  for (const name of await readdir(dir)) {
+  const names = await readdir(dir).catch((cause) => {
+    if (errnoOf(cause) !== 'ENOENT') throw cause;
+    throw new FleetError('E_STATE_INCOMPLETE', `${dir} is missing`, {
+      hint: `make it again: mkdir ${dir}; what hosts run is rooted again by the next fleet build`,
+      cause,
+    });
+  });
+  for (const name of names) {
     const pid = Number(/^building-(\d+)-/.exec(name)?.[1] ?? Number.NaN);
     if (!Number.isNaN(pid) && !isRunning(pid)) await removeDurable(join(dir, name));
   }

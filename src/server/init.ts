@@ -1,7 +1,7 @@
 // Creates the server's state directory: configuration, keys (one per purpose), version 1 of the root,
 // an empty database and blob store. Refuses a directory that holds anything. fleet.json comes last:
 // without it nothing opens the state, so an init that was cut short is seen as such.
-import { readdir } from 'node:fs/promises';
+import { chmod, readdir } from 'node:fs/promises';
 import { hostname } from 'node:os';
 import { type Config, formatConfig, parseConfig, parseFleetName } from '../config.ts';
 import { createDurable, makeDirectoryDurable } from '../durable.ts';
@@ -47,6 +47,8 @@ export async function initStateDir(
   );
   await requireEmpty(layout.top);
   await makeDirectoryDurable(layout.top, 0o750);
+  // Also one that was there, made by someone else for this.
+  await chmod(layout.top, 0o750);
   for (const [path, mode] of [
     [layout.keys, 0o700],
     [layout.roots, 0o755],
@@ -81,6 +83,8 @@ export async function initStateDir(
   const signer = secrets.get('root') ?? new Uint8Array();
   await createDurable(layout.root(1), signEnvelope(ROOT_PAYLOAD_TYPE, formatRoot(root), [signer]));
 
+  // Whoever may read it could hold its lock, and publication up.
+  await createDurable(layout.publishLock, '', 0o600);
   await createFileBlobs(layout.blobs);
   await createState(layout.database);
   await createDurable(layout.config, formatConfig(config), 0o640);

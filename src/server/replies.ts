@@ -19,7 +19,7 @@ export function refuse(
 /** Answers with what was thrown: 503 where trying again helps, 422 for what a client sent, else 500. */
 export function refuseError(reply: FastifyReply, error: unknown): FastifyReply {
   const status = statusOf(error);
-  if (error instanceof FleetError) {
+  if (error instanceof FleetError && status !== 500) {
     if (status === 503) reply.header('retry-after', '2');
     return refuse(reply, status, error.code, error.message);
   }
@@ -27,6 +27,7 @@ export function refuseError(reply: FastifyReply, error: unknown): FastifyReply {
   if (status < 500 && error instanceof Error) {
     return refuse(reply, status, 'E_REQUEST', error.message);
   }
+  // What went wrong inside, with its paths, is for the log alone.
   return refuse(reply, 500, 'E_INTERNAL', 'the server failed; its log says why');
 }
 

@@ -108,12 +108,6 @@ function foreignKey(file: string, root: Root): FleetError {
   return new FleetError('E_STATE_DAMAGED', `${file} ${whose}`);
 }
 
-/** The user and group that own STATE. */
-export async function stateOwner(dir: string): Promise<{ uid: number; gid: number } | null> {
-  const found = await stat(stateLayout(dir).top).catch(() => null);
-  return found === null ? null : { uid: found.uid, gid: found.gid };
-}
-
 async function readConfig(layout: StateLayout): Promise<string> {
   try {
     return await readFile(layout.config, 'utf8');

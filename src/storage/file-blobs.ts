@@ -69,7 +69,8 @@ class FileBlobs implements Blobs {
 
   async size(id: BlobId): Promise<number | null> {
     try {
-      return (await stat(this.#file(id))).size;
+      const found = await stat(this.#file(id));
+      return found.isFile() ? found.size : null;
     } catch (error) {
       return absent(error);
     }

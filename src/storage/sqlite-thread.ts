@@ -37,7 +37,41 @@ type Waiting = {
 };
 
 export async function openThreadWriter(file: string, patience: number): Promise<Writer> {
-  const data: ThreadData = { file, patience };
+  const first = await startThread({ file, patience });
+  return new LastingWriter({ file, patience }, first);
+}
+
+/** A thread that died (out of memory, a fault of the addon) is replaced; what it was asked has failed. */
+class LastingWriter implements Writer {
+  readonly #data: ThreadData;
+  #current: Promise<ThreadWriter>;
+
+  constructor(data: ThreadData, first: ThreadWriter) {
+    this.#data = data;
+    this.#current = Promise.resolve(first);
+  }
+
+  async write<K extends WriteName>(name: K, args: WriteArgs<K>): Promise<WriteResult<K>> {
+    return await (await this.#living()).write(name, args);
+  }
+
+  async close(): Promise<void> {
+    await (await this.#living()).close();
+  }
+
+  async #living(): Promise<ThreadWriter> {
+    const known = this.#current;
+    const hasEnded = await known.then(
+      (writer) => writer.hasEnded,
+      () => true,
+    );
+    // Not if another call has replaced it meanwhile.
+    if (hasEnded && this.#current === known) this.#current = startThread(this.#data);
+    return await this.#current;
+  }
+}
+
+async function startThread(data: ThreadData): Promise<ThreadWriter> {
   // Flags of the command line (`--eval`, `--input-type`) are not meant for this file.
   const writer = new ThreadWriter(new Worker(WORKER, { workerData: data, execArgv: [] }));
   try {
@@ -62,6 +96,10 @@ class ThreadWriter implements Writer {
     worker.on('message', (reply: ThreadReply) => this.#settle(reply));
     worker.on('error', (error) => this.#end(error));
     worker.on('exit', () => this.#end(new FleetError('E_INTERNAL', 'the database thread ended')));
+  }
+
+  get hasEnded(): boolean {
+    return this.#ended !== null;
   }
 
   async write<K extends WriteName>(name: K, args: WriteArgs<K>): Promise<WriteResult<K>> {

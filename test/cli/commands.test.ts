@@ -9,7 +9,7 @@ import { ago } from '../../cli/status.ts';
 import { parseEnvelope, signEnvelope } from '../../src/manifest/dsse.ts';
 import { formatManifest, parseManifest } from '../../src/manifest/manifest.ts';
 import { STATEMENT_PAYLOAD_TYPE } from '../../src/manifest/statement.ts';
-import { readDirectorKey } from '../../src/server/statedir.ts';
+import { openStateDir, readDirectorKey } from '../../src/server/statedir.ts';
 import { fleet, fleetOk, run, startFleet, temporaryDir } from '../helpers/cli.ts';
 import { makeState, publishHost } from '../helpers/state.ts';
 
@@ -94,6 +94,44 @@ test('a state that is missing, or lacks a part, is an error; nothing is made up'
   assert.match(message, /did you mean "listen"/);
 });
 
+test('keys that the root does not name are not used', async (t) => {
+  const dir = await temporaryDir(t);
+  const [ours, theirs] = [join(dir, 'ours'), join(dir, 'theirs')];
+  for (const state of [ours, theirs])
+    await fleetOk(['init', '--state', state, '--origin', 'a.test']);
+  await cp(join(theirs, 'keys/cache.sec'), join(ours, 'keys/cache.sec'));
+  const message = await refused(['status', '--state', ours], 1, 'E_STATE_DAMAGED');
+  assert.match(message, /cache\.sec is not a key that root version 1 of fleet a\.test names/);
+  await cp(join(ours, 'keys/director.pem'), join(theirs, 'keys/director.pem'));
+  await using open = await openStateDir(theirs, { writer: 'inline' });
+  await assert.rejects(readDirectorKey(open), { code: 'E_STATE_DAMAGED' });
+});
+
+test('init by root, in a directory of another user, leaves it theirs and closed', async (t) => {
+  if (process.geteuid?.() !== 0) return t.skip('needs root');
+  const dir = await temporaryDir(t);
+  await chmod(dir, 0o755);
+  const [open, state] = [join(dir, 'open'), join(dir, 'state')];
+  await mkdir(state, { mode: 0o755 });
+  // A user that no passwd file knows, as in containers.
+  assert.equal((await run('chown', ['61234:61234', state])).code, 0);
+  const script = 'mkdir -p "$2" && mount --bind "$1" "$2" && shift 2 && exec "$@"';
+  const fleetThere = (...args: string[]) =>
+    run('unshare', [
+      ...['--mount', '--propagation', 'private', 'sh', '-c', script, 'sh', process.cwd(), open],
+      ...[join(open, 'node_modules/.bin/node'), join(open, 'cli/fleet.ts'), ...args],
+    ]);
+  const init = await fleetThere('init', '--state', state, '--origin', 'a.test');
+  assert.equal(init.code, 0, init.stderr);
+  const status = await fleetThere('status', '--state', state);
+  assert.equal(status.code, 0, status.stderr);
+  assert.equal((await stat(state)).mode & 0o777, 0o750);
+  for (const name of await readdir(state, { recursive: true })) {
+    assert.equal((await stat(join(state, name))).uid, 61234, name);
+  }
+  assert.equal((await stat(join(state, 'publish.lock'))).mode & 0o777, 0o600);
+});
+
 test('an enrolment file is made once, for a name that can be a host’s, and never over another', async (t) => {
   const dir = await temporaryDir(t);
   const state = join(dir, 'state');
@@ -148,6 +186,8 @@ test('an address that is taken, and half of TLS, are refused', async (t) => {
     2,
     'E_USAGE',
   );
+  const text = join(state, 'fleet.json');
+  await refused(['serve', '--state', state, '--tls-cert', text, '--tls-key', text], 2, 'E_USAGE');
 });
 
 test('verify: authentic, refused with exit 3, and one document for all files', async (t) => {

@@ -103,6 +103,16 @@ test('refusals', async () => {
     assert.doesNotMatch(String(error), /hunter2/);
     return refused('E_FLAKE', /password/)(error);
   });
+  for (const reference of [
+    'git+https://hunter2@example.org/x',
+    'git+https://example.org/x?private_token=hunter2',
+    'tarball+https://example.org/x.tar?a=b&API-KEY=hunter2',
+  ]) {
+    await assert.rejects(describeFlake(reference), (error) => {
+      assert.doesNotMatch(String(error), /hunter2/);
+      return refused('E_FLAKE', /password/)(error);
+    });
+  }
   await assert.rejects(named({ 'flake.nix': '{ outputs = ' }), refused('E_FLAKE', /syntax error/));
   const inputs = await flake({ 'flake.nix': outputs('') });
   const unlocked = `{ inputs.x.url = "path:${inputs}"; outputs = _: { }; }`;
@@ -121,6 +131,11 @@ test('refusals', async () => {
     assert.deepEqual(await listHosts(source), [name]);
     await assert.rejects(evaluateHost(source, name), refused('E_HOST_NAME', /not a host name/));
   }
+  const dev = `a.config.system.build.toplevel = (derivation {
+      name = "x"; system = "${currentSystem()}"; builder = "builtin:buildenv"; outputs = [ "out" "dev" ];
+    }).dev;`;
+  const odd = await named({ 'flake.nix': outputs(dev) });
+  await assert.rejects(evaluateHost(odd, 'a'), refused('E_EVAL', /is an output "dev"/));
   const bad = await named({
     'flake.nix': outputs('a.config = throw "no such option"; b = { };'),
   });

@@ -1,8 +1,13 @@
 // The server over real sockets: who may ask for what, what the cache answers, and hostile requests.
 import assert from 'node:assert/strict';
+import { randomBytes } from 'node:crypto';
+import { appendFile, mkdir, readdir, rm, truncate } from 'node:fs/promises';
 import { connect } from 'node:net';
+import { join } from 'node:path';
 import { test } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { generateSecretKey } from '../../src/ed25519.ts';
+import { FleetError } from '../../src/errors.ts';
 import { signEnrolRequest } from '../../src/manifest/enrolment.ts';
 import { publicKeyOfSecret } from '../../src/manifest/keyfile.ts';
 import { parseOffer } from '../../src/manifest/offer.ts';
@@ -171,9 +176,71 @@ test('what is not there is 404: an unknown path, and a row whose bytes are gone 
   const get = (path: string) => fetch(url + path, { headers: bearer(read) });
   assert.equal((await get(`/${'0'.repeat(32)}.narinfo`)).status, 404);
   assert.equal((await get(`/nar/${'0'.repeat(64)}.nar.zst`)).status, 404);
-  await dir.blobs.delete(row.blob);
-  assert.equal((await get(`/${hashPartOf(toplevel)}.narinfo`)).status, 404);
-  assert.equal((await get(`/nar/${row.blob}.nar.zst`)).status, 404);
+  // A closure file is a blob and no NAR.
+  const manifest = await dir.state.currentManifest('lantern');
+  assert.equal((await get(`/nar/${manifest?.closure}.nar.zst`)).status, 404);
+  const nar = `/nar/${row.blob}.nar.zst`;
+  const closure = `/v1/closures/${manifest?.closure}`;
+  assert.equal((await get(nar)).status, 200);
+  assert.equal((await get(closure)).status, 200);
+  const file = (id: string) => join(dir.layout.blobs, id.slice(0, 2), id.slice(2));
+  for (const damage of [
+    (path: string) => truncate(path, 20),
+    (path: string) => appendFile(path, 'x'.repeat(100)),
+    (path: string) => rm(path),
+    (path: string) => mkdir(path),
+  ]) {
+    for (const id of [row.blob, manifest?.closure ?? '']) await damage(file(id));
+    assert.equal((await get(`/${hashPartOf(toplevel)}.narinfo`)).status, 404);
+    assert.equal((await get(nar)).status, 404);
+    assert.equal((await get(closure)).status, 404);
+    const head = await fetch(url + nar, { method: 'HEAD', headers: bearer(read) });
+    assert.equal(head.status, 404);
+  }
+});
+
+test('the URL of a NAR stays valid when its path gets another one', async (t) => {
+  const { url, dir, read } = await world(t);
+  const { toplevel } = await publishHost(dir, 'lantern', 'one', NOW);
+  const row = await dir.state.cachedPath(hashPartOf(toplevel));
+  assert.ok(row !== null);
+  const blob = await dir.blobs.put([Buffer.from('other bytes')]);
+  await dir.state.addCachedPaths([{ ...row, blob: blob.id, blobSize: blob.size }]);
+  const old = await fetch(`${url}/nar/${row.blob}.nar.zst`, { headers: bearer(read) });
+  assert.equal(old.status, 200);
+});
+
+test('a client that asks on and reads nothing is cut off, and others are served', async (t) => {
+  const { url, port, dir, read } = await world(t);
+  const { toplevel } = await publishHost(
+    dir,
+    'lantern',
+    randomBytes(4_000_000).toString('hex'),
+    NOW,
+  );
+  const row = await dir.state.cachedPath(hashPartOf(toplevel));
+  const socket = connect(port, '127.0.0.1');
+  socket.on('error', () => {});
+  const closed = new Promise((settle) => socket.once('close', settle));
+  const one = `GET /nar/${row?.blob}.nar.zst HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer ${read}\r\n\r\n`;
+  socket.pause();
+  socket.write(one.repeat(2000));
+  await sleep(300);
+  const open = (await readdir('/proc/self/fd')).length;
+  assert.ok(open < 200, `${open} files are open`);
+  socket.resume();
+  await closed;
+  assert.equal((await fetch(`${url}/healthz`)).status, 200);
+});
+
+test('a fault inside is told without its inside', async (t) => {
+  const { url, dir, read } = await world(t);
+  const { toplevel } = await publishHost(dir, 'lantern', 'one', NOW);
+  const broken = () => Promise.reject(new FleetError('E_STATE_DAMAGED', '/secret/place is broken'));
+  Object.assign(dir.state, { cachedPath: broken });
+  const response = await fetch(`${url}/${hashPartOf(toplevel)}.narinfo`, { headers: bearer(read) });
+  await refused(response.clone(), 500, 'E_INTERNAL');
+  assert.doesNotMatch(await response.text(), /secret/);
 });
 
 test('a NAR comes whole, by range, and not again when the client has it', async (t) => {
@@ -206,6 +273,7 @@ test('a NAR comes whole, by range, and not again when the client has it', async 
     const response = await get({ range });
     assert.equal(response.status, 416, range);
     assert.equal(response.headers.get('content-range'), `bytes */${size}`);
+    assert.equal(response.headers.get('cache-control'), 'no-store');
   }
   // Several, inverted, malformed, other units: the whole, as RFC 9110 allows.
   for (const range of ['bytes=0-1,4-5', 'bytes=9-5', 'bytes=-', 'bytes=a-b', 'lines=1-2']) {

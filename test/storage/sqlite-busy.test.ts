@@ -2,6 +2,9 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
+import type { Worker } from 'node:worker_threads';
+import Sqlite from 'better-sqlite3';
+import { openWriter } from '../../src/storage/sqlite-database.ts';
 import { refused } from '../helpers/nix-scratch.ts';
 import { startProgram } from '../helpers/programs.ts';
 import { cachedPath, emptyState } from '../helpers/rows.ts';
@@ -66,4 +69,34 @@ test('two processes that open and write at once never see each other', async () 
   const rows = Array.from({ length: 20 }, (_, i) => cachedPath(`row ${i}`));
   await Promise.all(rows.map((row) => made.state.addCachedPaths([row])));
   assert.equal((await made.state.cachedPaths(rows.map((row) => row.path))).length, 20);
+});
+
+test('a database thread that dies is replaced: what it was asked fails, what comes next does not', async () => {
+  const started: Worker[] = [];
+  const note = (worker: Worker): void => void started.push(worker);
+  process.on('worker', note);
+  try {
+    await using made = await emptyState('thread');
+    const { state } = made;
+    await state.recordLease(1, 1);
+    await started[0]?.terminate();
+    assert.equal((await state.recordLease(2, 1)).pid, 2);
+    // Calls at the same time start one thread, not one each.
+    await started[1]?.terminate();
+    await Promise.all([3, 4, 5].map((pid) => state.recordLease(pid, 1)));
+    assert.equal(started.length, 3);
+  } finally {
+    process.off('worker', note);
+  }
+});
+
+test('the writing connection waits for the disk at each commit', async () => {
+  await using made = await emptyState();
+  const db = new Sqlite(made.file);
+  assert.equal(db.pragma('journal_mode', { simple: true }), 'wal');
+  db.close();
+  const writer = await openWriter(made.file, performance.now() + 1000);
+  // 2 is FULL: in WAL mode anything less loses commits in a power cut.
+  assert.equal(writer.pragma('synchronous', { simple: true }), 2);
+  writer.close();
 });
