@@ -3,27 +3,20 @@
 // writes the boot loader before it activates, so that a failed switch would boot the bad system. Here:
 // check → test → (it runs, and is the current system) → profile and boot loader. Until then a crash or
 // a power cut returns to the old system by itself; every step is journalled, durably, before it is done.
-// Rolling back runs the previous system's own program by its exact path.
 import { join } from 'node:path';
-import { type ErrorCode, FleetError, isFleetError } from '../errors.ts';
-import { makeReason, type Reason } from '../manifest/receipt.ts';
+import { FleetError, isFleetError, messageOf } from '../errors.ts';
+import { makeReason } from '../manifest/receipt.ts';
 import { invalidPaths } from '../nix/query.ts';
 import { addRoot, setProfile } from '../nix/realise.ts';
 import type { StorePath } from '../nix/storepath.ts';
-import {
-  EMPTY_JOURNAL,
-  journalStep,
-  type ManifestId,
-  type Memory,
-  memoryFiles,
-  type Transaction,
-  writeJournal,
-} from './memory.ts';
-import type { Attempt } from './outcome.ts';
-import { canSwitchTo, type Place, readBootId, readSystems } from './place.ts';
-import { runSwitch, type SwitchAction, type SwitchResult } from './switch.ts';
-
-export type Host = { readonly memory: Memory; readonly place: Place };
+import { type Host, switchTo } from './host.ts';
+import { EMPTY_JOURNAL, journalStep, type Transaction, writeJournal } from './journal.ts';
+import { type ManifestId, memoryFiles } from './memory.ts';
+import { type Attempt, IN_SYNC, INTERRUPTED } from './outcome.ts';
+import { canSwitchTo, type Place, readSystems } from './place.ts';
+import { LOCKED, type SwitchResult } from './switch.ts';
+import { asOfThisBoot, close, undo } from './undo.ts';
+import { awaitingLock, failedCheck, hasNoCheck, rebootPending, toldBy, whyOf } from './verdict.ts';
 
 export type Plan = {
   readonly manifest: ManifestId;
@@ -35,44 +28,31 @@ export type Plan = {
   readonly unfinished: Transaction | null;
 };
 
-/** Which boot an activation belongs to. A chroot store's /run is a directory: it survives every boot. */
-export async function bootIdOf(place: Place): Promise<string> {
-  return place.root === null ? await readBootId() : 'chroot store';
-}
+/** switch-to-configuration's status for what only a reboot can do; nothing was activated. */
+const NEEDS_REBOOT = 100;
 
-/** Switches to `plan.target`. Throws only where nothing was begun. */
+/** Switches to `plan.target`. Throws only where nothing was begun that the journal does not tell of. */
 export async function activate(host: Host, plan: Plan): Promise<Attempt> {
-  const { manifest, target, mode, unfinished } = plan;
-  const systems = await readSystems(host.place);
-  const transaction: Transaction = {
-    step: 'activating',
-    mode,
-    manifest,
-    target,
-    previous: unfinished === null ? await keepPrevious(host, systems.current) : unfinished.previous,
-    previousProfile: unfinished === null ? systems.profile : unfinished.previousProfile,
-    bootId: await bootIdOf(host.place),
-    why: null,
-  };
-  if (mode === 'boot') {
-    return await commit(host, transaction, rebootPending('mode-boot', 'set for the next boot'));
+  const { target, unfinished, keep } = plan;
+  if (plan.mode === 'boot') {
+    return await setForNextBoot(host, plan, rebootPending('mode-boot', 'set for the next boot'));
   }
-  const check = await run(host, target, 'check');
-  if (check.code === 11) return awaitingLock();
-  const passed = check.code === 0 || hasNoCheck(check);
-  if (!passed && check.code !== 100) return failedCheck(check);
-  if (passed) {
-    await journalStep(host.memory.dir, transaction);
-    const test = await run(host, target, 'test');
-    if (test.code === 11) {
-      if (unfinished === null) await journalStep(host.memory.dir, null);
-      return awaitingLock();
-    }
-    if (test.code !== 100) return await afterTest(host, transaction, test, plan.keep);
+  const text = 'the switch to it needs a reboot';
+  const needsReboot = rebootPending('reboot-required', text, NEEDS_REBOOT);
+  const check = await switchTo(host, target, 'check');
+  if (check.code === LOCKED) return awaitingLock(check, 'check');
+  if (check.code === NEEDS_REBOOT) return await setForNextBoot(host, plan, needsReboot);
+  if (check.code !== 0 && !hasNoCheck(check)) return failedCheck(check);
+  const begun = await begin(host, plan);
+  const transaction = { ...begun, touched: { ...begun.touched, system: true } };
+  await journalStep(host.memory.dir, transaction);
+  const test = await switchTo(host, target, 'test');
+  if (test.code === LOCKED) {
+    await journalStep(host.memory.dir, unfinished);
+    return awaitingLock(test, 'test');
   }
-  // Exit 100: nothing was activated, because only a reboot can do it.
-  const pending = rebootPending('reboot-required', 'the switch to it needs a reboot', 100);
-  return await commit(host, { ...transaction, mode: 'boot' }, pending);
+  if (test.code === NEEDS_REBOOT) return await setForNextBoot(host, plan, needsReboot);
+  return await afterTest(host, transaction, test, keep);
 }
 
 /**
@@ -80,78 +60,45 @@ export async function activate(host: Host, plan: Plan): Promise<Attempt> {
  * activating stays open (null): the caller tries again, or undoes it.
  */
 export async function settle(host: Host, transaction: Transaction): Promise<Attempt | null> {
-  if (transaction.bootId !== (await bootIdOf(host.place))) {
-    // The machine has booted since, into what was committed before.
-    const { why } = transaction;
-    if (why === null) await journalStep(host.memory.dir, null);
-    else await close(host, transaction, 'rolled-back', why);
-    return why === null ? null : { phase: 'rolled-back', reason: why, exitCode: null };
+  const { step, target, touched } = transaction;
+  if (step === 'undoing') {
+    return await undo(host, transaction, transaction.why ?? INTERRUPTED, null);
   }
-  if (transaction.step === 'activating') return null;
-  if (transaction.why !== null) return await undo(host, transaction, transaction.why, null);
-  const done: Attempt =
-    transaction.mode === 'boot'
-      ? rebootPending('mode-boot', 'set for the next boot')
-      : { phase: 'in-sync', reason: null, exitCode: 0 };
-  return await commit(host, transaction, done);
+  if (step === 'activating') {
+    const left = (await asOfThisBoot(host, transaction)).touched;
+    if (!left.system && !left.boot) await journalStep(host.memory.dir, null);
+    return null;
+  }
+  const { current } = await readSystems(host.place);
+  // A reboot, or someone else's switch, came before the boot loader was finished.
+  const lost = touched.system && current !== target;
+  if (lost) return await undo(host, transaction, INTERRUPTED, null);
+  return await commit(host, transaction, transaction.done ?? IN_SYNC);
 }
 
-/** Goes back to what was before `transaction`, and says why. */
-export async function undo(
-  host: Host,
-  transaction: Transaction,
-  why: Reason,
-  exitCode: number | null,
-): Promise<Attempt> {
-  const { memory, place } = host;
-  const { mode, target, previous, previousProfile } = transaction;
-  await journalStep(memory.dir, { ...transaction, step: 'undoing', why });
-  const problems: string[] = [];
-  const attempt = async (what: string, step: () => Promise<string | null>): Promise<void> => {
-    try {
-      const problem = await step();
-      if (problem !== null) problems.push(`${what}: ${problem}`);
-    } catch (error) {
-      if (!isFleetError(error)) throw error;
-      problems.push(`${what}: ${error.message}`);
-    }
+async function begin(host: Host, { manifest, target, unfinished }: Plan): Promise<Transaction> {
+  const { current, profile } = await readSystems(host.place);
+  return {
+    step: 'activating',
+    manifest,
+    target,
+    previous: unfinished === null ? await keepPrevious(host, current) : unfinished.previous,
+    previousProfile: unfinished === null ? profile : unfinished.previousProfile,
+    bootId: host.bootId,
+    touched: { system: false, boot: unfinished?.touched.boot ?? false },
+    done: null,
+    why: null,
   };
-  const { profile } = await readSystems(place);
-  if (profile === target && previousProfile !== null && previousProfile !== target) {
-    await attempt('the profile', async () => {
-      await setProfile(place.profile, previousProfile, rootOption(place));
-      const boot = await run(host, previousProfile, 'boot');
-      return boot.code === 0 ? null : toldBy(boot, 'boot');
-    });
-  }
-  if (mode === 'switch') {
-    await attempt('going back', async () => {
-      if (previous === null) return 'no system of before is known';
-      if (previous === target) return 'it is the one that ran before';
-      const back = await run(host, previous, 'test');
-      if (back.code !== 0 && back.code !== 4) return toldBy(back, 'test');
-      const { current } = await readSystems(place);
-      return current === previous ? null : `the current system is ${current}`;
-    });
-  }
-  if (problems.length > 0) {
-    // Left open: the next run tries again.
-    const reason = makeReason(why.code, `${problems.join('; ')}; after: ${why.text}`);
-    return { phase: 'failed', reason, exitCode };
-  }
-  await close(host, transaction, 'rolled-back', why);
-  return { phase: 'rolled-back', reason: why, exitCode };
 }
 
-/** Ends a transaction that came to nothing. Only one that broke off is tried again by itself. */
-async function close(
-  host: Host,
-  { manifest }: Transaction,
-  phase: 'rolled-back' | 'failed',
-  reason: Reason,
-): Promise<void> {
-  const rejected = reason.code === 'E_INTERRUPTED' ? null : { manifest, phase, reason };
-  await writeJournal(host.memory.dir, { transaction: null, rejected });
+/** Leaves what runs as it is; what an earlier run half activated does not belong to that, and is undone first. */
+async function setForNextBoot(host: Host, plan: Plan, done: Attempt): Promise<Attempt> {
+  const { unfinished } = plan;
+  if (unfinished !== null) {
+    const back = await undo(host, unfinished, INTERRUPTED, null);
+    if (back.phase !== 'rolled-back') return back;
+  }
+  return await commit(host, await begin(host, { ...plan, unfinished: null }), done);
 }
 
 async function afterTest(
@@ -165,7 +112,8 @@ async function afterTest(
   if (!ended || current !== transaction.target) {
     const text = `its switch ended with ${test.code}, but the current system is ${current}`;
     const why = ended ? makeReason('E_SWITCH_FAILED', text) : whyOf(test, 'test');
-    if (!keep) return await undo(host, transaction, why, test.code);
+    // What an earlier run did to the boot loader is not kept.
+    if (!keep || transaction.touched.boot) return await undo(host, transaction, why, test.code);
     await close(host, transaction, 'failed', why);
     return { phase: 'failed', reason: why, exitCode: test.code };
   }
@@ -183,18 +131,20 @@ async function afterTest(
 /** Makes the target what the machine boots. */
 async function commit(host: Host, transaction: Transaction, done: Attempt): Promise<Attempt> {
   const { memory, place } = host;
-  const committing: Transaction = { ...transaction, step: 'committing' };
+  const { target } = transaction;
+  const touched = { ...transaction.touched, boot: true };
+  const committing: Transaction = { ...transaction, step: 'committing', touched, done };
   await journalStep(memory.dir, committing);
   let boot: SwitchResult;
   try {
-    await setProfile(place.profile, transaction.target, rootOption(place));
-    boot = await run(host, transaction.target, 'boot');
+    await setProfile(place.profile, target, place.nix);
+    boot = await switchTo(host, target, 'boot');
   } catch (error) {
-    if (!isFleetError(error)) throw error;
-    return await undo(host, committing, makeReason(error.code, error.message), null);
+    const code = isFleetError(error) ? error.code : 'E_INTERNAL';
+    return await undo(host, committing, makeReason(code, messageOf(error)), null);
   }
   // The journal stays: the next run commits.
-  if (boot.code === 11) return awaitingLock();
+  if (boot.code === LOCKED) return awaitingLock(boot, 'boot');
   if (boot.code !== 0) return await undo(host, committing, whyOf(boot, 'boot'), boot.code);
   await writeJournal(memory.dir, EMPTY_JOURNAL);
   return done;
@@ -204,57 +154,9 @@ async function commit(host: Host, transaction: Transaction, done: Attempt): Prom
 async function keepPrevious(host: Host, current: StorePath | null): Promise<StorePath | null> {
   const { memory, place } = host;
   if (current === null || !(await canSwitchTo(place, current))) return null;
-  if ((await invalidPaths([current], { ...rootOption(place), isolated: true })).length > 0) {
-    return null;
-  }
-  await addRoot(current, join(memoryFiles(memory.dir).roots, 'previous'), rootOption(place));
+  if ((await invalidPaths([current], { ...place.nix, isolated: true })).length > 0) return null;
+  await addRoot(current, join(memoryFiles(memory.dir).roots, 'previous'), place.nix);
   return current;
-}
-
-async function run(host: Host, toplevel: StorePath, action: SwitchAction): Promise<SwitchResult> {
-  const { memory, place } = host;
-  const dir = memoryFiles(memory.dir).switches;
-  return await runSwitch({ toplevel, action, place, dir, seconds: memory.config.switchSeconds });
-}
-
-function whyOf(result: SwitchResult, action: SwitchAction): Reason {
-  const code: ErrorCode = result.timedOut ? 'E_SWITCH_TIMEOUT' : 'E_SWITCH_FAILED';
-  return makeReason(code, toldBy(result, action));
-}
-
-function toldBy(result: SwitchResult, action: SwitchAction): string {
-  const how = result.timedOut
-    ? 'took too long'
-    : result.code === null
-      ? 'was killed'
-      : `ended with ${result.code}`;
-  const last = result.lastLines.at(-1) ?? '';
-  return `switch-to-configuration ${action} ${how}${last === '' ? '' : `: ${last}`} (${result.log})`;
-}
-
-function failedCheck(check: SwitchResult): Attempt {
-  const reason = makeReason('E_PREFLIGHT', toldBy(check, 'check'));
-  return { phase: 'preflight-failed', reason, exitCode: check.code };
-}
-
-// Systems before NixOS 25.05 answer the verb with their usage, which does not name it; they run their
-// pre-switch checks, if any, at the start of `test`.
-function hasNoCheck(check: SwitchResult): boolean {
-  const usage = check.lastLines.find((line) => /^usage:.*\btest\b/i.test(line));
-  return check.code === 1 && usage !== undefined && !/\bcheck\b/.test(usage);
-}
-
-function awaitingLock(): Attempt {
-  const text = 'another switch of this machine holds its lock';
-  return { phase: 'awaiting-lock', reason: makeReason('E_SWITCH_LOCKED', text), exitCode: 11 };
-}
-
-function rebootPending(code: string, text: string, exitCode = 0): Attempt {
-  return { phase: 'reboot-pending', reason: makeReason(code, text), exitCode };
-}
-
-function rootOption(place: Place): { root?: string } {
-  return place.root === null ? {} : { root: place.root };
 }
 
 /** @throws FleetError E_NOT_NIXOS */

@@ -24,7 +24,11 @@ export type Asked = {
   readonly root: Root;
   /** Envelope text; null: the server has no manifest for this host yet. */
   readonly manifest: string | null;
+  /** Stores the offer, so that the server need not say it again: for one whose manifest was verified. */
+  readonly keep: () => Promise<void>;
 };
+
+type Got = { readonly offer: Offer; readonly keep: () => Promise<void> };
 
 /** So many offers full of roots in a row are no fleet's history. */
 const MAX_ROUNDS = 64;
@@ -46,14 +50,17 @@ export async function askForOffer(client: Client, memory: Memory): Promise<Asked
   let trust = memory.trust;
   let root = trustedRoot(memory);
   for (let round = 0; round < MAX_ROUNDS; round++) {
-    const offer = await getOffer(client, memory, root.version);
-    if (offer === null) return { trust, root, manifest: null };
+    const got = await getOffer(client, memory, root.version);
+    if (got === null) return { trust, root, manifest: null, keep: async () => {} };
+    const { offer, keep } = got;
     for (const text of offer.roots) {
       root = verifyRootUpdate(root, parseEnvelope(text));
       trust = { ...trust, root: text };
       await writeTrust(memory.dir, trust);
     }
-    if (offer.roots.length < MAX_OFFER_ROOTS) return { trust, root, manifest: offer.manifest };
+    if (offer.roots.length < MAX_OFFER_ROOTS) {
+      return { trust, root, manifest: offer.manifest, keep };
+    }
   }
   throw new FleetError('E_OFFER_FORM', 'the server offers new roots without end');
 }
@@ -70,7 +77,7 @@ export async function getClosure(client: Client, manifest: Deployment): Promise<
   }
 }
 
-async function getOffer(client: Client, memory: Memory, root: number): Promise<Offer | null> {
+async function getOffer(client: Client, memory: Memory, root: number): Promise<Got | null> {
   const stored = await readOffer(memory.dir);
   // Another root was asked from: the server's answer is another document.
   const known = stored !== null && stored.root === root ? stored : null;
@@ -79,12 +86,15 @@ async function getOffer(client: Client, memory: Memory, root: number): Promise<O
     expect: known === null ? [404] : [404, 304],
     ...(known === null ? {} : { ifNoneMatch: known.etag }),
   });
-  if (answer.status === 304 && known !== null) return parseOffer(known.text);
+  if (answer.status === 304 && known !== null) {
+    return { offer: parseOffer(known.text), keep: async () => {} };
+  }
   if (answer.status === 404) return requireNone(answer.body, memory);
-  const text = answer.body.toString('utf8');
+  const { etag } = answer;
   const offer = parseOffer(answer.body);
-  await writeOffer(memory.dir, answer.etag === null ? null : { etag: answer.etag, root, text });
-  return offer;
+  const text = answer.body.toString('utf8');
+  const keep = () => writeOffer(memory.dir, etag === null ? null : { etag, root, text });
+  return { offer, keep };
 }
 
 // A 404 ends nothing: it is believed only by a host that never saw a manifest.

@@ -2,7 +2,7 @@
 // only where it agrees with closure.fp: hash, size and references are the signed ones, the URL lies on
 // the server, the compression is one we unpack, and a key that the root names has signed. All of it is
 // known before Nix starts and before the first NAR is fetched. (Nix itself checks the signatures' sums.)
-import { FleetError } from '../errors.ts';
+import { FleetError, isFleetError } from '../errors.ts';
 import type { PathInfo } from '../nix/closure.ts';
 import { type NarInfo, parseNarInfo } from '../nix/narinfo.ts';
 import { type NixPublicKey, parsePathSignature } from '../nix/signature.ts';
@@ -14,7 +14,7 @@ const PARALLEL = 8;
 
 /**
  * The narinfos of `missing`, by hash part.
- * @throws FleetError E_NARINFO, E_NARINFO_MISMATCH, E_NARINFO_UNSIGNED, E_FETCH, and what Client throws
+ * @throws FleetError E_NARINFO_REFUSED, E_NARINFO_MISMATCH, E_NARINFO_UNSIGNED, E_FETCH, and what Client throws
  */
 export async function fetchNarInfos(
   client: Client,
@@ -56,11 +56,11 @@ async function fetchNarInfo(
       hint: 'publish again: fleet build',
     });
   }
-  const narinfo = parseNarInfo(answer.body.toString('utf8'), { hashPart });
+  const narinfo = parsed(info, answer.body.toString('utf8'));
   checkAgainst(info, narinfo);
   if (narinfo.compression !== 'zstd' && narinfo.compression !== 'none') {
     throw new FleetError(
-      'E_NARINFO',
+      'E_NARINFO_REFUSED',
       `${info.path} is served with compression ${narinfo.compression}, not zstd or none`,
     );
   }
@@ -73,6 +73,17 @@ async function fetchNarInfo(
     );
   }
   return narinfo;
+}
+
+/** A narinfo of no good form is the server's doing, as one that lies is. */
+function parsed(info: PathInfo, text: string): NarInfo {
+  try {
+    return parseNarInfo(text, { hashPart: hashPartOf(info.path) });
+  } catch (cause) {
+    if (!isFleetError(cause)) throw cause;
+    const message = `the narinfo of ${info.path}: ${cause.message}`;
+    throw new FleetError('E_NARINFO_REFUSED', message, { cause });
+  }
 }
 
 /** @throws FleetError E_NARINFO_MISMATCH unless `narinfo` says what `info` says. */

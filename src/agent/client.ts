@@ -33,6 +33,9 @@ type Request = {
 /** What an error document may weigh; more of it is not read. */
 const ERROR_BYTES = 4096;
 
+/** RFC 9110 §8.8.3, in ASCII and no longer than anyone needs. */
+const ETAG = /^(?:W\/)?"[\x21\x23-\x7e]{0,256}"$/;
+
 export class Client implements AsyncDisposable {
   readonly #dispatcher: Agent;
   readonly #options: ClientOptions;
@@ -69,7 +72,8 @@ export class Client implements AsyncDisposable {
     const etag = response.headers['etag'];
     return {
       status: response.statusCode,
-      etag: typeof etag === 'string' ? etag : null,
+      // One that could not be sent back would end every later request.
+      etag: typeof etag === 'string' && ETAG.test(etag) ? etag : null,
       body: Buffer.concat(chunks),
     };
   }
@@ -91,6 +95,11 @@ export class Client implements AsyncDisposable {
     if (request.contentType !== undefined) headers['content-type'] = request.contentType;
     if (request.ifNoneMatch !== undefined) headers['if-none-match'] = request.ifNoneMatch;
     const url = new URL(`${this.#options.server}${path}`);
+    // undici waits anew for headers after every 1xx. Twice: for the connection, and for the answer.
+    const seconds = 2 * this.#options.patienceSeconds;
+    const late = new AbortController();
+    const timer = setTimeout(() => late.abort(), seconds * 1000);
+    const signals = request.signal === undefined ? [] : [request.signal];
     try {
       return await this.#dispatcher.request({
         origin: url.origin,
@@ -98,10 +107,13 @@ export class Client implements AsyncDisposable {
         method: request.method ?? 'GET',
         headers,
         body: request.body ?? null,
-        signal: request.signal ?? null,
+        signal: AbortSignal.any([late.signal, ...signals]),
       });
     } catch (error) {
+      if (late.signal.aborted && request.signal?.aborted !== true) throw this.#slow(path, seconds);
       throw this.#transportError(path, error);
+    } finally {
+      clearTimeout(timer);
     }
   }
 
@@ -147,18 +159,19 @@ export class Client implements AsyncDisposable {
     return new FleetError('E_SERVER_ANSWER', message);
   }
 
+  #slow(path: string, seconds: number, cause?: unknown): FleetError {
+    const message = `${this.#options.server}${path}: no answer in ${seconds} s`;
+    return new FleetError('E_SERVER_SLOW', message, { cause });
+  }
+
   #transportError(path: string, error: unknown): unknown {
     if (isFleetError(error)) return error;
     if (error instanceof DOMException && error.name === 'AbortError') return error;
     if (error instanceof errors.RequestAbortedError) return error;
-    const what = `${this.#options.server}${path}`;
     if (error instanceof errors.HeadersTimeoutError) {
-      return new FleetError(
-        'E_SERVER_SLOW',
-        `${what}: no answer in ${this.#options.patienceSeconds} s`,
-        { cause: error },
-      );
+      return this.#slow(path, this.#options.patienceSeconds, error);
     }
+    const what = `${this.#options.server}${path}`;
     return new FleetError('E_SERVER_UNREACHABLE', `${what}: ${messageOf(error)}`, { cause: error });
   }
 }

@@ -17,16 +17,15 @@ import {
 import { requireHostKey } from '../manifest/root.ts';
 import { currentSystem } from '../nix/command.ts';
 import { Client } from './client.ts';
+import { EMPTY_JOURNAL, writeJournal } from './journal.ts';
 import { tryLock } from './lock.ts';
 import {
   type AgentConfig,
-  EMPTY_JOURNAL,
   memoryFiles,
   readState,
   readTrust,
   secretKey,
   writeConfig,
-  writeJournal,
   writeTrust,
 } from './memory.ts';
 import { EMPTY_CHAIN, writeChain } from './receipts.ts';

@@ -1,6 +1,7 @@
 // An agent's state directory ↔ what the agent knows: who it is (agent.json, host-key.pem, token), whom
-// it trusts and how far it has come (trust.json), what it is in the middle of (journal.json), what it
-// told and has yet to tell (receipts.json, see receipts.ts). Written only through durable.ts.
+// it trusts and how far it has come (trust.json), what it is in the middle of (journal.json, see
+// journal.ts), what it told and has yet to tell (receipts.json, see receipts.ts). Written only through
+// durable.ts.
 // Absent is not corrupt: without agent.json the host is not enrolled; with it, every other file must be
 // there and whole, or the agent refuses and names the file, because a lost floor would let old
 // manifests in again. offer.json is a cache that is verified anew each time it is used.
@@ -10,9 +11,7 @@ import { parseBaseUrl } from '../config.ts';
 import { removeDurable, writeDurable } from '../durable.ts';
 import { errnoOf, FleetError, messageOf } from '../errors.ts';
 import { parseSecretKey } from '../manifest/keyfile.ts';
-import type { Reason } from '../manifest/receipt.ts';
 import type { Floor } from '../manifest/verify.ts';
-import { parseStorePath, type StorePath } from '../nix/storepath.ts';
 import {
   boolean,
   corrupt,
@@ -22,7 +21,6 @@ import {
   integer,
   matching,
   nullable,
-  oneOf,
   parsedBy,
   parseRecord,
   record,
@@ -63,36 +61,6 @@ export type ManifestId = {
   readonly sha256: string;
 };
 
-/** An activation under way. Each step is written before it is done. */
-export type Transaction = {
-  readonly step: 'activating' | 'committing' | 'undoing';
-  /** `boot`: only the profile and the boot loader change; `switch`: the running system, too. */
-  readonly mode: 'switch' | 'boot';
-  readonly manifest: ManifestId;
-  readonly target: StorePath;
-  /** What ran before, and what to go back to; null on a machine that ran none of ours. */
-  readonly previous: StorePath | null;
-  readonly previousProfile: StorePath | null;
-  /** The boot it began in: an uncommitted activation does not outlive that. */
-  readonly bootId: string;
-  /** Why it is being undone; null while it is not. */
-  readonly why: Reason | null;
-};
-
-/** A manifest that did not activate: not tried again by itself. */
-export type Rejected = {
-  readonly manifest: ManifestId;
-  /** `failed`: it was left running, as the manifest says (`onFailure: keep`). */
-  readonly phase: 'rolled-back' | 'failed';
-  readonly reason: Reason;
-};
-
-/** journal.json */
-export type Journal = {
-  readonly transaction: Transaction | null;
-  readonly rejected: Rejected | null;
-};
-
 /** offer.json: the last offer as it was received, for when the server says 304. */
 export type StoredOffer = { readonly etag: string; readonly root: number; readonly text: string };
 
@@ -102,7 +70,6 @@ export type Memory = {
   readonly hostKey: Uint8Array;
   readonly token: string;
   readonly trust: Trust;
-  readonly journal: Journal;
 };
 
 const CONFIG: Fields<AgentConfig> = {
@@ -132,33 +99,7 @@ export const MANIFEST_ID = record<ManifestId>({
   sha256: digest,
 });
 
-const REASON = record<Reason>({ code: string, text: string });
-
-const JOURNAL: Fields<Journal> = {
-  transaction: nullable(
-    record<Transaction>({
-      step: oneOf(['activating', 'committing', 'undoing']),
-      mode: oneOf(['switch', 'boot']),
-      manifest: MANIFEST_ID,
-      target: parsedBy(parseStorePath),
-      previous: nullable(parsedBy(parseStorePath)),
-      previousProfile: nullable(parsedBy(parseStorePath)),
-      bootId: string,
-      why: nullable(REASON),
-    }),
-  ),
-  rejected: nullable(
-    record<Rejected>({
-      manifest: MANIFEST_ID,
-      phase: oneOf(['rolled-back', 'failed']),
-      reason: REASON,
-    }),
-  ),
-};
-
 const OFFER: Fields<StoredOffer> = { etag: string, root: integer(1), text: string };
-
-export const EMPTY_JOURNAL: Journal = { transaction: null, rejected: null };
 
 /** The files of a state directory. */
 export function memoryFiles(dir: string) {
@@ -173,13 +114,15 @@ export function memoryFiles(dir: string) {
     lock: join(dir, 'agent.lock'),
     /** Garbage collector roots: `next` and `previous`. */
     roots: join(dir, 'gcroots'),
-    /** Logs and exit statuses of switch-to-configuration. */
+    /** Logs of switch-to-configuration, and the lock of the one that runs. */
     switches: join(dir, 'switch'),
+    /** What Nix writes besides the store, for the length of one run. */
+    scratch: join(dir, 'nix'),
   };
 }
 
 /**
- * Reads a state directory whole.
+ * Reads who this is and whom it trusts.
  * @throws FleetError E_AGENT_NOT_ENROLLED, E_AGENT_STATE_CORRUPT, E_STATE_NEWER, E_STATE_ACCESS
  */
 export async function readMemory(dir: string): Promise<Memory> {
@@ -197,7 +140,6 @@ export async function readMemory(dir: string): Promise<Memory> {
     hostKey: secretKey(hostKey, files.hostKey),
     token,
     trust: parseRecord(await requireState(files.trust), files.trust, TRUST),
-    journal: await readJournal(dir),
   };
 }
 
@@ -214,21 +156,6 @@ export async function readTrust(dir: string): Promise<Trust | null> {
   const file = memoryFiles(dir).trust;
   const text = await readState(file);
   return text === null ? null : parseRecord(text, file, TRUST);
-}
-
-/** The journal as it is now. @throws FleetError E_AGENT_STATE_CORRUPT */
-export async function readJournal(dir: string): Promise<Journal> {
-  const file = memoryFiles(dir).journal;
-  return parseRecord(await requireState(file), file, JOURNAL);
-}
-
-export async function writeJournal(dir: string, journal: Journal): Promise<void> {
-  await writeDurable(memoryFiles(dir).journal, formatRecord(journal));
-}
-
-/** Records the step that is about to be done, or (null) that nothing is under way any more. */
-export async function journalStep(dir: string, transaction: Transaction | null): Promise<void> {
-  await writeJournal(dir, { ...(await readJournal(dir)), transaction });
 }
 
 /** Null when there is none, or when it is damaged: then the server is asked unconditionally. */

@@ -2,44 +2,42 @@
 // trusts nothing of the one before it but what that verified; whatever refuses or fails leaves the
 // system as it was, or takes it back there. The checks of the
 // transparency log are not there yet.
-import { FleetError, isFleetError } from '../errors.ts';
+import { rm } from 'node:fs/promises';
+import { FleetError, isFleetError, messageOf } from '../errors.ts';
 import type { Deployment } from '../manifest/manifest.ts';
 import { makeReason } from '../manifest/receipt.ts';
 import type { Root } from '../manifest/root.ts';
 import { type VerifiedManifest, verifyClosure, verifyManifest } from '../manifest/verify.ts';
 import { parseNixPublicKey } from '../nix/signature.ts';
-import { activate, bootIdOf, type Host, requireSwitchable, settle, undo } from './activate.ts';
+import { activate, requireSwitchable, settle } from './activate.ts';
 import { askForOffer, getClosure } from './ask.ts';
 import { Client } from './client.ts';
+import type { Host } from './host.ts';
+import { readJournal } from './journal.ts';
 import { tryLock } from './lock.ts';
-import {
-  type ManifestId,
-  type Memory,
-  memoryFiles,
-  readJournal,
-  readMemory,
-  writeTrust,
-} from './memory.ts';
+import { type ManifestId, type Memory, memoryFiles, readMemory, writeTrust } from './memory.ts';
 import {
   type Attempt,
   attemptOf,
   DECOMMISSIONED,
   errorOf,
   IN_SYNC,
-  INTERRUPTED,
   idOf,
   type Outcome,
 } from './outcome.ts';
-import { placeAt, readSystems, type Systems } from './place.ts';
+import { placeAt, readBootId, readSystems, type Systems } from './place.ts';
 import { type Chain, readChain, type Sent, sendQueued, tell } from './receipts.ts';
 import { type Fetched, fetchClosure, requireStore } from './store.ts';
 import { probeNamespace } from './switch.ts';
+import { undo } from './undo.ts';
 
 export type OnceOptions = {
   /** State directory. */
   readonly dir: string;
   /** POSIX seconds; read once per cycle. */
   readonly clock: () => number;
+  /** Which boot of the machine this is; found out when it is not given. */
+  readonly bootId?: string;
   /** Try a manifest again that was rolled back. */
   readonly retry?: boolean;
   /** A line of progress for people. */
@@ -71,14 +69,17 @@ class Run implements AsyncDisposable {
   #chain: Chain;
   #manifest: ManifestId | null = null;
   #fetched: Fetched | null = null;
+  /** Why an outcome could not be kept to be told. */
+  #untold: FleetError | null = null;
 
-  private constructor(options: OnceOptions, lock: AsyncDisposable, memory: Memory, chain: Chain) {
+  private constructor(options: OnceOptions, lock: AsyncDisposable, host: Host, chain: Chain) {
+    const { memory } = host;
     this.#options = options;
     this.#lock = lock;
     this.#memory = memory;
     this.#chain = chain;
     this.#client = new Client({ ...memory.config, token: memory.token });
-    this.#host = { memory, place: placeAt(memory.config.root) };
+    this.#host = host;
     this.#started = options.clock();
   }
 
@@ -89,7 +90,13 @@ class Run implements AsyncDisposable {
     const lock = await tryLock(memoryFiles(dir).lock);
     if (lock === null) throw new FleetError('E_AGENT_BUSY', `another agent works in ${dir}`);
     try {
-      return new Run(options, lock, await readMemory(dir), await readChain(dir));
+      const memory = await readMemory(dir);
+      const { scratch } = memoryFiles(dir);
+      // What an agent left that was killed. Where it cannot be removed it is used as it is.
+      await rm(scratch, { recursive: true, force: true }).catch(() => {});
+      const place = placeAt(memory.config.root, scratch);
+      const bootId = options.bootId ?? (await readBootId(place));
+      return new Run(options, lock, { memory, place, bootId }, await readChain(dir));
     } catch (error) {
       await lock[Symbol.asyncDispose]();
       throw error;
@@ -108,12 +115,18 @@ class Run implements AsyncDisposable {
     try {
       attempt = await this.#cycle();
     } catch (thrown) {
-      if (!isFleetError(thrown)) throw thrown;
+      if (!isFleetError(thrown)) {
+        const undone = await this.#undoUnfinished(thrown);
+        if (undone !== null) await this.#tell(undone, this.#manifest);
+        throw thrown;
+      }
       error = thrown;
       attempt = attemptOf(thrown, this.#manifest);
     }
-    // An activation that an earlier run began and this one did not take over.
-    attempt = (await this.#undoUnfinished(error)) ?? attempt;
+    // An activation that an earlier run began and this one did not take over. While another switch is going
+    // on it can neither be taken over nor undone.
+    if (attempt?.phase !== 'awaiting-lock')
+      attempt = (await this.#undoUnfinished(error)) ?? attempt;
     const outcome = attempt === null ? null : await this.#tell(attempt, this.#manifest);
     const receipts = await this.#report(error);
     error ??= outcome === null ? null : errorOf(outcome);
@@ -133,6 +146,7 @@ class Run implements AsyncDisposable {
     const { root, manifest: envelope } = asked;
     const verified = this.#verify(envelope, root);
     await this.#accept(verified);
+    await asked.keep();
     const { manifest } = verified;
     if (manifest.intent === 'decommission') return DECOMMISSIONED;
     const standing = await this.#standing(manifest);
@@ -180,7 +194,7 @@ class Run implements AsyncDisposable {
       return { phase: again.phase, reason, exitCode: 4 };
     }
     if (again?.phase !== 'reboot-pending') return null;
-    if (again.bootId !== (await bootIdOf(this.#host.place))) return null;
+    if (again.bootId !== this.#host.bootId) return null;
     return { phase: again.phase, reason, exitCode: null };
   }
 
@@ -210,20 +224,12 @@ class Run implements AsyncDisposable {
     const again = this.#verify(envelope, root);
     await requireStore(place, closure);
     say(`activating ${toplevel}`);
-    let { transaction } = await readJournal(dir);
-    const { reboot, onFailure } = manifest.activation;
-    const mode = reboot === 'required' ? 'boot' : manifest.activation.mode;
-    if (mode === 'boot' && transaction !== null) {
-      // What an earlier run half activated does not belong to what is only set for the next boot.
-      const back = await undo(this.#host, transaction, INTERRUPTED, null);
-      if (back.phase !== 'rolled-back') return back;
-      transaction = null;
-    }
-    const id = idOf(again.manifest, again.digest);
+    const { transaction } = await readJournal(dir);
+    const { mode, reboot, onFailure } = manifest.activation;
     return await activate(this.#host, {
-      manifest: id,
+      manifest: idOf(again.manifest, again.digest),
       target: toplevel,
-      mode,
+      mode: reboot === 'required' ? 'boot' : mode,
       keep: onFailure === 'keep',
       unfinished: transaction,
     });
@@ -231,17 +237,17 @@ class Run implements AsyncDisposable {
 
   /** Finishes what a run that died was in the middle of. */
   async #settle(): Promise<void> {
-    const { transaction } = this.#memory.journal;
+    const { transaction } = await readJournal(this.#memory.dir);
     if (transaction === null) return;
     const attempt = await settle(this.#host, transaction);
     if (attempt !== null) await this.#tell(attempt, transaction.manifest);
   }
 
-  async #undoUnfinished(error: FleetError | null): Promise<Attempt | null> {
+  async #undoUnfinished(error: unknown): Promise<Attempt | null> {
     const { transaction } = await readJournal(this.#memory.dir);
     // `committing` is finished by the next run; `undoing` was tried in this one.
     if (transaction?.step !== 'activating') return null;
-    const text = `an activation broke off and could not go on${error === null ? '' : `: ${error.message}`}`;
+    const text = `an activation broke off and could not go on${error === null ? '' : `: ${messageOf(error)}`}`;
     const why = makeReason('E_INTERRUPTED', text);
     this.#manifest = transaction.manifest;
     return await undo(this.#host, transaction, why, null);
@@ -249,18 +255,25 @@ class Run implements AsyncDisposable {
 
   async #tell(attempt: Attempt, manifest: ManifestId | null): Promise<Outcome> {
     const outcome: Outcome = { ...attempt, manifest, systems: await this.#systems() };
-    this.#chain = await tell(this.#memory, this.#chain, outcome, {
-      bootId: await bootIdOf(this.#host.place),
+    const context = {
+      bootId: this.#host.bootId,
       started: this.#started,
       finished: this.#options.clock(),
-    });
+    };
+    try {
+      this.#chain = await tell(this.#memory, this.#chain, outcome, context);
+    } catch (error) {
+      // The next run has the same news.
+      if (!isFleetError(error, 'E_DISK_FULL')) throw error;
+      this.#untold = error;
+      this.#options.say?.(`not told: ${error.message}`);
+    }
     return outcome;
   }
 
   async #report(error: FleetError | null): Promise<Sent> {
-    if (isFleetError(error, 'E_SERVER_UNREACHABLE')) {
-      return { sent: 0, queued: this.#chain.queue.length, problem: error };
-    }
+    const problem = isFleetError(error, 'E_SERVER_UNREACHABLE') ? error : this.#untold;
+    if (problem !== null) return { sent: 0, queued: this.#chain.queue.length, problem };
     const { chain, report } = await sendQueued(this.#client, this.#memory, this.#chain);
     this.#chain = chain;
     return report;

@@ -1,6 +1,6 @@
 // What a run of the agent came to, in the words of receipts (SPEC §6.2), and what a person is told of it:
 // errors → outcomes for the fleet, outcomes → errors with an exit code.
-import { type ErrorCode, FleetError } from '../errors.ts';
+import { ERRORS, type ErrorCode, FleetError } from '../errors.ts';
 import { makeReason, type Reason, type ReportedPhase } from '../manifest/receipt.ts';
 import type { ManifestId } from './memory.ts';
 import type { Systems } from './place.ts';
@@ -51,8 +51,13 @@ export function errorOf({ phase, reason }: Outcome): FleetError | null {
     case 'preflight-failed':
       return told('E_PREFLIGHT');
     case 'failed':
-      return told(reason?.code === 'E_SWITCH_TIMEOUT' ? 'E_SWITCH_TIMEOUT' : 'E_SWITCH_FAILED');
+      return told(codeOf(reason));
     default:
       return null;
   }
+}
+
+function codeOf(reason: Reason | null): ErrorCode {
+  const known = reason !== null && Object.hasOwn(ERRORS, reason.code);
+  return known ? (reason.code as ErrorCode) : 'E_SWITCH_FAILED';
 }

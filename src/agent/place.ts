@@ -14,6 +14,8 @@ export type Place = {
   readonly profile: string;
   /** The directory that is /run in there. */
   readonly run: string;
+  /** What every question to Nix is told: which store, and where it may write besides. */
+  readonly nix: { readonly root?: string; readonly scratch?: string };
 };
 
 /** Which systems a host has where; null: none, or not a store path. */
@@ -23,12 +25,17 @@ export type Systems = {
   readonly profile: StorePath | null;
 };
 
-export function placeAt(root: string | null): Place {
+/** `scratch`: a directory for Nix; without it, one in the system's temporary directory for each call. */
+export function placeAt(root: string | null, scratch?: string): Place {
   const base = root === null ? '/' : resolve(root);
   return {
     root: root === null ? null : base,
     profile: join(base, 'nix/var/nix/profiles/system'),
     run: join(base, 'run'),
+    nix: {
+      ...(root === null ? {} : { root: base }),
+      ...(scratch === undefined ? {} : { scratch }),
+    },
   };
 }
 
@@ -68,8 +75,12 @@ export async function canSwitchTo(place: Place, toplevel: StorePath): Promise<bo
   return false;
 }
 
-/** Names this boot of the machine (random(4)): what was only activated, not committed, is gone in the next. */
-export async function readBootId(): Promise<string> {
+/**
+ * Names this boot (random(4)): what was only activated, not committed, is gone in the next. A chroot store's
+ * /run is a directory, which survives every boot.
+ */
+export async function readBootId({ root }: Place): Promise<string> {
+  if (root !== null) return 'chroot store';
   return (await readFile('/proc/sys/kernel/random/boot_id', 'utf8')).trim();
 }
 

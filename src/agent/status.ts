@@ -3,7 +3,8 @@
 import { fingerprint, type PublicKey, publicKeyOfSecret } from '../manifest/keyfile.ts';
 import type { Floor } from '../manifest/verify.ts';
 import { trustedRoot } from './ask.ts';
-import { type Rejected, readMemory, type Transaction } from './memory.ts';
+import { type Rejected, readJournal, type Transaction } from './journal.ts';
+import { readMemory } from './memory.ts';
 import { placeAt, readSystems, type Systems } from './place.ts';
 import { readChain, type Told } from './receipts.ts';
 
@@ -34,6 +35,7 @@ export type AgentStatus = {
 /** @throws FleetError E_AGENT_NOT_ENROLLED, E_AGENT_STATE_CORRUPT, E_STATE_NEWER, E_STATE_ACCESS */
 export async function agentStatus(dir: string): Promise<AgentStatus> {
   const memory = await readMemory(dir);
+  const { transaction, rejected } = await readJournal(dir);
   const chain = await readChain(dir);
   const root = trustedRoot(memory);
   const publicKey = publicKeyOfSecret(memory.hostKey);
@@ -52,8 +54,8 @@ export async function agentStatus(dir: string): Promise<AgentStatus> {
     decommissioned: memory.trust.decommissioned,
     systems: await readSystems(placeAt(memory.config.root)),
     last: chain.told,
-    underWay: memory.journal.transaction,
-    rejected: memory.journal.rejected,
+    underWay: transaction,
+    rejected,
     queued: chain.queue.length,
   };
 }

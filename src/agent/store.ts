@@ -81,7 +81,7 @@ export async function requireStore(place: Place, closure: Closure): Promise<void
 }
 
 export async function compareStore(place: Place, closure: Closure): Promise<Comparison> {
-  const options = { ...rootOption(place), isolated: true };
+  const options = { ...place.nix, isolated: true };
   const paths = [...closure.paths.keys()];
   const absent = new Set(await invalidPaths(paths, options));
   const present = paths.filter((path) => !absent.has(path));
@@ -101,10 +101,9 @@ export async function compareStore(place: Place, closure: Closure): Promise<Comp
 
 /** Deletes those of `infos` that nothing alive needs. */
 async function deleteDead(place: Place, infos: readonly PathInfo[]): Promise<void> {
-  const options = rootOption(place);
   for (const { path } of infos) {
-    const gone = await invalidPaths([path], { ...options, isolated: true });
-    if (gone.length === 0) await deletePath(path, options);
+    const gone = await invalidPaths([path], { ...place.nix, isolated: true });
+    if (gone.length === 0) await deletePath(path, place.nix);
   }
 }
 
@@ -116,7 +115,7 @@ async function substitute(
   const { client, place, closure, keys } = options;
   const link = join(options.roots, 'next');
   if (wanted.length === 0) {
-    await addRoot(closure.toplevel, link, rootOption(place));
+    await addRoot(closure.toplevel, link, place.nix);
     return 0;
   }
   const narInfos = await fetchNarInfos(client, wanted, keys);
@@ -124,7 +123,7 @@ async function substitute(
   const settings = nixSettings(substituter.url, keys);
   const { signal } = substituter;
   try {
-    const given = { ...rootOption(place), settings, signal };
+    const given = { ...place.nix, settings, signal };
     await realisePaths([closure.toplevel], { ...given, addRoot: link });
     for (const { path } of replace) await repairPath(path, given);
   } catch (error) {
@@ -168,8 +167,4 @@ function diverges(infos: readonly PathInfo[]): FleetError {
     'E_STORE_DIVERGES',
     `${first?.path}${others} is in the local store with other contents than the signed ones`,
   );
-}
-
-function rootOption(place: Place): { root?: string } {
-  return place.root === null ? {} : { root: place.root };
 }

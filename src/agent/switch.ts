@@ -1,22 +1,24 @@
 // switch-to-configuration run so that nothing that happens to the agent can stop it half-way
 // (ARCHITECTURE, "The agent"): toplevel and action → exit code and log.
-// It is a session of its own, its output goes to a file, its exit status to another, and a lock that
-// its parent shell holds tells a later agent that it still runs. In a chroot store it runs in a
-// mount namespace of its own where DIR/nix is /nix and DIR/run is /run; this process never enters it.
+// It is a session of its own, its output goes to a file, and a lock that its parent shell holds tells a
+// later agent that it still runs. timeout(1) ends it when it takes too long, also when the agent is gone.
+// In a chroot store it runs in a mount namespace of its own where DIR/nix is /nix and DIR/run is /run;
+// this process never enters it.
 import { spawn, spawnSync } from 'node:child_process';
 import { accessSync, constants } from 'node:fs';
-import { type FileHandle, mkdir, open, readFile, realpath, rm } from 'node:fs/promises';
+import { type FileHandle, mkdir, open, realpath } from 'node:fs/promises';
 import { delimiter, join } from 'node:path';
-import { errnoOf, FleetError } from '../errors.ts';
+import { asDiskFull } from '../durable.ts';
+import { FleetError, isFleetError } from '../errors.ts';
 import type { StorePath } from '../nix/storepath.ts';
 import { within } from './body.ts';
-import { tryLock } from './lock.ts';
+import { type HeldLock, tryLock } from './lock.ts';
 import type { Place } from './place.ts';
 
 export type SwitchAction = 'check' | 'test' | 'boot';
 
 export type SwitchResult = {
-  /** Exit status; null when it was killed, or took too long. */
+  /** Exit status (LOCKED also when it could not be begun); null when it took too long, or its shell was killed. */
   readonly code: number | null;
   readonly timedOut: boolean;
   /** File with everything it said. */
@@ -29,18 +31,24 @@ export type SwitchRun = {
   readonly toplevel: StorePath;
   readonly action: SwitchAction;
   readonly place: Place;
-  /** Directory for logs, statuses and the lock. */
+  /** Directory for logs and the lock. */
   readonly dir: string;
   readonly seconds: number;
 };
 
-// Outside of the namespace, so that the status file lies where the agent looks. Descriptor 3 is the
-// lock, which nothing that activation starts may keep.
+/** Another switch of this machine is going on: switch-to-configuration's own status for that (EAGAIN). */
+export const LOCKED = 11;
+
+// Descriptor 3 is the lock, which nothing that activation starts may keep. timeout(1) leads a process
+// group of its own: 124 says that the time was up, 137 that SIGTERM was not enough or that the switch was
+// killed; what is left of the group then must not go on beside whatever is done next.
 const SHELL = `
-status=$1; shift
-"$@" 3>&-
+"$@" 3>&- &
+group=$!
+wait "$group"
 code=$?
-echo "$code" >"$status.tmp" && mv "$status.tmp" "$status"
+case $code in 124 | 137) kill -KILL "-$group" 2>/dev/null ;; esac
+exit "$code"
 `;
 
 // /nix last: the programs named here may themselves lie in the machine's /nix.
@@ -50,41 +58,43 @@ mount=$1; root=$2; shift 2
 exec "$@"
 `;
 
-/** How long a hung switch may take to die. */
-const KILL_SECONDS = 10;
+/** How long a switch that took too long may take to end in peace. */
+const GRACE_SECONDS = 5;
+
+/** Room that a log has to have. */
+const LOG_BYTES = 64 * 1024;
 
 /**
  * Runs `<toplevel>/bin/switch-to-configuration <action>` and waits for its end.
- * @throws FleetError E_SWITCH_LOCKED when one that an earlier agent began does not end,
- *   E_NAMESPACE, E_TOOL_MISSING
+ * @throws FleetError E_NAMESPACE, E_TOOL_MISSING, E_DISK_FULL
  */
 export async function runSwitch(run: SwitchRun): Promise<SwitchResult> {
   const { dir, action, seconds } = run;
-  await mkdir(dir, { recursive: true, mode: 0o700 });
-  await using lock = await lockSwitch(dir, seconds);
-  const status = join(dir, `${action}.status`);
   const log = join(dir, `${action}.log`);
-  await rm(status, { force: true });
-  const command = await commandOf(run);
-  const output = await open(log, 'w', 0o600);
-  try {
-    const child = spawn('/bin/sh', ['-c', SHELL, 'fleet-switch', status, ...command], {
-      cwd: '/',
-      detached: true,
-      env: switchEnvironment(),
-      stdio: ['ignore', output.fd, output.fd, lock.handle.fd],
-    });
-    const ended = Promise.withResolvers<void>();
-    child.once('error', ended.reject);
-    child.once('exit', () => ended.resolve());
-    const timedOut = !(await within(ended.promise, seconds * 1000));
-    if (timedOut) await killGroup(child.pid, ended.promise);
-    await ended.promise;
-    const code = timedOut ? null : await readStatus(status);
-    return { code, timedOut, log, lastLines: await lastLines(log) };
-  } finally {
-    await output.close();
+  await using lock = await lockSwitch(dir, seconds);
+  if (lock === null) {
+    const lastLines = ['one that an earlier agent began still runs'];
+    return { code: LOCKED, timedOut: false, log, lastLines };
   }
+  const command = await commandOf(run);
+  await using output = await openLog(log);
+  const start = performance.now();
+  const child = spawn('/bin/sh', ['-c', SHELL, 'fleet-switch', ...command], {
+    cwd: '/',
+    detached: true,
+    env: switchEnvironment(),
+    stdio: ['ignore', output.fd, output.fd, lock.handle.fd],
+  });
+  const ended = Promise.withResolvers<number | null>();
+  child.once('error', ended.reject);
+  child.once('exit', ended.resolve);
+  // Longer than timeout(1) waits: only what not even SIGKILL ends is left alone, holding the lock.
+  const patience = (seconds + 2 * GRACE_SECONDS) * 1000;
+  const code = (await within(ended.promise, patience)) ? await ended.promise : null;
+  if (code === null) child.unref();
+  const late = performance.now() - start >= seconds * 1000;
+  const timedOut = late && (code === null || code === 124 || code === 137);
+  return { code: timedOut ? null : code, timedOut, log, lastLines: await lastLines(output) };
 }
 
 /**
@@ -102,9 +112,11 @@ export async function probeNamespace(place: Place): Promise<void> {
   throw new FleetError('E_NAMESPACE', `no mount namespace for ${place.root}: ${said}`);
 }
 
-async function commandOf({ toplevel, action, place }: SwitchRun): Promise<readonly string[]> {
+async function commandOf({ toplevel, action, place, seconds }: SwitchRun): Promise<string[]> {
+  const limited = [await findProgram('timeout'), '-k', `${GRACE_SECONDS}`, `${seconds}`];
   const command = [`${toplevel}/bin/switch-to-configuration`, action];
-  return place.root === null ? command : await namespaceOf(place.root, command);
+  const placed = place.root === null ? command : await namespaceOf(place.root, command);
+  return [...limited, ...placed];
 }
 
 async function namespaceOf(root: string, command: readonly string[]): Promise<string[]> {
@@ -127,36 +139,40 @@ async function findProgram(name: string): Promise<string> {
   throw new FleetError('E_TOOL_MISSING', `the program ${name} is missing`);
 }
 
-/** Waits for the switch of an agent that died, if one still runs. */
-async function lockSwitch(
-  dir: string,
-  seconds: number,
-): Promise<AsyncDisposable & { handle: FileHandle }> {
-  const deadline = performance.now() + seconds * 1000;
-  while (true) {
-    const lock = await tryLock(join(dir, 'lock'));
-    if (lock !== null) return lock;
-    if (performance.now() > deadline) {
-      throw new FleetError('E_SWITCH_LOCKED', 'a switch that an earlier agent began still runs');
+/** Waits for the switch of an agent that died, if one still runs; null when it does not end. */
+async function lockSwitch(dir: string, seconds: number): Promise<HeldLock | null> {
+  // timeout(1) ends it before.
+  const deadline = performance.now() + (seconds + GRACE_SECONDS) * 1000;
+  try {
+    await mkdir(dir, { recursive: true, mode: 0o700 });
+    while (true) {
+      const lock = await tryLock(join(dir, 'lock'));
+      if (lock !== null || performance.now() > deadline) return lock;
+      await new Promise((resolve) => setTimeout(resolve, 200));
     }
-    await new Promise((resolve) => setTimeout(resolve, 200));
+  } catch (error) {
+    throw asDiskFull(error, dir);
   }
 }
 
-async function killGroup(pid: number | undefined, ended: Promise<void>): Promise<void> {
-  for (const signal of ['SIGTERM', 'SIGKILL'] as const) {
-    try {
-      if (pid !== undefined) process.kill(-pid, signal);
-    } catch (error) {
-      if (errnoOf(error) !== 'ESRCH') throw error;
-    }
-    if (await within(ended, KILL_SECONDS * 1000)) break;
-  }
-  // Those in the group that outlived SIGTERM, after their shell died of it.
+/**
+ * The file for all that a switch says. Where there is no room for it, nowhere: the switch would die of
+ * output that it cannot write, and going back must not need a disk that has space.
+ */
+async function openLog(file: string): Promise<FileHandle> {
   try {
-    if (pid !== undefined) process.kill(-pid, 'SIGKILL');
+    const handle = await open(file, 'w+', 0o600);
+    try {
+      await handle.write(Buffer.alloc(LOG_BYTES), 0, LOG_BYTES, 0);
+      await handle.truncate(0);
+      return handle;
+    } catch (error) {
+      await handle.close();
+      throw error;
+    }
   } catch (error) {
-    if (errnoOf(error) !== 'ESRCH') throw error;
+    if (!isFleetError(asDiskFull(error, file), 'E_DISK_FULL')) throw error;
+    return await open('/dev/null', 'r+');
   }
 }
 
@@ -171,20 +187,9 @@ function switchEnvironment(): Record<string, string> {
   );
 }
 
-async function readStatus(file: string): Promise<number | null> {
-  try {
-    const text = await readFile(file, 'utf8');
-    return /^\d{1,3}\n$/.test(text) ? Number(text) : null;
-  } catch (error) {
-    if (errnoOf(error) === 'ENOENT') return null;
-    throw error;
-  }
-}
-
-async function lastLines(file: string): Promise<readonly string[]> {
-  await using handle = await open(file, 'r');
-  const { size } = await handle.stat();
+async function lastLines(log: FileHandle): Promise<readonly string[]> {
+  const { size } = await log.stat();
   const length = Math.min(size, 4096);
-  const { buffer } = await handle.read(Buffer.alloc(length), 0, length, size - length);
+  const { buffer } = await log.read(Buffer.alloc(length), 0, length, size - length);
   return buffer.toString('utf8').trimEnd().split('\n').slice(-10);
 }

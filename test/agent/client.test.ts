@@ -92,6 +92,39 @@ test('a server that says nothing is too slow', async () => {
   );
 });
 
+test('a server that only ever announces an answer is too slow', async () => {
+  await assert.rejects(
+    ask(
+      (_, response) => {
+        const timer = setInterval(
+          () => response.writeEarlyHints({ link: '</x>; rel=preload' }),
+          100,
+        );
+        response.on('close', () => clearInterval(timer));
+      },
+      100,
+      1,
+    ),
+    { code: 'E_SERVER_SLOW' },
+  );
+});
+
+test('a signal of the caller is no fault of the server', async () => {
+  await using server = await serveHttp(() => {});
+  await using client = clientOf(server.url);
+  const signal = AbortSignal.abort();
+  await assert.rejects(client.document('/', 100, { signal }), { name: 'AbortError' });
+});
+
+test('an ETag that could not be sent back is none', async () => {
+  for (const etag of ['x', '"a b"', `"${'x'.repeat(300)}"`, '"é"', '']) {
+    const answer = await ask((_, response) => void response.setHeader('etag', etag).end());
+    assert.equal(answer.etag, null, etag);
+  }
+  const weak = await ask((_, response) => void response.setHeader('etag', 'W/"x-1"').end());
+  assert.equal(weak.etag, 'W/"x-1"');
+});
+
 test('a consumer that takes its time is no fault of the server', async () => {
   async function* quick() {
     for (let i = 0; i < 5; i++) yield Buffer.alloc(10);

@@ -4,7 +4,7 @@ import { once } from 'node:events';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { tryLock } from '../../src/agent/lock.ts';
-import { temporaryDirectory } from '../helpers/directory.ts';
+import { temporaryDirectory } from '../helpers/temporary.ts';
 
 test('a lock is held once, and can be taken again when it was let go', async () => {
   await using dir = await temporaryDirectory();

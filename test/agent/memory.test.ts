@@ -5,14 +5,16 @@ import { test } from 'node:test';
 import {
   EMPTY_JOURNAL,
   journalStep,
+  readJournal,
+  type Transaction,
+  writeJournal,
+} from '../../src/agent/journal.ts';
+import {
   type Memory,
   memoryFiles,
-  readJournal,
   readMemory,
   readOffer,
-  type Transaction,
   writeConfig,
-  writeJournal,
   writeOffer,
   writeTrust,
 } from '../../src/agent/memory.ts';
@@ -23,18 +25,19 @@ import { parseEnvelope } from '../../src/manifest/dsse.ts';
 import { formatSecretKey, publicKeyOfSecret } from '../../src/manifest/keyfile.ts';
 import { verifyReceipt } from '../../src/manifest/receipt.ts';
 import { parseStorePath } from '../../src/nix/storepath.ts';
-import { temporaryDirectory } from '../helpers/directory.ts';
+import { temporaryDirectory } from '../helpers/temporary.ts';
 
 const TARGET = parseStorePath(`/nix/store/${'a'.repeat(32)}-system`);
 
 const TRANSACTION: Transaction = {
   step: 'activating',
-  mode: 'switch',
   manifest: { epoch: 1, sequence: 2, sha256: 'a'.repeat(64) },
   target: TARGET,
   previous: null,
   previousProfile: TARGET,
   bootId: 'boot',
+  touched: { system: true, boot: false },
+  done: null,
   why: null,
 };
 
@@ -76,10 +79,13 @@ test('what is written is read back', async () => {
     reason: { code: 'E_SWITCH_FAILED', text: 'no' },
   } as const;
   await writeJournal(dir.path, { transaction: null, rejected });
-  await journalStep(dir.path, TRANSACTION);
-  const again = await readMemory(dir.path);
-  assert.deepEqual(again.trust, trust);
-  assert.deepEqual(again.journal, { transaction: TRANSACTION, rejected });
+  const reason = { code: 'units-failed', text: 'one of them' };
+  const done = { phase: 'in-sync-degraded', reason, exitCode: 4 } as const;
+  for (const transaction of [TRANSACTION, { ...TRANSACTION, step: 'committing', done } as const]) {
+    await journalStep(dir.path, transaction);
+    assert.deepEqual(await readJournal(dir.path), { transaction, rejected });
+  }
+  assert.deepEqual((await readMemory(dir.path)).trust, trust);
   await journalStep(dir.path, null);
   assert.deepEqual(await readJournal(dir.path), { transaction: null, rejected });
 });
@@ -89,15 +95,21 @@ test('not enrolled, incomplete and damaged are three things', async () => {
   await assert.rejects(readMemory(dir.path), { code: 'E_AGENT_NOT_ENROLLED' });
   await assert.rejects(readMemory(join(dir.path, 'none')), { code: 'E_AGENT_NOT_ENROLLED' });
   const { rm } = await import('node:fs/promises');
-  for (const name of ['trust.json', 'journal.json', 'token', 'host-key.pem']) {
+  for (const name of ['trust.json', 'token', 'host-key.pem']) {
     await enrolled(dir.path);
     await rm(join(dir.path, name));
     const missing = { code: 'E_AGENT_STATE_CORRUPT', message: new RegExp(`${name}.*missing`) };
     await assert.rejects(readMemory(dir.path), missing);
   }
   await enrolled(dir.path);
-  await rm(join(dir.path, 'receipts.json'));
-  await assert.rejects(readChain(dir.path), { code: 'E_AGENT_STATE_CORRUPT' });
+  for (const [name, read] of [
+    ['receipts.json', readChain],
+    ['journal.json', readJournal],
+  ] as const) {
+    await rm(join(dir.path, name));
+    const missing = { code: 'E_AGENT_STATE_CORRUPT', message: new RegExp(`${name}.*missing`) };
+    await assert.rejects(read(dir.path), missing);
+  }
 });
 
 test('a server that is no URL, or hides a password, is refused', async () => {

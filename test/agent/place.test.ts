@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { test } from 'node:test';
 import { canSwitchTo, placeAt, readBootId, readSystems } from '../../src/agent/place.ts';
 import { parseStorePath } from '../../src/nix/storepath.ts';
-import { temporaryDirectory } from '../helpers/directory.ts';
+import { temporaryDirectory } from '../helpers/temporary.ts';
 
 const A = parseStorePath(`/nix/store/${'a'.repeat(32)}-system-1`);
 const B = parseStorePath(`/nix/store/${'b'.repeat(32)}-system-2`);
@@ -14,7 +14,9 @@ test('the machine itself', () => {
     root: null,
     profile: '/nix/var/nix/profiles/system',
     run: '/run',
+    nix: {},
   });
+  assert.deepEqual(placeAt('/there', '/scratch').nix, { root: '/there', scratch: '/scratch' });
 });
 
 test('systems are read from links as they are written, without following them', async () => {
@@ -67,7 +69,8 @@ test('a link that leads to itself ends', async () => {
   assert.equal(await canSwitchTo(placeAt(dir.path), A), false);
 });
 
-test('the boot has a name that stays', async () => {
-  assert.match(await readBootId(), /^[0-9a-f-]{36}$/);
-  assert.equal(await readBootId(), await readBootId());
+test('the boot has a name that stays; in a chroot store there is only one', async () => {
+  assert.match(await readBootId(placeAt(null)), /^[0-9a-f-]{36}$/);
+  assert.equal(await readBootId(placeAt(null)), await readBootId(placeAt(null)));
+  assert.equal(await readBootId(placeAt('/there')), await readBootId(placeAt('/elsewhere')));
 });

@@ -8,19 +8,18 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { tryLock } from '../../src/agent/lock.ts';
 import { agentStatus } from '../../src/agent/status.ts';
 import { fleet } from '../helpers/cli.ts';
-import { temporaryDirectory } from '../helpers/directory.ts';
 import {
   all,
   atRealTime,
-  logOf,
+  killDuring,
   plan,
   setting,
   startOnce,
   systemsOf,
-  type TestHost,
   waitFor,
 } from '../helpers/hosts.ts';
 import { buildSystem } from '../helpers/systems.ts';
+import { temporaryDirectory } from '../helpers/temporary.ts';
 
 const systems = await temporaryDirectory();
 after(() => systems[Symbol.asyncDispose]());
@@ -90,13 +89,6 @@ test('kill -9 while it goes back: the next run completes that', async () => {
   assert.equal(world.reports.at(-1)?.reason?.code, 'E_SWITCH_FAILED');
 });
 
-async function killDuring(host: TestHost, line: string): Promise<void> {
-  const { child, done } = startOnce(host);
-  await waitFor(async () => (await logOf(host)).includes(line));
-  child.kill('SIGKILL');
-  await done;
-}
-
 test('kill -9 at any moment: the next run ends in sync', async () => {
   await using s = await atRealTime(one);
   const { world, host } = s;
@@ -127,12 +119,14 @@ test('kill -9 at any moment: the next run ends in sync', async () => {
 test('a switch of an agent that died and that never ends', async () => {
   await using s = await setting(one, { switchSeconds: 1 });
   await mkdir(join(s.host.state, 'switch'), { recursive: true });
-  await using held = await tryLock(join(s.host.state, 'switch/lock'));
+  const held = await tryLock(join(s.host.state, 'switch/lock'));
   assert.ok(held);
   s.world.publish(two);
-  const { error } = await s.host.once();
-  assert.equal(error?.code, 'E_SWITCH_LOCKED');
+  const { outcome, error } = await s.host.once();
+  assert.deepEqual([outcome?.phase, error?.code], ['awaiting-lock', 'E_SWITCH_LOCKED']);
   assert.deepEqual(await systemsOf(s.host), all(one));
+  await held[Symbol.asyncDispose]();
+  assert.equal((await s.host.once()).outcome?.phase, 'in-sync');
 });
 
 test('a machine without namespaces, or without unshare: said before anything is fetched', async () => {

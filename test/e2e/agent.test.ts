@@ -7,9 +7,9 @@ import { test } from 'node:test';
 import { enroll } from '../../src/agent/enroll.ts';
 import { readMemory } from '../../src/agent/memory.ts';
 import { DEFAULT_ACTIVATION } from '../../src/manifest/activation.ts';
-import { temporaryDirectory } from '../helpers/directory.ts';
 import { all, atRealTime, logOf, plan, setting, startOnce, systemsOf } from '../helpers/hosts.ts';
 import { buildSystem, SYSTEM } from '../helpers/systems.ts';
+import { temporaryDirectory } from '../helpers/temporary.ts';
 import { enrolFileOf, HOST, World } from '../helpers/world.ts';
 
 const systems = await temporaryDirectory();
@@ -146,12 +146,13 @@ test('a failed check changes nothing', async () => {
 
 test('a system of an older NixOS, whose program knows no check, is switched to without it', async () => {
   await using s = await setting(one);
-  await writeFile(join(s.host.root, 'run/old-system-two'), '');
-  s.world.publish(two);
+  // Its usage begins with its path.
+  const old = await buildSystem(systems.path, 'health-check');
+  await writeFile(join(s.host.root, 'run/old-system-health-check'), '');
+  s.world.publish(old);
   const { outcome, error } = await s.host.once();
   assert.deepEqual([outcome?.phase, error], ['in-sync', null]);
-  assert.deepEqual(await systemsOf(s.host), all(two));
-  assert.deepEqual(await logOf(s.host), ['check system-two', 'test system-two', 'boot system-two']);
+  assert.deepEqual(await systemsOf(s.host), all(old));
 });
 
 test('a failed switch ends on the old system, and is not tried again by itself', async () => {
@@ -222,6 +223,11 @@ test('a boot loader that cannot be written: the old profile and system again', a
   s.world.publish(two);
   assert.equal((await s.host.once()).outcome?.phase, 'rolled-back');
   assert.deepEqual(await systemsOf(s.host), all(one));
+  assert.deepEqual((await logOf(s.host)).slice(2), [
+    'boot system-two',
+    'boot system-one',
+    'test system-one',
+  ]);
 });
 
 test('a switch that says it did, but did not, is a failure', async () => {

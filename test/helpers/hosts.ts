@@ -1,12 +1,13 @@
 // A host's machine in a chroot store, with an agent that is enrolled in a World.
-import { mkdir, readFile, readlink, rm, writeFile } from 'node:fs/promises';
+import { mkdir, readFile, readlink, rm, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { enroll } from '../../src/agent/enroll.ts';
+import { tryLock } from '../../src/agent/lock.ts';
 import { type OnceResult, runOnce } from '../../src/agent/once.ts';
 import { type Running, startFleet } from './cli.ts';
-import { temporaryDirectory } from './directory.ts';
 import { type BuiltSystem, SYSTEM } from './systems.ts';
+import { temporaryDirectory } from './temporary.ts';
 import { enrolFileOf, HOST, World } from './world.ts';
 
 /** A host's machine: a chroot store, and the agent's state. */
@@ -14,7 +15,11 @@ export type TestHost = {
   readonly root: string;
   readonly state: string;
   /** Runs the agent once, in this process, at the world's time. */
-  readonly once: (options?: { retry?: boolean; clock?: () => number }) => Promise<OnceResult>;
+  readonly once: (options?: {
+    retry?: boolean;
+    clock?: () => number;
+    bootId?: string;
+  }) => Promise<OnceResult>;
 };
 
 /** Enrols a new machine; `limits` replaces what agent.json says. */
@@ -89,10 +94,32 @@ export function startOnce(host: TestHost): Running {
 }
 
 /** A setting whose time is the real one, for agents that are processes. */
-export async function atRealTime(running: BuiltSystem): Promise<Setting> {
-  const s = await setting(running);
+export async function atRealTime(running: BuiltSystem, limits: object = {}): Promise<Setting> {
+  const s = await setting(running, limits);
   s.world.now = Math.floor(Date.now() / 1000);
   return s;
+}
+
+/** Runs the agent as a process, and kills it once the switch program logged `line`. */
+export async function killDuring(host: TestHost, line: string): Promise<void> {
+  const { child, done } = startOnce(host);
+  await waitFor(async () => (await logOf(host)).includes(line));
+  child.kill('SIGKILL');
+  await done;
+}
+
+/** Waits until no switch of the host runs any more, though its agent may be dead. */
+export async function switchEnded(host: TestHost): Promise<void> {
+  await waitFor(async () => {
+    await using lock = await tryLock(join(host.state, 'switch/lock'));
+    return lock !== null;
+  });
+}
+
+/** The machine comes up again, and runs `system`. */
+export async function reboot(host: TestHost, system: BuiltSystem): Promise<void> {
+  await rm(join(host.root, 'run/current-system'), { force: true });
+  await symlink(system.toplevel, join(host.root, 'run/current-system'));
 }
 
 export async function waitFor(holds: () => boolean | Promise<boolean>): Promise<void> {

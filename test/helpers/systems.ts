@@ -20,8 +20,9 @@ export type BuiltSystem = {
 };
 
 // What happens is decided at run time by files in /run of the host: exit-ACTION-NAME holds the exit
-// status, sleep-ACTION-NAME the seconds to wait first; old-NAME makes it one that knows no `check`. `test` makes the system the current one unless
-// it ends with 1, 11, 100 or 101.
+// status, sleep-ACTION-NAME the seconds to wait first; old-NAME makes it one that knows no `check`. `test`
+// makes the system the current one unless it ends with 1, 11, 100 or 101. `boot` writes the boot loader's
+// entry and may fail after that, as real boot loaders do; not when it ends with 11.
 const SWITCH = `#!/bin/sh
 top=\${0%/bin/*}; name=\${top#*-}; action=$1
 echo "$action $name" >>/run/log
@@ -37,7 +38,8 @@ echo "this is $action of $name" >&2
 case $action:$code in
   test:1 | test:11 | test:100 | test:101) ;;
   test:*) ln -sfn "$top" /run/current-system ;;
-  boot:0) echo "$top" >/run/boot-entry ;;
+  boot:11) ;;
+  boot:*) echo "$top" >/run/boot-entry ;;
 esac
 exit "$code"
 `;

@@ -63,6 +63,8 @@ export class World implements AsyncDisposable {
   narinfos = new Map<string, string>();
   nars = new Map<string, Buffer>();
   misbehave: Misbehaviour = () => false;
+  /** What is sent as the offer, under the ETag of the honest one. */
+  distort: (offer: string) => string = (offer) => offer;
   /** Seconds since 1970; the agents' clock too. */
   now = 1_800_000_000;
   readonly reports: Receipt[] = [];
@@ -266,7 +268,7 @@ export class World implements AsyncDisposable {
     });
     const etag = `"${sha256(Buffer.from(text)).slice(0, 16)}"`;
     if (request.headers['if-none-match'] === etag) return void response.writeHead(304).end();
-    response.setHeader('etag', etag).end(text);
+    response.setHeader('etag', etag).end(this.distort(text));
   }
 
   async #report(request: IncomingMessage, response: ServerResponse): Promise<void> {

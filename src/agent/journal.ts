@@ -1,0 +1,107 @@
+// journal.json ↔ what the agent is in the middle of, and which manifest it does not try again. What an
+// activation may have touched is journalled before it is touched, and forgotten only once it is known to
+// be right again: from that, undoing (undo.ts) knows what is left to do, however often it was cut short.
+import { writeDurable } from '../durable.ts';
+import type { Reason } from '../manifest/receipt.ts';
+import { parseStorePath, type StorePath } from '../nix/storepath.ts';
+import { MANIFEST_ID, type ManifestId, memoryFiles, requireState } from './memory.ts';
+import type { Attempt } from './outcome.ts';
+import {
+  boolean,
+  type Fields,
+  formatRecord,
+  integer,
+  nullable,
+  oneOf,
+  parsedBy,
+  parseRecord,
+  record,
+  string,
+} from './record.ts';
+
+/** What may not be as it was before. */
+export type Touched = {
+  /** What runs. A reboot makes that right again, unless the boot loader was touched too. */
+  readonly system: boolean;
+  /** The profile and the boot loader. */
+  readonly boot: boolean;
+};
+
+/** An activation under way. Each step is written before it is done. */
+export type Transaction = {
+  readonly step: 'activating' | 'committing' | 'undoing';
+  readonly manifest: ManifestId;
+  readonly target: StorePath;
+  /** What ran before, and what to go back to; null on a machine that ran none of ours. */
+  readonly previous: StorePath | null;
+  readonly previousProfile: StorePath | null;
+  /** The boot it began in. */
+  readonly bootId: string;
+  readonly touched: Touched;
+  /** What to tell once it is committed; null before that is begun. */
+  readonly done: Attempt | null;
+  /** Why it is being undone; null while it is not. */
+  readonly why: Reason | null;
+};
+
+/** A manifest that did not activate: not tried again by itself. */
+export type Rejected = {
+  readonly manifest: ManifestId;
+  /** `failed`: it was left running, as the manifest says (`onFailure: keep`). */
+  readonly phase: 'rolled-back' | 'failed';
+  readonly reason: Reason;
+};
+
+/** journal.json */
+export type Journal = {
+  readonly transaction: Transaction | null;
+  readonly rejected: Rejected | null;
+};
+
+const REASON = record<Reason>({ code: string, text: string });
+
+const JOURNAL: Fields<Journal> = {
+  transaction: nullable(
+    record<Transaction>({
+      step: oneOf(['activating', 'committing', 'undoing']),
+      manifest: MANIFEST_ID,
+      target: parsedBy(parseStorePath),
+      previous: nullable(parsedBy(parseStorePath)),
+      previousProfile: nullable(parsedBy(parseStorePath)),
+      bootId: string,
+      touched: record<Touched>({ system: boolean, boot: boolean }),
+      done: nullable(
+        record<Attempt>({
+          phase: oneOf(['in-sync', 'in-sync-degraded', 'reboot-pending']),
+          reason: nullable(REASON),
+          exitCode: nullable(integer(0, 255)),
+        }),
+      ),
+      why: nullable(REASON),
+    }),
+  ),
+  rejected: nullable(
+    record<Rejected>({
+      manifest: MANIFEST_ID,
+      phase: oneOf(['rolled-back', 'failed']),
+      reason: REASON,
+    }),
+  ),
+};
+
+export const EMPTY_JOURNAL: Journal = { transaction: null, rejected: null };
+
+/** The journal as it is now. @throws FleetError E_AGENT_STATE_CORRUPT */
+export async function readJournal(dir: string): Promise<Journal> {
+  const file = memoryFiles(dir).journal;
+  return parseRecord(await requireState(file), file, JOURNAL);
+}
+
+export async function writeJournal(dir: string, journal: Journal): Promise<void> {
+  await writeDurable(memoryFiles(dir).journal, formatRecord(journal));
+}
+
+/** Records the step that is about to be done, or (null) that nothing is under way any more. */
+export async function journalStep(dir: string, transaction: Transaction | null): Promise<void> {
+  await writeJournal(dir, { ...(await readJournal(dir)), transaction });
+}

@@ -1,0 +1,53 @@
+// What a run of switch-to-configuration came to → what is told of it: outcomes, and reasons with codes.
+import type { ErrorCode } from '../errors.ts';
+import { makeReason, type Reason } from '../manifest/receipt.ts';
+import type { Attempt } from './outcome.ts';
+import { LOCKED, type SwitchAction, type SwitchResult } from './switch.ts';
+
+export function whyOf(result: SwitchResult, action: SwitchAction): Reason {
+  const code: ErrorCode = result.timedOut ? 'E_SWITCH_TIMEOUT' : 'E_SWITCH_FAILED';
+  return makeReason(code, toldBy(result, action));
+}
+
+export function toldBy(result: SwitchResult, action: SwitchAction): string {
+  const how = result.timedOut
+    ? 'took too long'
+    : result.code === null
+      ? 'was killed'
+      : `ended with ${result.code}`;
+  const last = result.lastLines.at(-1) ?? '';
+  return `switch-to-configuration ${action} ${how}${last === '' ? '' : `: ${last}`} (${result.log})`;
+}
+
+/** True for what the system itself did; with any other reason the same one may go well the next time. */
+export function isSystemsFault({ code }: Reason): boolean {
+  return code === 'E_SWITCH_FAILED' || code === 'E_SWITCH_TIMEOUT';
+}
+
+/**
+ * True for a system from before NixOS 25.05: it answers `check` with its usage, whose verbs do not have
+ * it, and runs its pre-switch checks, if any, at the start of `test`.
+ */
+export function hasNoCheck({ code, lastLines }: SwitchResult): boolean {
+  if (code !== 1) return false;
+  for (const line of lastLines) {
+    // Before the brackets stands the program's path, which may hold any word.
+    const verbs = /^usage:.*\[(?<verbs>[^\]]*)\]/i.exec(line)?.groups?.['verbs']?.split('|');
+    if (verbs?.includes('test')) return !verbs.includes('check');
+  }
+  return false;
+}
+
+export function failedCheck(check: SwitchResult): Attempt {
+  const reason = makeReason('E_PREFLIGHT', toldBy(check, 'check'));
+  return { phase: 'preflight-failed', reason, exitCode: check.code };
+}
+
+export function awaitingLock(result: SwitchResult, action: SwitchAction): Attempt {
+  const text = `another switch of this machine holds its lock: ${toldBy(result, action)}`;
+  return { phase: 'awaiting-lock', reason: makeReason('E_SWITCH_LOCKED', text), exitCode: LOCKED };
+}
+
+export function rebootPending(code: string, text: string, exitCode = 0): Attempt {
+  return { phase: 'reboot-pending', reason: makeReason(code, text), exitCode };
+}
