@@ -11,7 +11,7 @@ import {
   writeDurable,
 } from '../src/durable.ts';
 import { isFleetError } from '../src/errors.ts';
-import { temporaryDir } from './helpers/cli.ts';
+import { temporaryDir } from './helpers/temporary.ts';
 
 test('a write replaces the whole file, with its mode, whatever the umask', async (t) => {
   const dir = await temporaryDir(t);

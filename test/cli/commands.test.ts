@@ -10,8 +10,9 @@ import { parseEnvelope, signEnvelope } from '../../src/manifest/dsse.ts';
 import { formatManifest, parseManifest } from '../../src/manifest/manifest.ts';
 import { STATEMENT_PAYLOAD_TYPE } from '../../src/manifest/statement.ts';
 import { openStateDir, readDirectorKey } from '../../src/server/statedir.ts';
-import { fleet, fleetOk, run, startFleet, temporaryDir } from '../helpers/cli.ts';
+import { fleet, fleetOk, run, startFleet } from '../helpers/cli.ts';
 import { makeState, publishHost } from '../helpers/state.ts';
+import { temporaryDir } from '../helpers/temporary.ts';
 
 const NOW = Math.floor(Date.now() / 1000);
 

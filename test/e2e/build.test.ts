@@ -6,9 +6,10 @@ import { lstat, open, readdir, readFile, rm, stat, writeFile } from 'node:fs/pro
 import { join } from 'node:path';
 import { test } from 'node:test';
 import Database from 'better-sqlite3';
-import { fleet, fleetOk, run, serve, startFleet, temporaryDir } from '../helpers/cli.ts';
+import { fleet, fleetOk, run, serve, startFleet } from '../helpers/cli.ts';
 import { writeFlake } from '../helpers/flakes.ts';
 import { enrolByHand, readWhole, rootOf } from '../helpers/served.ts';
+import { temporaryDir } from '../helpers/temporary.ts';
 
 type Context = Parameters<typeof temporaryDir>[0];
 type Built = {

@@ -6,9 +6,10 @@ import { readdir, readFile, truncate, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { fleetOk, serve, startFleet, temporaryDir } from '../helpers/cli.ts';
+import { fleetOk, serve, startFleet } from '../helpers/cli.ts';
 import { writeFlake } from '../helpers/flakes.ts';
 import { type Access, enrolByHand, get, readWhole } from '../helpers/served.ts';
+import { temporaryDir } from '../helpers/temporary.ts';
 
 const MOMENTS = Number(process.env['FLEET_CRASH_MOMENTS'] ?? 10);
 const HOSTS = ['alpha', 'beta'];

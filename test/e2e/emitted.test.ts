@@ -6,7 +6,7 @@ import { symlink } from 'node:fs/promises';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { fileURLToPath, pathToFileURL } from 'node:url';
-import { temporaryDirectory } from '../helpers/directory.ts';
+import { temporaryDirectory } from '../helpers/temporary.ts';
 
 const PROJECT = fileURLToPath(new URL('../..', import.meta.url));
 

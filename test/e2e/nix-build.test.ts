@@ -1,7 +1,7 @@
 // Builds with the real Nix, in the machine's own store: roots, events, failures, aborts.
 import assert from 'node:assert/strict';
 import { existsSync } from 'node:fs';
-import { mkdir, readFile, readlink } from 'node:fs/promises';
+import { readFile, readlink } from 'node:fs/promises';
 import { join } from 'node:path';
 import { after, test } from 'node:test';
 import type { FleetError } from '../../src/errors.ts';
@@ -14,14 +14,7 @@ import { nix, openScratch, refused } from '../helpers/nix-scratch.ts';
 const scratch = await openScratch();
 after(() => scratch[Symbol.asyncDispose]());
 
-let counter = 0;
-async function directory(): Promise<string> {
-  counter += 1;
-  // What a shell, a URL or Nix's own store references could trip over.
-  const dir = join(scratch.dir, `${counter} a?b%20c`);
-  await mkdir(dir);
-  return dir;
-}
+const { directory } = scratch;
 
 const unsandboxed = new Map([
   ['sandbox', 'false'],

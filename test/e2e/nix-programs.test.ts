@@ -2,7 +2,6 @@
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import type { FleetError } from '../../src/errors.ts';
@@ -17,14 +16,7 @@ const ABSENT = parseStorePath('/nix/store/00000000000000000000000000000000-absen
 const scratch = await openScratch();
 after(() => scratch[Symbol.asyncDispose]());
 
-let counter = 0;
-async function directory(): Promise<string> {
-  counter += 1;
-  // What a shell, a URL or Nix's own store references could trip over.
-  const dir = join(scratch.dir, `${counter} a?b%20c`);
-  await mkdir(dir);
-  return dir;
-}
+const { directory } = scratch;
 
 test('the version and the system are told as Nix tells them', async () => {
   assert.match(await nixVersion(), /^(Lix )?[0-9]+\.[0-9]+/);

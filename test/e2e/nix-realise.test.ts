@@ -31,14 +31,7 @@ const ABSENT = parseStorePath('/nix/store/00000000000000000000000000000000-absen
 const scratch = await openScratch();
 after(() => scratch[Symbol.asyncDispose]());
 
-let counter = 0;
-async function directory(): Promise<string> {
-  counter += 1;
-  // What a shell, a URL or Nix's own store references could trip over.
-  const dir = join(scratch.dir, `${counter} a?b%20c`);
-  await mkdir(dir);
-  return dir;
-}
+const { directory } = scratch;
 
 const path = (digit: string, name: string): StorePath =>
   parseStorePath(`/nix/store/${digit.repeat(32)}-${name}`);

@@ -1,8 +1,6 @@
 // The command line as a real process, and a real server to talk to.
 import { type ChildProcess, spawn } from 'node:child_process';
-import { mkdtemp, rm } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
-import { join, resolve } from 'node:path';
+import { resolve } from 'node:path';
 
 const FLEET = resolve('cli/fleet.ts');
 
@@ -19,16 +17,6 @@ export type Running = {
   readonly stderr: () => string;
 };
 
-/** A directory of the test's own, removed with all it holds at the end of the test. */
-export async function temporaryDir(
-  t: { after: (done: () => Promise<void>) => void },
-  name = 'fleet-test-',
-): Promise<string> {
-  const dir = await mkdtemp(join(tmpdir(), name));
-  t.after(() => rm(dir, { recursive: true, force: true, maxRetries: 5 }));
-  return dir;
-}
-
 /** The environment for child processes: as ours, without what would change a fleet's behaviour. */
 function environment(extra: Record<string, string> = {}): NodeJS.ProcessEnv {
   const env: NodeJS.ProcessEnv = {
@@ -43,22 +31,23 @@ function environment(extra: Record<string, string> = {}): NodeJS.ProcessEnv {
   return env;
 }
 
-/** Starts `fleet ARGS`. */
-export function startFleet(
+/** Starts a program and collects what it writes. */
+function start(
+  program: string,
   args: readonly string[],
-  options: { cwd?: string; env?: Record<string, string> } = {},
+  options: { cwd?: string; env?: Record<string, string> },
 ): Running {
-  const child = spawn(process.execPath, [FLEET, ...args], {
+  const child = spawn(program, args, {
     stdio: ['ignore', 'pipe', 'pipe'],
     cwd: options.cwd,
     env: environment(options.env),
   });
   let stdout = '';
   let stderr = '';
-  child.stdout?.setEncoding('utf8').on('data', (text: string) => {
+  child.stdout.setEncoding('utf8').on('data', (text: string) => {
     stdout += text;
   });
-  child.stderr?.setEncoding('utf8').on('data', (text: string) => {
+  child.stderr.setEncoding('utf8').on('data', (text: string) => {
     stderr += text;
   });
   const done = new Promise<Outcome>((settle, reject) => {
@@ -66,6 +55,14 @@ export function startFleet(
     child.once('close', (code) => settle({ code, stdout, stderr }));
   });
   return { child, done, stderr: () => stderr };
+}
+
+/** Starts `fleet ARGS`. */
+export function startFleet(
+  args: readonly string[],
+  options: { cwd?: string; env?: Record<string, string> } = {},
+): Running {
+  return start(process.execPath, [FLEET, ...args], options);
 }
 
 /** Runs `fleet ARGS` to its end. */
@@ -86,25 +83,13 @@ export async function fleetOk(
   return stdout;
 }
 
-/** Runs any program, which must succeed; returns its standard output. */
+/** Runs any program to its end. */
 export async function run(
   program: string,
   args: readonly string[],
   env: Record<string, string> = {},
 ): Promise<Outcome> {
-  const child = spawn(program, args, { stdio: ['ignore', 'pipe', 'pipe'], env: environment(env) });
-  let stdout = '';
-  let stderr = '';
-  child.stdout.setEncoding('utf8').on('data', (text: string) => {
-    stdout += text;
-  });
-  child.stderr.setEncoding('utf8').on('data', (text: string) => {
-    stderr += text;
-  });
-  return await new Promise((settle, reject) => {
-    child.once('error', reject);
-    child.once('close', (code) => settle({ code, stdout, stderr }));
-  });
+  return await start(program, args, { env }).done;
 }
 
 export type Server = { readonly url: string; readonly stop: () => Promise<Outcome> };

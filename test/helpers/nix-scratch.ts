@@ -1,31 +1,33 @@
 // Chroot stores, binary caches and keys for tests with the real Nix, in a directory that is removed.
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
-import { chmod, lstat, mkdir, mkdtemp, readdir, rm, writeFile } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
+import { mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { FleetError } from '../../src/errors.ts';
 import { openNixEnvironment } from '../../src/nix/environment.ts';
 import type { StorePath } from '../../src/nix/storepath.ts';
+import { temporaryDirectory } from './temporary.ts';
 
-/** A temporary directory; disposing removes it, read-only store paths included. */
-export async function openScratch(): Promise<AsyncDisposable & { readonly dir: string }> {
-  const dir = await mkdtemp(join(tmpdir(), 'fleet-test-'));
-  return {
-    dir,
-    [Symbol.asyncDispose]: async () => {
-      await makeWritable(dir);
-      await rm(dir, { recursive: true, force: true });
-    },
-  };
-}
-
-async function makeWritable(dir: string): Promise<void> {
-  await chmod(dir, 0o755);
-  for (const name of await readdir(dir)) {
-    const path = join(dir, name);
-    if ((await lstat(path)).isDirectory()) await makeWritable(path);
+/** A temporary directory for a whole file of tests. */
+export async function openScratch(): Promise<
+  AsyncDisposable & {
+    readonly dir: string;
+    /** A new directory in it, of a name that a shell, a URL or a store reference could trip over. */
+    readonly directory: () => Promise<string>;
   }
+> {
+  const temporary = await temporaryDirectory();
+  let counter = 0;
+  return {
+    dir: temporary.path,
+    directory: async () => {
+      counter += 1;
+      const dir = join(temporary.path, `${counter} a?b%20c`);
+      await mkdir(dir);
+      return dir;
+    },
+    [Symbol.asyncDispose]: () => temporary[Symbol.asyncDispose](),
+  };
 }
 
 /** Runs a nix program offline, with `input` on its standard input; returns what it printed. */

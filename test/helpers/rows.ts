@@ -10,8 +10,8 @@ import type {
   ReportRecord,
   State,
 } from '../../src/storage/state.ts';
-import { temporaryDirectory } from './directory.ts';
 import { pathInfo, storePath } from './paths.ts';
+import { temporaryDirectory } from './temporary.ts';
 
 export const hex = (seed: string): string => createHash('sha256').update(seed).digest('hex');
 

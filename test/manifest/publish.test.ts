@@ -16,8 +16,8 @@ import {
 import { STATEMENT_PAYLOAD_TYPE } from '../../src/manifest/statement.ts';
 import { parseStorePath } from '../../src/nix/storepath.ts';
 import { parseBlobId } from '../../src/storage/blobs.ts';
-import { temporaryDir } from '../helpers/cli.ts';
 import { makeState, publishHost } from '../helpers/state.ts';
+import { temporaryDir } from '../helpers/temporary.ts';
 
 type Context = Parameters<typeof temporaryDir>[0];
 const NOW = 1_800_000_000;

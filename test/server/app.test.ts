@@ -18,8 +18,8 @@ import { hashPartOf } from '../../src/nix/storepath.ts';
 import { buildApp } from '../../src/server/app.ts';
 import type { StateDir } from '../../src/server/statedir.ts';
 import { generateEnrolSecret, generateToken, hashToken } from '../../src/server/tokens.ts';
-import { temporaryDir } from '../helpers/cli.ts';
 import { makeState, publishHost } from '../helpers/state.ts';
+import { temporaryDir } from '../helpers/temporary.ts';
 
 type Context = Parameters<typeof temporaryDir>[0];
 

@@ -3,8 +3,8 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { isFleetError } from '../../src/errors.ts';
 import { requireUntold } from '../../src/server/rebuilt.ts';
-import { temporaryDir } from '../helpers/cli.ts';
 import { makeState, publishHost } from '../helpers/state.ts';
+import { temporaryDir } from '../helpers/temporary.ts';
 
 const NOW = 1_800_000_000;
 

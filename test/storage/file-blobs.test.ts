@@ -7,9 +7,9 @@ import { buffer } from 'node:stream/consumers';
 import { test } from 'node:test';
 import type { BlobId, Blobs } from '../../src/storage/blobs.ts';
 import { createFileBlobs, openFileBlobs } from '../../src/storage/file-blobs.ts';
-import { temporaryDirectory } from '../helpers/directory.ts';
 import { refused } from '../helpers/nix-scratch.ts';
 import { startProgram } from '../helpers/programs.ts';
+import { temporaryDirectory } from '../helpers/temporary.ts';
 
 const idOf = (bytes: Uint8Array) => createHash('sha256').update(bytes).digest('hex') as BlobId;
 

@@ -6,9 +6,9 @@ import { describe, test } from 'node:test';
 import Sqlite from 'better-sqlite3';
 import { createState, openState } from '../../src/storage/sqlite.ts';
 import { SCHEMA_VERSION } from '../../src/storage/sqlite-schema.ts';
-import { temporaryDirectory } from '../helpers/directory.ts';
 import { refused } from '../helpers/nix-scratch.ts';
 import { cachedPath, emptyState } from '../helpers/rows.ts';
+import { temporaryDirectory } from '../helpers/temporary.ts';
 
 const WRITERS = ['inline', 'thread'] as const;
 
