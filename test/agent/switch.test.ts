@@ -8,7 +8,7 @@ import { tryLock } from '../../src/agent/lock.ts';
 import { placeAt } from '../../src/agent/place.ts';
 import { LOCKED, runSwitch, type SwitchResult } from '../../src/agent/switch.ts';
 import type { StorePath } from '../../src/nix/storepath.ts';
-import { temporaryDirectory } from '../helpers/directory.ts';
+import { temporaryDirectory } from '../helpers/temporary.ts';
 
 async function scriptOf(dir: string, script: string): Promise<StorePath> {
   await mkdir(join(dir, 'top/bin'), { recursive: true });

@@ -4,7 +4,8 @@ import assert from 'node:assert/strict';
 import { cp, mkdir, readFile, readlink, writeFile } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import { test } from 'node:test';
-import { fleet, fleetOk, run, serve, temporaryDir } from '../helpers/cli.ts';
+import { fleet, fleetOk, run, serve } from '../helpers/cli.ts';
+import { temporaryDir } from '../helpers/temporary.ts';
 
 const NAMESPACE = `mount -n --bind "$1/run" /run && mount -n --bind "$1/nix" /nix && shift && exec "$@"`;
 

@@ -6,7 +6,6 @@ import { join } from 'node:path';
 import { after, test } from 'node:test';
 import { readJournal } from '../../src/agent/journal.ts';
 import { tryLock } from '../../src/agent/lock.ts';
-import { temporaryDirectory } from '../helpers/directory.ts';
 import {
   all,
   atRealTime,
@@ -22,6 +21,7 @@ import {
   waitFor,
 } from '../helpers/hosts.ts';
 import { buildSystem } from '../helpers/systems.ts';
+import { temporaryDirectory } from '../helpers/temporary.ts';
 
 const systems = await temporaryDirectory();
 after(() => systems[Symbol.asyncDispose]());
