@@ -71,7 +71,7 @@ in
         X-StopOnRemoval = false;
         ConditionPathExists = "${cfg.stateDir}/agent.json";
       };
-      # nix-store and nix-env that fit this host's store; systemd-run, unshare and flock.
+      # nix-store and nix-env that fit this host's store; flock, unshare and mount; timeout.
       path = [
         config.nix.package
         config.systemd.package
