@@ -150,6 +150,10 @@ export class Client implements AsyncDisposable {
     const words = said === null ? '' : `: ${said.message} [${said.error}]`;
     const status = response.statusCode;
     const message = `${this.#options.server}${path} answered ${status}${words}`;
+    // Enrolment shows an invitation, and there is no token yet that could be wrong.
+    if (status === 401 && said?.error === 'E_ENROL_REFUSED') {
+      return new FleetError('E_ENROL_REFUSED', `${this.#options.server}: ${said.message}`);
+    }
     if (status === 401 || status === 403) return new FleetError('E_SERVER_AUTH', message);
     if (status === 429 || status === 503) {
       const after = response.headers['retry-after'];

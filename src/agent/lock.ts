@@ -4,6 +4,7 @@
 // behind, and only who may open the file can hold it up (an abstract socket's name could be taken by anyone).
 import { spawnSync } from 'node:child_process';
 import { type FileHandle, open } from 'node:fs/promises';
+import { asAccess } from '../durable.ts';
 import { errnoOf, FleetError } from '../errors.ts';
 
 /** A held lock. Disposing of it lets go, unless a child process inherited `handle.fd`: then when that ends. */
@@ -11,10 +12,12 @@ export type HeldLock = AsyncDisposable & { readonly handle: FileHandle };
 
 /**
  * Locks `file`, creating it (0600) if need be; null when another open file holds the lock.
- * @throws FleetError E_TOOL_MISSING without flock(1).
+ * @throws FleetError E_TOOL_MISSING without flock(1), E_STATE_ACCESS.
  */
 export async function tryLock(file: string): Promise<HeldLock | null> {
-  const handle = await open(file, 'a', 0o600);
+  const handle = await open(file, 'a', 0o600).catch((error) => {
+    throw asAccess(error, file);
+  });
   try {
     const run = spawnSync('flock', ['--nonblock', '3'], {
       stdio: ['ignore', 'ignore', 'pipe', handle.fd],

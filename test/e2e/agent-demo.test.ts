@@ -36,10 +36,16 @@ test('demo flake → build → serve → enrol → once, for a chroot store and 
   // In a chroot store, whose agent's state lies below it.
   const chroot = join(dir, 'chroot');
   const agent = ['agent', '--root', chroot];
-  const enrolled = JSON.parse(
-    await fleetOk([...agent, 'enroll', await enrolFile('archive'), '--json']),
-  );
+  const archive = await enrolFile('archive');
+  const enrolled = JSON.parse(await fleetOk([...agent, 'enroll', archive, '--json']));
   assert.deepEqual([enrolled.host, enrolled.root], ['archive', chroot]);
+  // The file is good once.
+  const thief = await fleet(['agent', '--root', join(dir, 'thief'), 'enroll', archive]);
+  assert.equal(thief.code, 1);
+  assert.match(
+    thief.stderr,
+    /used already, by another key \[E_ENROL_REFUSED\]\n.*new enrolment file/,
+  );
   const shown = JSON.parse(await fleetOk(['host', 'show', 'archive', '--state', state, '--json']));
   assert.equal(shown.fingerprint, enrolled.fingerprint);
   const first = JSON.parse(await fleetOk([...agent, 'once', '--json']));
