@@ -55,26 +55,29 @@ test(`kill -9 of a build at ${MOMENTS} random moments`, async (t) => {
   const duration = performance.now() - started;
 
   const random = randomFrom(SEED);
-  let killed = 0;
   let published = 2;
-  for (let moment = 0; moment < MOMENTS; moment++) {
+  let span = duration;
+  let tries = 0;
+  for (let moment = 0; moment < MOMENTS; tries++) {
+    assert.ok(
+      tries < MOMENTS * 4,
+      `only ${moment} of ${tries} builds were killed before their end`,
+    );
     flake = await change();
-    const before = await sequences();
-    assert.deepEqual(before, [published, published]);
+    assert.deepEqual(await sequences(), [published, published]);
     const build = startFleet(['build', '--state', state, '--flake', flake]);
     // Every third moment is close to the publication, which random times would seldom meet.
     const late = moment % 3 === 2;
     await heard(build, late ? /beta: \d+ new paths/ : /evaluating/);
-    const delay = random() * (late ? 120 : duration);
+    const delay = random() * (late ? 120 : span);
     await sleep(delay);
     build.child.kill('SIGKILL');
-    const { code } = await build.done;
-    if (code === null) killed++;
-    const where = `moment ${moment}, ${Math.round(delay)} ms ${late ? 'after ingest' : 'in'}`;
+    const isKilled = (await build.done).code === null;
+    const where = `moment ${moment}, ${Math.round(delay)} ms ${late ? 'after ingest' : 'in'}, seed ${SEED}`;
     const after = await sequences();
     const isOld = after.every((sequence) => sequence === published);
     const isNew = after.every((sequence) => sequence === published + 1);
-    assert.ok(isOld || isNew, `${where}, seed ${SEED}: a mixture, ${before} → ${after}`);
+    assert.ok(isOld || isNew, `${where}: a mixture, ${published} → ${after}`);
 
     await fleetOk(['build', '--state', state, '--flake', flake]);
     published += 1;
@@ -87,11 +90,13 @@ test(`kill -9 of a build at ${MOMENTS} random moments`, async (t) => {
     );
     const temporary = await readdir(join(state, 'blobs', 'tmp'));
     assert.deepEqual(temporary, [], where);
+    // One that ended by itself was no moment; the machine is quicker than it was when measured.
+    if (isKilled) moment += 1;
+    else span *= 0.8;
   }
   t.diagnostic(
-    `${killed} of ${MOMENTS} builds (seed ${SEED}) were killed before their end (${Math.round(duration)} ms)`,
+    `${MOMENTS} of ${tries} builds of about ${Math.round(duration)} ms were killed (seed ${SEED})`,
   );
-  assert.ok(killed >= MOMENTS / 2, `only ${killed} builds were killed in time`);
 });
 
 test('an orphan or damaged blob keeps nothing from being healed', async (t) => {
