@@ -22,7 +22,6 @@ export type AppOptions = {
 
 /** The largest body that any route takes: an envelope (60 KiB) and some room. */
 const BODY_LIMIT = 64 * 1024;
-const MAX_ROOT_VERSION = 1_000_000;
 /** Each may hold a file and its read buffer open. */
 const MAX_CONNECTIONS = 2_000;
 /** Requests that a client may send ahead on one connection; none of ours or Nix's sends any. */
@@ -30,6 +29,8 @@ const MAX_PIPELINED = 8;
 
 export function buildApp(dir: StateDir, options: AppOptions): FastifyInstance {
   const now = options.now ?? (() => Math.floor(Date.now() / 1000));
+  // Without it, requestTimeout would be looked at only every 30 s.
+  const checks = { connectionsCheckingInterval: 5_000 };
   const app = Fastify({
     logger: options.logger ?? false,
     bodyLimit: BODY_LIMIT,
@@ -39,12 +40,10 @@ export function buildApp(dir: StateDir, options: AppOptions): FastifyInstance {
     requestTimeout: 30_000,
     connectionTimeout: 120_000,
     keepAliveTimeout: 65_000,
-    // Without it, requestTimeout would be looked at only every 30 s.
-    http: { connectionsCheckingInterval: 5_000 },
     frameworkErrors: (error, _request, reply) => void refuseError(reply, error),
     // Stopping does not wait for readers: a NAR that is cut is resumed by its client.
     forceCloseConnections: true,
-    ...(options.tls === undefined ? {} : { https: options.tls }),
+    ...(options.tls === undefined ? { http: checks } : { https: { ...options.tls, ...checks } }),
   }) as FastifyInstance;
   // Idle and half-open connections are cheap, but not without end.
   app.server.maxConnections = MAX_CONNECTIONS;
@@ -78,7 +77,7 @@ export function buildApp(dir: StateDir, options: AppOptions): FastifyInstance {
     { preHandler: auth.mayRead },
     async (request, reply) => {
       const version = Number(/^([1-9]\d{0,6})\.json$/.exec(request.params.file)?.[1] ?? 0);
-      const signed = version <= MAX_ROOT_VERSION ? dir.roots[version - 1] : undefined;
+      const signed = dir.roots[version - 1];
       if (signed === undefined) {
         return refuse(reply, 404, 'E_NOT_FOUND', 'there is no root of that version');
       }

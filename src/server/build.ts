@@ -190,7 +190,7 @@ async function store(
   return await dir.state.cachedPaths(paths);
 }
 
-async function rulesOf(dir: StateDir): Promise<Rules> {
+function rulesOf(dir: StateDir): Rules {
   return {
     root: dir.root,
     now: Math.floor(Date.now() / 1000),
@@ -202,7 +202,7 @@ async function compare(
   dir: StateDir,
   prepared: readonly (Prepared | FailedHost)[],
 ): Promise<HostResult[]> {
-  const rules = await rulesOf(dir);
+  const rules = rulesOf(dir);
   return await Promise.all(
     prepared.map(async (one): Promise<HostResult> => {
       if ('error' in one) return one;
@@ -227,7 +227,7 @@ async function publishPrepared(
     onWait: (holder) => onEvent?.({ kind: 'waiting', holder }),
     ...(signal === undefined ? {} : { signal }),
   });
-  const rules = await rulesOf(dir);
+  const rules = rulesOf(dir);
   const publication: PublishedManifest[] = [];
   const results: HostResult[] = [];
   for (const one of prepared) {

@@ -1,4 +1,4 @@
-// The server's state directory: what lies where, opening all of it, and running as its owner.
+// The server's state directory: what lies where, and opening all of it.
 // Keys, root, configuration and database are either all there or it is an error: a default is
 // never invented for something precious (ARCHITECTURE, "State on the server").
 import { readdir, readFile, stat } from 'node:fs/promises';
