@@ -1,5 +1,6 @@
 // fleet.json → a frozen Config. Pure: opens no file and no key. Unknown keys are refused, and a
 // misspelt one is told which word was meant.
+import { isIP } from 'node:net';
 import { FleetError, messageOf } from './errors.ts';
 
 /** The server's configuration, as `fleet init` writes it and docs/CONFIG.md explains it. */
@@ -18,6 +19,35 @@ export type Config = {
   readonly manifestDays: number;
   /** `Priority` in nix-cache-info; clients ask caches with a lower number first. */
   readonly cachePriority: number;
+  /** Garbage collection keeps the closures of the newest so many manifests of each host, 1 to 1000. */
+  readonly keepManifests: number;
+  /** … and every path that was used in the last so many days, 0 to 3650. */
+  readonly keepUnusedDays: number;
+  /** For how many days a NAR's URL outlives its narinfo, 0 to 3650; Nix remembers narinfos for 30. */
+  readonly keepNarDays: number;
+  /** `fleet serve` collects garbage every so many hours, 1 to 8760; 0: never by itself. */
+  readonly gcHours: number;
+  /** Nix public keys (`name:base64`): an upload must be signed by one of them; none: by nobody. */
+  readonly uploadKeys: readonly string[];
+  /**
+   * `exact`: a NAR that mentions a path of this cache which its narinfo does not list is refused;
+   * `declared`: only that a listed one must occur in it.
+   */
+  readonly uploadReferences: 'exact' | 'declared';
+  /** The largest NAR that may be uploaded, in bytes. */
+  readonly uploadMaxBytes: number;
+  /** Caches whose paths are left out of storage, in the order in which they are asked. */
+  readonly upstreams: readonly Upstream[];
+  /** Addresses (or CIDR ranges) of proxies whose X-Forwarded-For is believed. */
+  readonly trustedProxies: readonly string[];
+};
+
+/** Another Nix binary cache. */
+export type Upstream = {
+  /** Base URL without a trailing slash. */
+  readonly url: string;
+  /** Nix public keys, `name:base64`; one of them must have signed a path that is left to it. */
+  readonly keys: readonly string[];
 };
 
 type Field = { readonly parse: (value: unknown) => unknown; readonly fallback?: unknown };
@@ -42,6 +72,15 @@ const FIELDS = new Map<string, Field>([
   ['zstdLevel', integer(1, 19, 3)],
   ['manifestDays', integer(1, 3650, 90)],
   ['cachePriority', integer(1, 1000, 30)],
+  ['keepManifests', integer(1, 1000, 5)],
+  ['keepUnusedDays', integer(0, 3650, 7)],
+  ['keepNarDays', integer(0, 3650, 30)],
+  ['gcHours', integer(0, 8760, 24)],
+  ['uploadKeys', listOf(parseNixKeyText)],
+  ['uploadReferences', { parse: parseUploadReferences, fallback: 'exact' }],
+  ['uploadMaxBytes', integer(1, Number.MAX_SAFE_INTEGER, 64 * 1024 ** 3)],
+  ['upstreams', listOf(parseUpstream)],
+  ['trustedProxies', listOf(parseProxy)],
 ]);
 
 /** The keys of fleet.json, for the test that compares them with docs/CONFIG.md. */
@@ -98,6 +137,61 @@ function parseVersion(value: unknown): number {
 function parseBoolean(value: unknown): boolean {
   if (typeof value !== 'boolean') throw new TypeError('must be true or false');
   return value;
+}
+
+function listOf(parse: (value: unknown) => unknown): Field {
+  return {
+    fallback: Object.freeze([]),
+    parse: (value) => {
+      if (!Array.isArray(value) || value.length > 100) {
+        throw new TypeError('must be a list of at most 100');
+      }
+      return Object.freeze(value.map(parse));
+    },
+  };
+}
+
+/** Its form only; a key of 32 bytes that is no point of the curve signs nothing. */
+function parseNixKeyText(value: unknown): string {
+  if (typeof value !== 'string' || !/^[^\s:]{1,128}:[A-Za-z0-9+/]{43}=$/.test(value)) {
+    throw new TypeError('must hold Nix public keys such as "cache.example.org-1:BASE64"');
+  }
+  return value;
+}
+
+function parseUploadReferences(value: unknown): string {
+  if (value !== 'exact' && value !== 'declared') {
+    throw new TypeError('must be "exact" or "declared"');
+  }
+  return value;
+}
+
+function parseUpstream(value: unknown): Upstream {
+  const given = new Map<string, unknown>(
+    typeof value === 'object' && value !== null ? Object.entries(value) : [],
+  );
+  const keys = given.get('keys');
+  const unknown = [...given.keys()].find((key) => key !== 'url' && key !== 'keys');
+  if (unknown !== undefined) throw new TypeError(`has an unknown key "${unknown}"`);
+  if (!Array.isArray(keys) || keys.length === 0) {
+    throw new TypeError('must hold objects {"url", "keys"} with at least one key each');
+  }
+  return Object.freeze({
+    url: parseBaseUrl(given.get('url')),
+    keys: Object.freeze(keys.map(parseNixKeyText)),
+  });
+}
+
+/** An IP address, or a range of them in CIDR form. */
+function parseProxy(value: unknown): string {
+  const [address = '', bits, ...more] = typeof value === 'string' ? value.split('/') : [];
+  const family = isIP(address);
+  const most = family === 4 ? 32 : 128;
+  const fits = bits === undefined || (/^\d{1,3}$/.test(bits) && Number(bits) <= most);
+  if (family === 0 || more.length > 0 || !fits) {
+    throw new TypeError('must hold addresses such as "127.0.0.1" or "10.0.0.0/8"');
+  }
+  return value as string;
 }
 
 /** Checks a fleet's name: labels of lowercase letters, digits and inner hyphens, joined by dots. */

@@ -30,17 +30,38 @@ export const ERRORS = {
   E_STATE_NEWER: entry(1, 'use the fleet version that wrote this state, or a newer one'),
 
   // what the state holds
+  E_CACHE_DAMAGED: entry(1, 'run fleet build again: it stores anew what could not be healed'),
   E_CACHE_INCOMPLETE: entry(1, 'run fleet build again: it stores what is missing'),
   E_CLOSURE_LIMIT: entry(
     1,
     'make the system smaller: the limits stand in the root, which fleet cannot change yet',
   ),
   E_DECOMMISSIONED: entry(1, 'use a new host id: ids are never used again'),
+  E_GC_INTERRUPTED: entry(1, 'run fleet cache gc again; what it removed by then was not needed'),
   E_HOST_NOT_IN_FLAKE: entry(2, 'name one of the nixosConfigurations of the flake'),
   E_HOST_UNKNOWN: entry(1, 'see: fleet host list'),
   E_LEASE_LOST: entry(1, 'another process publishes now; run the same command again'),
+  E_PATH_UNKNOWN: entry(1, 'it is not in this cache; fleet cache push PATH stores it'),
   E_REBUILT: entry(1, 'build all hosts in one run: fleet build, without naming any'),
   E_SEQUENCE: entry(1, 'run the same command again; if it persists, the state is an old copy'),
+  E_UPSTREAM: entry(1, 'check "upstreams" in fleet.json, and that the upstream can be reached'),
+
+  // uploads
+  E_PUSH: entry(1, 'run the same command again; what was uploaded is kept'),
+  E_REALISATION: entry(1, 'send what Nix itself writes'),
+  E_UPLOAD_CA: entry(1, 'the content address is not that of these bytes; upload without it'),
+  E_UPLOAD_COMPRESSION: entry(1, 'use compression zstd, xz or none: ?compression=zstd in the URL'),
+  E_UPLOAD_CONFLICT: entry(1, 'the first bytes of a path stay; build it again until they agree'),
+  E_UPLOAD_LIMIT: entry(1, 'raise uploadMaxBytes in fleet.json, or upload less'),
+  E_UPLOAD_MISMATCH: entry(1, 'upload the NAR that the narinfo is about'),
+  E_UPLOAD_NAR: entry(1, 'send the NAR again, as nix-store --dump writes it'),
+  E_UPLOAD_NO_NAR: entry(1, 'upload the NAR first, then the narinfo'),
+  E_UPLOAD_REFERENCES: entry(
+    1,
+    'list what the NAR refers to; or set uploadReferences to "declared" in fleet.json',
+  ),
+  E_UPLOAD_REFERENCES_MISSING: entry(1, 'upload what it refers to first: nix copy does'),
+  E_UPLOAD_UNSIGNED: entry(1, 'sign it with a key of uploadKeys: nix store sign'),
 
   // what Nix defines
   E_BASE32: entry(1, 'give the hash in Nix base-32'),
@@ -187,11 +208,12 @@ export const ERRORS = {
   // the server's answers
   E_ENROLLED: entry(1, 'to replace its key: fleet host enroll HOST --replace'),
   E_ENROL_REFUSED: entry(1, 'make a new enrolment file on the server: fleet host enroll HOST'),
-  E_FORBIDDEN: entry(1, 'use the token of that very host'),
+  E_FORBIDDEN: entry(1, 'use a token that may do this: fleet token list'),
   E_LISTEN: entry(1, 'choose another --listen HOST:PORT, or stop what uses it'),
   E_NOT_ENROLLED: entry(1, 'enrol it: fleet host enroll HOST'),
   E_NOT_FOUND: entry(1, 'check the address'),
   E_NO_MANIFEST: entry(1, 'build and publish it on the server: fleet build HOST'),
+  E_RATE_LIMITED: entry(1, 'wait a minute and try again'),
   E_RECEIPT_CHAIN: entry(1, 'if the machine was cloned or restored, enrol it anew'),
   E_REQUEST: entry(1, 'correct the request'),
   E_UNAUTHORIZED: entry(1, 'use a token: fleet token create NAME'),

@@ -20,6 +20,13 @@ export function blobIdOf(bytes: Uint8Array): BlobId {
 /** What a stored blob is: its name and its length in bytes. */
 export type BlobRef = { readonly id: BlobId; readonly size: number };
 
+/** An open blob. Its bytes stay readable until it is disposed of, also when it is deleted meanwhile. */
+export type BlobReader = AsyncDisposable & {
+  readonly size: number;
+  /** Fills `target` from `position` on; returns how many bytes, 0 only at the end. */
+  read(target: Uint8Array, position: number): Promise<number>;
+};
+
 /** A half-open range of bytes: `start` included, `end` excluded. */
 export type ByteRange = { readonly start: number; readonly end: number };
 
@@ -35,8 +42,17 @@ export interface Blobs {
   size(id: BlobId): Promise<number | null>;
   /** Streams the blob, or a range of it that lies within; null when there is none. */
   get(id: BlobId, range?: ByteRange): Promise<Readable | null>;
+  /** Opens a blob for reading at many places with the caller's buffers; null when there is none. */
+  open(id: BlobId): Promise<BlobReader | null>;
   /** Removes a blob; it is no error when there is none. */
   delete(id: BlobId): Promise<void>;
-  /** Every blob there is, in no particular order. */
-  list(): AsyncIterable<BlobRef>;
+  /**
+   * Removes a blob that was last put before `time` (POSIX seconds), and only then, also when somebody
+   * puts it at this moment; returns whether it was removed.
+   */
+  deleteOlder(id: BlobId, time: number): Promise<boolean>;
+  /** Takes a blob out of service and keeps its bytes aside for a person to look at. */
+  quarantine(id: BlobId): Promise<void>;
+  /** Every blob there is and when it was put (POSIX seconds), in no particular order. */
+  list(): AsyncIterable<BlobRef & { readonly putAt: number }>;
 }

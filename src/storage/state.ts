@@ -2,21 +2,117 @@
 // transactions named for what they do; SQLite today, PostgreSQL later, which is why every method is
 // asynchronous. Times are POSIX seconds. Rows are plain data (they cross a thread boundary).
 import type { NarHash } from '../nix/hash.ts';
+import type { Compression } from '../nix/narinfo.ts';
 import type { StorePath } from '../nix/storepath.ts';
-import type { BlobId } from './blobs.ts';
+import type { BlobId, BlobRef } from './blobs.ts';
 
-/** A store path whose NAR, compressed, can be served. */
-export type CachedPath = {
+type IndexedPath = {
   readonly path: StorePath;
   readonly narHash: NarHash;
   readonly narSize: number;
   /** Full paths, self included where it refers to itself, strictly increasing bytewise. */
   readonly references: readonly StorePath[];
   readonly deriver: StorePath | null;
+  /** `name:base64`: what others signed, kept as it came. Our own are made at serving time. */
+  readonly sigs: readonly string[];
+  /** Content address, checked against the bytes; null for most. */
+  readonly ca: string | null;
+};
+
+/** A path whose NAR, compressed, is one of our blobs. */
+export type StoredPath = IndexedPath & {
   readonly compression: 'zstd';
   readonly blob: BlobId;
   /** Compressed size in bytes. */
   readonly blobSize: number;
+  readonly upstream: null;
+};
+
+/** A path that was left out of storage because a configured upstream serves it. */
+export type UpstreamPath = IndexedPath & {
+  readonly compression: Compression;
+  readonly blob: null;
+  readonly blobSize: null;
+  readonly upstream: {
+    /** Absolute http(s) URL of the compressed NAR. */
+    readonly url: string;
+    readonly fileHash: NarHash | null;
+    readonly fileSize: number | null;
+  };
+};
+
+/** A store path that clients can get. */
+export type CachedPath = StoredPath | UpstreamPath;
+
+/** A file of debug symbols in a path: `lib/debug/.build-id/ab/cd….debug`. */
+export type DebugFile = {
+  /** 40 lowercase hex digits. */
+  readonly buildId: string;
+  /** Where it lies in its path, without a leading slash. */
+  readonly member: string;
+};
+
+/** What is known of a NAR's insides, found while its bytes passed by. */
+export type NarContents = {
+  /** Nix's `.ls` document, as one zstd frame; null when it would be too large to keep. */
+  readonly listing: Uint8Array | null;
+  readonly debugFiles: readonly DebugFile[];
+};
+
+/** A row to be stored. A row that comes without contents keeps those that are known of the same bytes. */
+export type NewPath = CachedPath & { readonly contents?: NarContents };
+
+/** A NAR that a client uploaded, stored in our form, which no narinfo has named yet. */
+export type StagedNar = {
+  /** The client's name for it: what follows `nar/` in its URL. */
+  readonly file: string;
+  readonly narHash: NarHash;
+  readonly narSize: number;
+  /** SHA-256 and length of the bytes as the client sent them. */
+  readonly fileHash: NarHash;
+  readonly fileSize: number;
+  readonly blob: BlobId;
+  readonly blobSize: number;
+  /** SHA-256 of the one regular file that the NAR is, or null when it is something else. */
+  readonly flatHash: NarHash | null;
+  /** Hash parts that occur in it as `/nix/store/HASH-`, each once. */
+  readonly mentions: readonly string[];
+  readonly contents: NarContents;
+};
+
+/** What became of an uploaded path. `same`: those bytes were there; `differs`: others are. */
+export type UploadOutcome =
+  | { readonly outcome: 'added' | 'same' | 'differs' }
+  | { readonly outcome: 'references missing'; readonly missing: readonly StorePath[] };
+
+/** What the store's derivation gave, for content-addressed derivations. `key`: the URL's path. */
+export type RealisationRecord = {
+  /** `realisations/<id>.doi` or `build-trace-v2/<drv>/<output>.doi`. */
+  readonly key: string;
+  readonly outPath: StorePath;
+  readonly json: string;
+};
+
+/** A path that is kept until the pin is removed. */
+export type Pin = { readonly name: string; readonly path: StorePath; readonly createdAt: number };
+
+/** What the cache holds, summed. `blobBytes` counts each NAR once. */
+export type CacheTotals = {
+  readonly paths: number;
+  readonly upstreamPaths: number;
+  readonly narBytes: number;
+  readonly blobs: number;
+  readonly blobBytes: number;
+};
+
+/** One step of a garbage collection: what went (or would go), and whether nothing is left to look at. */
+export type SweepStep = {
+  readonly removed: readonly {
+    readonly path: StorePath;
+    readonly narSize: number;
+    readonly usedAt: number;
+  }[];
+  readonly done: boolean;
 };
 
 /** One host's manifest as it was published; `envelope` is served verbatim. */
@@ -66,11 +162,16 @@ export type Invitation = {
   readonly expiresAt: number;
 };
 
-/** Who a bearer of a token is. `read`: may use the cache. `host`: may also act as that host. */
+/**
+ * What the bearer of a token may do. `read`: use the cache. `push`: also upload. `host`: use the cache
+ * and act as that host. `admin`: read, push, and see metrics.
+ */
+export type Scope = 'read' | 'push' | 'host' | 'admin';
+
 export type Credential = {
   readonly tokenHash: string;
   readonly name: string;
-  readonly scope: 'read' | 'host';
+  readonly scope: Scope;
   readonly host: string | null;
   readonly createdAt: number;
   readonly expiresAt: number | null;
@@ -89,10 +190,28 @@ export type StatusRow = {
 
 /** Reads never wait for writers. */
 export interface StateReads {
+  /** Another number whenever anything may have changed since the last call; cheap enough for every request. */
+  version(): Promise<number>;
   /** Index row by the 32-character hash part of its store path. */
   cachedPath(hashPart: string): Promise<CachedPath | null>;
   /** Index rows of those of `paths` that have one, in no particular order. */
   cachedPaths(paths: readonly StorePath[]): Promise<CachedPath[]>;
+  /** Index rows by the hash parts of their paths, in no particular order. */
+  cachedPathsByHash(hashParts: readonly string[]): Promise<CachedPath[]>;
+  /** The next rows by hash part, at most `limit`; from the first where `after` is empty. */
+  cachedPathsAfter(after: string, limit: number): Promise<CachedPath[]>;
+  cacheTotals(): Promise<CacheTotals>;
+  /** The zstd frame of a path's `.ls` document. */
+  listing(hashPart: string): Promise<Uint8Array | null>;
+  /** The path that has the debug file of this build id, and where in it. */
+  debugFile(buildId: string): Promise<{ readonly row: CachedPath; readonly member: string } | null>;
+  /** The blob (one zstd frame) that holds a derivation's build log. */
+  buildLog(drv: StorePath): Promise<BlobRef | null>;
+  realisation(key: string): Promise<RealisationRecord | null>;
+  stagedNar(file: string): Promise<StagedNar | null>;
+  pins(): Promise<Pin[]>;
+  /** Those of `blobs` that anything here names: a NAR's, a closure's, a log's, a staged NAR's. */
+  namedBlobs(blobs: readonly BlobId[]): Promise<ReadonlySet<BlobId>>;
   /** Bytes of a compressed NAR that a row names or ever named; null for any other blob. */
   narBlobSize(blob: BlobId): Promise<number | null>;
   /** Bytes of a closure file that a published manifest names; null for any other blob. */
@@ -101,6 +220,8 @@ export interface StateReads {
   currentManifest(host: string): Promise<PublishedManifest | null>;
   /** The newest manifest of every host, by host. */
   currentManifests(): Promise<PublishedManifest[]>;
+  /** The newest `perHost` manifests of every host. */
+  recentManifests(perHost: number): Promise<PublishedManifest[]>;
   /** Every manifest ever published for `host`, oldest first. */
   manifestHistory(host: string): Promise<PublishedManifest[]>;
   host(host: string): Promise<HostRecord | null>;
@@ -125,10 +246,54 @@ export type ReportOutcome = 'stored' | 'duplicate' | 'fork' | 'gap';
  */
 export interface StateWrites {
   /**
-   * Adds or replaces index rows. Their blobs must be durable already. Many rows take several
+   * Adds or replaces index rows, used now. Their blobs must be durable already. Many rows take several
    * transactions, so a failure may leave the first of them stored.
    */
-  addCachedPaths(rows: readonly CachedPath[]): Promise<void>;
+  addCachedPaths(rows: readonly NewPath[], now: number): Promise<void>;
+  /**
+   * Notes that `paths` are used now, which keeps them and all they refer to from a garbage collection
+   * that began before; returns how many of them there are. Several transactions when there are many.
+   */
+  touchPaths(paths: readonly StorePath[], now: number): Promise<number>;
+  /** Removes a row whose bytes turned out to be wrong; what refers to it stays. */
+  dropPath(path: StorePath, now: number): Promise<void>;
+  /** Keeps an uploaded NAR, replacing one of the same name. Its blob must be durable already. */
+  stageNar(nar: StagedNar, now: number): Promise<void>;
+  /**
+   * Adds the row of an uploaded path, marks what it refers to as used, and forgets the staged NAR
+   * `file`; all or nothing.
+   */
+  addUploadedPath(row: NewPath, file: string, now: number): Promise<UploadOutcome>;
+  /** Notes the blob that holds a derivation's log; the first one stays. */
+  addBuildLog(drv: StorePath, blob: BlobRef, now: number): Promise<void>;
+  /** Adds or replaces a realisation; false when its output path is not in the index. */
+  addRealisation(record: RealisationRecord, now: number): Promise<boolean>;
+  /** Pins a path under a name that is free or has the same path; false when the path is not in the index. */
+  addPin(pin: Pin): Promise<boolean>;
+  /** Returns whether there was one. */
+  removePin(name: string): Promise<boolean>;
+  /**
+   * Begins a garbage collection of this connection, ending any earlier one. Paths among `roots`, and
+   * those used at `cutoff` or later, are kept with all they refer to.
+   */
+  beginSweep(sweep: {
+    readonly roots: readonly StorePath[];
+    readonly cutoff: number;
+    readonly dryRun: boolean;
+  }): Promise<void>;
+  /**
+   * Looks at up to `limit` paths and removes those that nothing keeps: referrers before what they refer
+   * to, so that no row ever refers to a missing one. The NARs they named are released `now`.
+   * @throws FleetError E_GC_INTERRUPTED when no sweep was begun on this connection.
+   */
+  sweepPaths(limit: number, now: number): Promise<SweepStep>;
+  /** Forgets up to `limit` NARs that no row has named since `cutoff`; returns them. */
+  sweepNars(cutoff: number, limit: number, dryRun: boolean): Promise<BlobRef[]>;
+  /**
+   * Forgets what is older than `cutoff` and belongs to nothing: staged NARs, logs of derivations that
+   * no row names, realisations of paths that are gone. Returns how many.
+   */
+  sweepLeftovers(cutoff: number, limit: number): Promise<number>;
   /**
    * Makes `manifests` the newest ones of their hosts, all at once.
    * @throws FleetError E_LEASE_LOST when `fence` is no longer the newest lease's;
