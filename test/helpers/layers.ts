@@ -19,9 +19,12 @@ export const RULES: ReadonlyMap<string, Rule> = new Map([
   ['durable', { may: ['errors'], packages: [] }],
   ['config', { may: ['errors'], packages: ['typebox'] }],
   ['ed25519', { may: ['errors'], packages: ['@noble/ed25519'] }],
-  ['nix', { may: FOUNDATION, packages: [] }],
+  ['nix', { may: FOUNDATION, packages: ['xz-decompress'] }],
   ['storage', { may: [...FOUNDATION, 'nix'], packages: ['better-sqlite3'] }],
-  ['cache', { may: [...FOUNDATION, 'nix', ...STORAGE_INTERFACES], packages: ['fastify'] }],
+  [
+    'cache',
+    { may: [...FOUNDATION, 'nix', ...STORAGE_INTERFACES], packages: ['fastify', 'undici'] },
+  ],
   ['manifest', { may: [...FOUNDATION, 'nix', ...STORAGE_INTERFACES], packages: ['typebox'] }],
   [
     'agent',
@@ -50,7 +53,7 @@ export const RULES: ReadonlyMap<string, Rule> = new Map([
     'server',
     {
       may: [...FOUNDATION, 'nix', 'storage', 'cache', 'manifest'],
-      packages: ['fastify'],
+      packages: ['fastify', 'prom-client'],
     },
   ],
   [
