@@ -21,7 +21,7 @@ export async function requireUntold(
     if (info === undefined || info.narHash === row.narHash) continue;
     const isKept =
       info.references.join() === row.references.join() &&
-      (await blobs.size(row.blob)) === row.blobSize;
+      (row.blob === null || (await blobs.size(row.blob)) === row.blobSize);
     if (!isKept) replaced.push(row);
   }
   if (replaced.length === 0) return;
