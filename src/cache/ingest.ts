@@ -78,7 +78,7 @@ export async function ingestClosure(
   const count = (row: CachedPath): void => {
     done.paths += 1;
     done.narBytes += row.narSize;
-    done.blobBytes += row.blobSize;
+    done.blobBytes += row.blobSize ?? 0;
     options.onProgress?.({ paths: done.paths, narBytes: done.narBytes, ...totals });
   };
   for (const row of reused.values()) count(row);
@@ -87,7 +87,7 @@ export async function ingestClosure(
   const store = async (): Promise<void> => {
     const rows = batch;
     batch = [];
-    await state.addCachedPaths(rows);
+    await state.addCachedPaths(rows, Math.floor(Date.now() / 1000));
   };
   try {
     const order = new ReferenceOrder<CachedPath>(todo.map((info) => info.path));
@@ -120,7 +120,8 @@ async function alreadyThere(
       const info = wanted.get(row.path);
       if (info === undefined || !isAsGood(row, info)) return;
       using _place = await gate.enter();
-      if ((await blobs.size(row.blob)) === row.blobSize) found.set(row.path, row);
+      const isThere = row.blob === null || (await blobs.size(row.blob)) === row.blobSize;
+      if (isThere) found.set(row.path, row);
     }),
   );
   return found;
@@ -158,9 +159,12 @@ async function eachPath(
       narSize,
       references,
       deriver,
+      sigs: [],
+      ca: null,
       compression: 'zstd',
       blob: blob.id,
       blobSize: blob.size,
+      upstream: null,
     });
   };
 

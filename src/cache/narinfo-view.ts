@@ -7,19 +7,26 @@ import { type NixSecretKey, signPath } from '../nix/signature.ts';
 import type { CachedPath } from '../storage/state.ts';
 import { formatNarUrl } from './nar-url.ts';
 
-/** The narinfo of `row`, with one `Sig` for each of `keys`. */
+/** The narinfo of `row`: one `Sig` for each of `keys`, then those of others. */
 export function narInfoFor(row: CachedPath, keys: readonly NixSecretKey[]): string {
+  const own = keys.map((key) => signPath(row, key));
+  const nar =
+    row.blob === null
+      ? row.upstream
+      : {
+          url: formatNarUrl(row.blob),
+          fileHash: formatNarHash(Buffer.from(row.blob, 'hex')),
+          fileSize: row.blobSize,
+        };
   return formatNarInfo({
+    ...nar,
     path: row.path,
-    url: formatNarUrl(row.blob),
     compression: row.compression,
-    fileHash: formatNarHash(Buffer.from(row.blob, 'hex')),
-    fileSize: row.blobSize,
     narHash: row.narHash,
     narSize: row.narSize,
     references: row.references,
     deriver: row.deriver,
-    sigs: keys.map((key) => signPath(row, key)),
-    ca: null,
+    sigs: [...new Set([...own, ...row.sigs])],
+    ca: row.ca,
   });
 }

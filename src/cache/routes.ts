@@ -45,7 +45,9 @@ export function registerCacheRoutes(app: FastifyInstance, options: CacheRoutes):
       if (!isHashPart(hash)) return missing(reply);
       const row = await state.cachedPath(hash);
       // An index row without its bytes must not make a client skip another substituter.
-      if (row === null || (await blobs.size(row.blob)) !== row.blobSize) return missing(reply);
+      const isThere =
+        row !== null && (row.blob === null || (await blobs.size(row.blob)) === row.blobSize);
+      if (!isThere) return missing(reply);
       return reply
         .type('text/x-nix-narinfo')
         .header('cache-control', 'private, max-age=86400')

@@ -254,7 +254,9 @@ async function publishPrepared(
       results.push({ host: one.host, error });
     }
   }
-  if (publication.length > 0) await dir.state.publish(publication, lease.holder.fence);
+  if (publication.length > 0) {
+    await dir.state.publish(publication, lease.holder.fence, rules.now);
+  }
   return results;
 }
 

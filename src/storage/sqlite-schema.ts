@@ -92,6 +92,124 @@ const MIGRATIONS: readonly string[] = [
   ) STRICT;
   CREATE INDEX report_host ON report (host, id);
   `,
+  // 2: what a whole cache keeps. Tables whose checks change are made anew.
+  `
+  CREATE TABLE cached_path_2 (
+    hash_part TEXT PRIMARY KEY CHECK (length(hash_part) = 32),
+    path TEXT NOT NULL,
+    nar_hash TEXT NOT NULL,
+    nar_size INTEGER NOT NULL CHECK (nar_size > 0),
+    -- Base names, sorted, separated by one space, as narinfo has them.
+    refs TEXT NOT NULL,
+    deriver TEXT,
+    -- Signatures of others, separated by one space.
+    sigs TEXT NOT NULL,
+    ca TEXT,
+    used_at INTEGER NOT NULL,
+    compression TEXT NOT NULL CHECK (compression IN ('none', 'xz', 'bzip2', 'br', 'zstd')),
+    -- Either a blob of ours, which is zstd, or a NAR at an upstream.
+    blob TEXT CHECK (length(blob) = 64),
+    blob_size INTEGER CHECK (blob_size > 0),
+    upstream_url TEXT,
+    file_hash TEXT,
+    file_size INTEGER,
+    CHECK ((blob IS NULL) = (blob_size IS NULL)),
+    CHECK ((blob IS NULL) = (upstream_url IS NOT NULL)),
+    CHECK (blob IS NULL OR compression = 'zstd')
+  ) STRICT, WITHOUT ROWID;
+  INSERT INTO cached_path_2
+    SELECT hash_part, path, nar_hash, nar_size, refs, deriver, '', NULL, unixepoch(),
+      compression, blob, blob_size, NULL, NULL, NULL FROM cached_path;
+  DROP TABLE cached_path;
+  ALTER TABLE cached_path_2 RENAME TO cached_path;
+  CREATE INDEX cached_path_blob ON cached_path (blob);
+  CREATE INDEX cached_path_deriver ON cached_path (deriver);
+
+  -- Who refers to whom, by hash part, self-references included.
+  CREATE TABLE path_reference (
+    referrer TEXT NOT NULL,
+    referred TEXT NOT NULL,
+    PRIMARY KEY (referrer, referred)
+  ) STRICT, WITHOUT ROWID;
+  CREATE INDEX path_reference_referred ON path_reference (referred, referrer);
+  INSERT OR IGNORE INTO path_reference
+    SELECT hash_part, substr(name.value, 1, 32)
+    FROM cached_path, json_each('["' || replace(refs, ' ', '","') || '"]') AS name
+    WHERE refs <> '';
+
+  -- When the last row that named it went or got another; NULL while one names it.
+  ALTER TABLE nar ADD COLUMN released_at INTEGER;
+  UPDATE nar SET released_at = unixepoch()
+    WHERE NOT EXISTS (SELECT 1 FROM cached_path WHERE cached_path.blob = nar.blob);
+  CREATE INDEX nar_released ON nar (released_at) WHERE released_at IS NOT NULL;
+
+  CREATE TABLE listing (
+    hash_part TEXT PRIMARY KEY,
+    zstd BLOB NOT NULL
+  ) STRICT;
+
+  CREATE TABLE debug_file (
+    build_id TEXT NOT NULL CHECK (length(build_id) = 40),
+    hash_part TEXT NOT NULL,
+    member TEXT NOT NULL,
+    PRIMARY KEY (build_id, hash_part, member)
+  ) STRICT, WITHOUT ROWID;
+  CREATE INDEX debug_file_path ON debug_file (hash_part);
+
+  CREATE TABLE build_log (
+    drv TEXT PRIMARY KEY,
+    blob TEXT NOT NULL CHECK (length(blob) = 64),
+    size INTEGER NOT NULL CHECK (size > 0),
+    used_at INTEGER NOT NULL
+  ) STRICT, WITHOUT ROWID;
+  CREATE INDEX build_log_blob ON build_log (blob);
+
+  CREATE TABLE realisation (
+    key TEXT PRIMARY KEY,
+    out_path TEXT NOT NULL,
+    json TEXT NOT NULL,
+    used_at INTEGER NOT NULL
+  ) STRICT, WITHOUT ROWID;
+
+  CREATE TABLE staged_nar (
+    file TEXT PRIMARY KEY,
+    nar_hash TEXT NOT NULL,
+    nar_size INTEGER NOT NULL CHECK (nar_size > 0),
+    file_hash TEXT NOT NULL,
+    file_size INTEGER NOT NULL,
+    blob TEXT NOT NULL CHECK (length(blob) = 64),
+    blob_size INTEGER NOT NULL CHECK (blob_size > 0),
+    flat_hash TEXT,
+    -- Hash parts, separated by one space.
+    mentions TEXT NOT NULL,
+    listing BLOB,
+    -- JSON: [{"buildId", "member"}, …]
+    debug_files TEXT NOT NULL,
+    staged_at INTEGER NOT NULL
+  ) STRICT;
+  CREATE INDEX staged_nar_blob ON staged_nar (blob);
+
+  CREATE TABLE pin (
+    name TEXT PRIMARY KEY,
+    path TEXT NOT NULL,
+    created_at INTEGER NOT NULL
+  ) STRICT, WITHOUT ROWID;
+
+  CREATE TABLE credential_2 (
+    token_hash TEXT PRIMARY KEY,
+    name TEXT NOT NULL,
+    scope TEXT NOT NULL CHECK (scope IN ('read', 'push', 'host', 'admin')),
+    host TEXT REFERENCES host,
+    created_at INTEGER NOT NULL,
+    expires_at INTEGER,
+    CHECK ((scope = 'host') = (host IS NOT NULL))
+  ) STRICT, WITHOUT ROWID;
+  INSERT INTO credential_2 SELECT * FROM credential;
+  DROP TABLE credential;
+  ALTER TABLE credential_2 RENAME TO credential;
+  CREATE INDEX credential_name ON credential (name);
+  CREATE INDEX credential_host ON credential (host);
+  `,
 ];
 
 /** The schema version that this program writes. */

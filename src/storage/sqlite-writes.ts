@@ -1,10 +1,13 @@
-// State's changes as short synchronous transactions on the writing connection: the index, the
-// publication and its lease. Those about hosts' identities are in sqlite-enrolment.ts.
+// State's changes as short synchronous transactions on the writing connection: the publication and its
+// lease here, the index in sqlite-index.ts, its garbage collection in sqlite-sweep.ts, and what says
+// who a host is in sqlite-enrolment.ts.
 import type { Database } from 'better-sqlite3';
 import { FleetError } from '../errors.ts';
+import { hashPartOf } from '../nix/storepath.ts';
 import { createEnrolment } from './sqlite-enrolment.ts';
-import { cachedPathValues } from './sqlite-rows.ts';
-import type { CachedPath, LeaseHolder, PublishedManifest, StateWrites } from './state.ts';
+import { createIndex } from './sqlite-index.ts';
+import { createSweeps } from './sqlite-sweep.ts';
+import type { LeaseHolder, PublishedManifest, StateWrites } from './state.ts';
 
 /** StateWrites without the promises: what runs inside the writer, inline or on its thread. */
 export type SyncWrites = {
@@ -15,8 +18,9 @@ export type SyncWrites = {
 
 /** Each function is one IMMEDIATE transaction, and may throw SQLITE_BUSY before it did anything. */
 export function createWrites(db: Database): SyncWrites {
-  const putPath = db.prepare('INSERT OR REPLACE INTO cached_path VALUES (?,?,?,?,?,?,?,?,?)');
-  const putNar = db.prepare('INSERT OR REPLACE INTO nar VALUES (?, ?)');
+  const useToplevel = db.prepare(
+    'UPDATE cached_path SET used_at = max(used_at, ?) WHERE hash_part = ? AND path = ?',
+  );
   const readLease = db.prepare<[], LeaseHolder>('SELECT pid, since, fence FROM lease');
   const putLease = db.prepare<[number, number, number], LeaseHolder>(
     `INSERT OR REPLACE INTO lease (one, pid, since, fence) VALUES (1, ?, ?, ?)
@@ -34,20 +38,14 @@ export function createWrites(db: Database): SyncWrites {
        @closureBytes, @issuedAt, @expiresAt)`,
   );
 
-  const addCachedPaths = db.transaction((rows: readonly CachedPath[]): void => {
-    for (const row of rows) {
-      putNar.run(row.blob, row.blobSize);
-      putPath.run(...cachedPathValues(row));
-    }
-  });
-
   const recordLease = db.transaction((pid: number, now: number): LeaseHolder => {
     const holder = putLease.get(pid, now, (readLease.get()?.fence ?? 0) + 1);
     if (holder === undefined) throw new FleetError('E_INTERNAL', 'the lease was not recorded');
     return holder;
   });
 
-  const publish = db.transaction((manifests: readonly PublishedManifest[], fence: number): void => {
+  type Manifests = readonly PublishedManifest[];
+  const publish = db.transaction((manifests: Manifests, fence: number, now: number): void => {
     const holder = readLease.get();
     if (holder?.fence !== fence) {
       const now = holder === undefined ? 'nobody holds it' : `process ${holder.pid} holds it now`;
@@ -65,15 +63,21 @@ export function createWrites(db: Database): SyncWrites {
           `manifest ${epoch}.${sequence} of host ${host} does not follow ${last.epoch}.${last.sequence}`,
         );
       }
+      // With it all that it refers to is there, and stays: no row refers to a missing one.
+      const { toplevel } = manifest;
+      if (useToplevel.run(now, hashPartOf(toplevel), toplevel).changes === 0) {
+        throw new FleetError('E_CACHE_INCOMPLETE', `the cache lacks ${toplevel}, for ${host}`);
+      }
       addHost.run(host);
       addManifest.run(manifest);
     }
   });
 
   return {
-    addCachedPaths: (rows) => addCachedPaths.immediate(rows),
-    publish: (manifests, fence) => publish.immediate(manifests, fence),
+    publish: (manifests, fence, now) => publish.immediate(manifests, fence, now),
     recordLease: (pid, now) => recordLease.immediate(pid, now),
+    ...createIndex(db),
+    ...createSweeps(db),
     ...createEnrolment(db),
   };
 }

@@ -1,12 +1,13 @@
 // State on SQLite (fleet.db): reads on a connection of their own in the caller's thread, writes
 // through one writer. The file is created only when asked for, and never replaced.
 import type { Database } from 'better-sqlite3';
+import { createCacheReads } from './sqlite-cache-reads.ts';
 import { createDatabase, openReader } from './sqlite-database.ts';
 import { DEFAULT_PATIENCE } from './sqlite-patience.ts';
 import { createReads } from './sqlite-reads.ts';
 import { openThreadWriter } from './sqlite-thread.ts';
 import { openInlineWriter, type Writer } from './sqlite-writer.ts';
-import type { CachedPath, State, StateWrites } from './state.ts';
+import type { NewPath, State, StateWrites } from './state.ts';
 
 export type OpenStateOptions = {
   /** `thread`: for a process that serves; its event loop never waits for the disk or a lock. */
@@ -17,6 +18,8 @@ export type OpenStateOptions = {
 
 // A transaction of this many rows took 3 to 7 ms, its fsync included, so it stays below 20.
 const ROWS_PER_TRANSACTION = 200;
+/** Listings are large here and there. */
+const BYTES_PER_TRANSACTION = 1024 * 1024;
 
 /**
  * Creates an empty database file, durably; `openState` opens it.
@@ -38,10 +41,10 @@ export async function openState(file: string, options: OpenStateOptions): Promis
   let reader: Database | undefined;
   try {
     reader = await openReader(file, performance.now() + patience);
-    const reads = createReads(reader, patience);
     const close = reader.close.bind(reader);
     return {
-      ...reads,
+      ...createReads(reader, patience),
+      ...createCacheReads(reader, patience),
       ...writesThrough(writer),
       async [Symbol.asyncDispose]() {
         close();
@@ -55,13 +58,44 @@ export async function openState(file: string, options: OpenStateOptions): Promis
   }
 }
 
+/** `rows` in parts that one short transaction can take. */
+function* transactionsOf(rows: readonly NewPath[]): Generator<NewPath[]> {
+  let part: NewPath[] = [];
+  let bytes = 0;
+  for (const row of rows) {
+    part.push(row);
+    bytes += row.contents?.listing?.length ?? 0;
+    if (part.length < ROWS_PER_TRANSACTION && bytes < BYTES_PER_TRANSACTION) continue;
+    yield part;
+    [part, bytes] = [[], 0];
+  }
+  if (part.length > 0) yield part;
+}
+
 function writesThrough(writer: Writer): StateWrites {
   return {
-    async addCachedPaths(rows: readonly CachedPath[]) {
-      for (let at = 0; at < rows.length; at += ROWS_PER_TRANSACTION) {
-        await writer.write('addCachedPaths', [rows.slice(at, at + ROWS_PER_TRANSACTION)]);
-      }
+    async addCachedPaths(rows, now) {
+      for (const part of transactionsOf(rows)) await writer.write('addCachedPaths', [part, now]);
     },
+    async touchPaths(paths, now) {
+      let found = 0;
+      for (let at = 0; at < paths.length; at += ROWS_PER_TRANSACTION) {
+        const part = paths.slice(at, at + ROWS_PER_TRANSACTION);
+        found += await writer.write('touchPaths', [part, now]);
+      }
+      return found;
+    },
+    dropPath: (...args) => writer.write('dropPath', args),
+    stageNar: (...args) => writer.write('stageNar', args),
+    addUploadedPath: (...args) => writer.write('addUploadedPath', args),
+    addBuildLog: (...args) => writer.write('addBuildLog', args),
+    addRealisation: (...args) => writer.write('addRealisation', args),
+    addPin: (...args) => writer.write('addPin', args),
+    removePin: (...args) => writer.write('removePin', args),
+    beginSweep: (...args) => writer.write('beginSweep', args),
+    sweepPaths: (...args) => writer.write('sweepPaths', args),
+    sweepNars: (...args) => writer.write('sweepNars', args),
+    sweepLeftovers: (...args) => writer.write('sweepLeftovers', args),
     publish: (...args) => writer.write('publish', args),
     recordLease: (...args) => writer.write('recordLease', args),
     invite: (...args) => writer.write('invite', args),

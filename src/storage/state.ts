@@ -295,11 +295,12 @@ export interface StateWrites {
    */
   sweepLeftovers(cutoff: number, limit: number): Promise<number>;
   /**
-   * Makes `manifests` the newest ones of their hosts, all at once.
+   * Makes `manifests` the newest ones of their hosts, all at once, and marks their systems as used now.
    * @throws FleetError E_LEASE_LOST when `fence` is no longer the newest lease's;
-   *   E_SEQUENCE when one does not grow (epoch, sequence) of its host.
+   *   E_SEQUENCE when one does not grow (epoch, sequence) of its host;
+   *   E_CACHE_INCOMPLETE when the index has no row for a toplevel.
    */
-  publish(manifests: readonly PublishedManifest[], fence: number): Promise<void>;
+  publish(manifests: readonly PublishedManifest[], fence: number, now: number): Promise<void>;
   /** Records a new holder of the publication lease and returns it with the next fencing number. */
   recordLease(pid: number, now: number): Promise<LeaseHolder>;
   /** Records an invitation (and the host, if new), replacing unused ones of the same host. */

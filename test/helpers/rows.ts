@@ -5,23 +5,26 @@ import type { StorePath } from '../../src/nix/storepath.ts';
 import type { BlobId } from '../../src/storage/blobs.ts';
 import { createState, openState } from '../../src/storage/sqlite.ts';
 import type {
-  CachedPath,
   PublishedManifest,
   ReportRecord,
   State,
+  StoredPath,
 } from '../../src/storage/state.ts';
 import { pathInfo, storePath } from './paths.ts';
 import { temporaryDirectory } from './temporary.ts';
 
 export const hex = (seed: string): string => createHash('sha256').update(seed).digest('hex');
 
-export function cachedPath(seed: string, references: StorePath[] = []): CachedPath {
+export function cachedPath(seed: string, references: StorePath[] = []): StoredPath {
   return {
     ...pathInfo(storePath(seed), references),
     deriver: storePath(seed, 'x.drv'),
     compression: 'zstd',
     blob: hex(seed) as BlobId,
     blobSize: 77,
+    sigs: [],
+    ca: null,
+    upstream: null,
   };
 }
 

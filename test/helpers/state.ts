@@ -56,9 +56,21 @@ export async function addPath(
     references: [...references].sort(),
   };
   const blob = await blobs.put([zstdCompressSync(nar)]);
-  await state.addCachedPaths([
-    { ...info, deriver: null, compression: 'zstd', blob: blob.id, blobSize: blob.size },
-  ]);
+  await state.addCachedPaths(
+    [
+      {
+        ...info,
+        deriver: null,
+        sigs: [],
+        ca: null,
+        compression: 'zstd',
+        blob: blob.id,
+        blobSize: blob.size,
+        upstream: null,
+      },
+    ],
+    Math.floor(Date.now() / 1000),
+  );
   return info;
 }
 
@@ -94,6 +106,6 @@ export async function publishHost(
   const director = await readDirectorKey(dir);
   const manifest = signManifest(built, stored, current, director, rules);
   await requireServable(host, stored.closure, dir);
-  await dir.state.publish([manifest], lease.holder.fence);
+  await dir.state.publish([manifest], lease.holder.fence, now);
   return { toplevel: system.path, closure: built.closure };
 }
