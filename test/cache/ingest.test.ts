@@ -11,10 +11,10 @@ import { type IngestInfo, type IngestProgress, ingestClosure } from '../../src/c
 import { FleetError } from '../../src/errors.ts';
 import { baseNameOf, hashPartOf } from '../../src/nix/storepath.ts';
 import { createFileBlobs, openFileBlobs } from '../../src/storage/file-blobs.ts';
-import type { CachedPath } from '../../src/storage/state.ts';
+import type { NewPath, StoredPath } from '../../src/storage/state.ts';
 import { refused } from '../helpers/nix-scratch.ts';
 import { narHash } from '../helpers/paths.ts';
-import { emptyState } from '../helpers/rows.ts';
+import { emptyState, stored } from '../helpers/rows.ts';
 import { addStorePath, narOf } from '../helpers/store.ts';
 
 async function world() {
@@ -37,8 +37,11 @@ async function world() {
         contents,
         references.map((info) => info.path),
       ),
-    row: (info: IngestInfo) => state.cachedPath(hashPartOf(info.path)),
-    file: ({ blob }: CachedPath) => join(dir, blob.slice(0, 2), blob.slice(2)),
+    row: async (info: IngestInfo): Promise<StoredPath | null> => {
+      const row = await state.cachedPath(hashPartOf(info.path));
+      return row === null ? null : stored(row);
+    },
+    file: ({ blob }: StoredPath) => join(dir, blob.slice(0, 2), blob.slice(2)),
     contents: (info: IngestInfo) => join(storeDir, baseNameOf(info.path), 'contents'),
     temporaries: () => readdir(join(dir, 'tmp')),
     [Symbol.asyncDispose]: () => made[Symbol.asyncDispose](),
@@ -56,7 +59,8 @@ test('paths small and large become rows whose blobs are their NARs', async () =>
   for (const info of [a, b, large]) {
     const row = await made.row(info);
     assert.ok(row !== null);
-    const { blob, blobSize, compression, ...rest } = row;
+    const { blob, blobSize, compression, upstream, sigs, ca, ...rest } = row;
+    assert.deepEqual([upstream, sigs, ca], [null, [], null]);
     assert.deepEqual(rest, info);
     assert.equal(compression, 'zstd');
     assert.equal(await made.blobs.size(blob), blobSize);
@@ -125,12 +129,12 @@ test('no row comes before its blob', async () => {
   const seen: string[] = [];
   const state = {
     cachedPaths: made.state.cachedPaths,
-    async addCachedPaths(rows: readonly CachedPath[]) {
+    async addCachedPaths(rows: readonly NewPath[], now: number) {
       for (const row of rows) {
-        assert.equal(await made.blobs.size(row.blob), row.blobSize);
+        assert.equal(await made.blobs.size(stored(row).blob), row.blobSize);
         seen.push(row.path);
       }
-      await made.state.addCachedPaths(rows);
+      await made.state.addCachedPaths(rows, now);
     },
   };
   await ingestClosure(infos, { ...made.options, state });

@@ -15,6 +15,7 @@ import { createFileBlobs, openFileBlobs } from '../../src/storage/file-blobs.ts'
 import { createState, openState } from '../../src/storage/sqlite.ts';
 import { nix, openScratch, register, storeArguments, writeFiles } from '../helpers/nix-scratch.ts';
 import { storePath } from '../helpers/paths.ts';
+import { stored } from '../helpers/rows.ts';
 
 test('Nix substitutes from the blobs and narinfos of its own store, signatures demanded', async () => {
   await using scratch = await openScratch();
@@ -40,7 +41,7 @@ test('Nix substitutes from the blobs and narinfos of its own store, signatures d
   for (const row of await state.cachedPaths(infos.map((info) => info.path))) {
     const narinfo = join(cache, `${hashPartOf(row.path)}.narinfo`);
     await writeFile(narinfo, narInfoFor(row, [key]));
-    const { blob } = row;
+    const { blob } = stored(row);
     await cp(join(dir, 'blobs', blob.slice(0, 2), blob.slice(2)), join(cache, formatNarUrl(blob)));
   }
 

@@ -5,6 +5,7 @@ import type { StorePath } from '../../src/nix/storepath.ts';
 import type { BlobId } from '../../src/storage/blobs.ts';
 import { createState, openState } from '../../src/storage/sqlite.ts';
 import type {
+  CachedPath,
   PublishedManifest,
   ReportRecord,
   State,
@@ -28,6 +29,12 @@ export function cachedPath(seed: string, references: StorePath[] = []): StoredPa
   };
 }
 
+/** `row`, which must have its NAR here. */
+export function stored(row: CachedPath): StoredPath {
+  if (row.blob === null) throw new Error(`${row.path} is at an upstream`);
+  return row;
+}
+
 export function manifest(host: string, epoch: number, sequence: number): PublishedManifest {
   const name = `${host} ${epoch} ${sequence}`;
   return {
@@ -42,6 +49,19 @@ export function manifest(host: string, epoch: number, sequence: number): Publish
     issuedAt: 1000,
     expiresAt: 2000,
   };
+}
+
+/** Publishes `manifests` after rows for their systems were added. */
+export async function publishRows(
+  state: State,
+  manifests: readonly PublishedManifest[],
+  fence: number,
+): Promise<void> {
+  const rows = manifests.map(({ host, epoch, sequence }) =>
+    cachedPath(`${host} ${epoch} ${sequence}`),
+  );
+  await state.addCachedPaths(rows, 1000);
+  await state.publish(manifests, fence, 1000);
 }
 
 export function report(host: string, counter: number, previous: string | null): ReportRecord {

@@ -18,6 +18,7 @@ import { hashPartOf } from '../../src/nix/storepath.ts';
 import { buildApp } from '../../src/server/app.ts';
 import type { StateDir } from '../../src/server/statedir.ts';
 import { generateEnrolSecret, generateToken, hashToken } from '../../src/server/tokens.ts';
+import { stored } from '../helpers/rows.ts';
 import { makeState, publishHost } from '../helpers/state.ts';
 import { temporaryDir } from '../helpers/temporary.ts';
 
@@ -190,7 +191,7 @@ test('what is not there is 404: an unknown path, and a row whose bytes are gone 
     (path: string) => rm(path),
     (path: string) => mkdir(path),
   ]) {
-    for (const id of [row.blob, manifest?.closure ?? '']) await damage(file(id));
+    for (const id of [row.blob ?? '', manifest?.closure ?? '']) await damage(file(id));
     assert.equal((await get(`/${hashPartOf(toplevel)}.narinfo`)).status, 404);
     assert.equal((await get(nar)).status, 404);
     assert.equal((await get(closure)).status, 404);
@@ -205,7 +206,7 @@ test('the URL of a NAR stays valid when its path gets another one', async (t) =>
   const row = await dir.state.cachedPath(hashPartOf(toplevel));
   assert.ok(row !== null);
   const blob = await dir.blobs.put([Buffer.from('other bytes')]);
-  await dir.state.addCachedPaths([{ ...row, blob: blob.id, blobSize: blob.size }]);
+  await dir.state.addCachedPaths([{ ...stored(row), blob: blob.id, blobSize: blob.size }], NOW);
   const old = await fetch(`${url}/nar/${row.blob}.nar.zst`, { headers: bearer(read) });
   assert.equal(old.status, 200);
 });

@@ -71,7 +71,7 @@ test('a killed holder frees it; whom it waits for is told once', async () => {
   assert.equal(lease.holder.fence, theirs + 1);
   // What the killed one might still have wanted to publish is refused.
   await assert.rejects(
-    state.publish([manifest('a', 1, 1)], theirs),
+    state.publish([manifest('a', 1, 1)], theirs, 1000),
     refused('E_LEASE_LOST', /this process lost/),
   );
 });

@@ -15,13 +15,13 @@ for (const writer of ['inline', 'thread'] as const) {
       await using made = await emptyState(writer);
       const { state } = made;
       const [before, row] = [cachedPath('before'), cachedPath('during')];
-      await state.addCachedPaths([before]);
+      await state.addCachedPaths([before], 1000);
       await using holder = startProgram('hold-write-lock.ts', made.file, '1500');
       assert.equal(await holder.line(), 'held');
 
       const start = performance.now();
       let stored = false;
-      const write = state.addCachedPaths([row]).then(() => {
+      const write = state.addCachedPaths([row], 1000).then(() => {
         stored = true;
       });
       let longest = 0;
@@ -67,7 +67,7 @@ test('two processes that open and write at once never see each other', async () 
   await using holder = startProgram('hold-write-lock.ts', made.file, '300');
   await holder.line();
   const rows = Array.from({ length: 20 }, (_, i) => cachedPath(`row ${i}`));
-  await Promise.all(rows.map((row) => made.state.addCachedPaths([row])));
+  await Promise.all(rows.map((row) => made.state.addCachedPaths([row], 1000)));
   assert.equal((await made.state.cachedPaths(rows.map((row) => row.path))).length, 20);
 });
 

@@ -4,7 +4,7 @@ import { describe, test } from 'node:test';
 import { hashPartOf, parseStorePath } from '../../src/nix/storepath.ts';
 import { refused } from '../helpers/nix-scratch.ts';
 import { storePath } from '../helpers/paths.ts';
-import { cachedPath, emptyState, manifest } from '../helpers/rows.ts';
+import { cachedPath, emptyState, manifest, publishRows } from '../helpers/rows.ts';
 
 for (const writer of ['inline', 'thread'] as const) {
   describe(`writer ${writer}`, () => {
@@ -16,7 +16,7 @@ for (const writer of ['inline', 'thread'] as const) {
         cachedPath('none'),
         { ...cachedPath('self', [self, storePath('none')]), deriver: null },
       ];
-      await state.addCachedPaths(rows);
+      await state.addCachedPaths(rows, 1000);
       for (const row of rows) {
         assert.deepEqual(await state.cachedPath(hashPartOf(row.path)), row);
         assert.equal(await state.narBlobSize(row.blob), row.blobSize);
@@ -29,8 +29,8 @@ for (const writer of ['inline', 'thread'] as const) {
       await using made = await emptyState(writer);
       const row = cachedPath('a');
       const renamed = { ...row, path: parseStorePath(row.path.replace(/x$/, 'renamed')) };
-      await made.state.addCachedPaths([row]);
-      await made.state.addCachedPaths([renamed]);
+      await made.state.addCachedPaths([row], 1000);
+      await made.state.addCachedPaths([renamed], 1000);
       assert.deepEqual(await made.state.cachedPath(hashPartOf(row.path)), renamed);
       assert.deepEqual(await made.state.cachedPaths([row.path]), []);
     });
@@ -38,7 +38,7 @@ for (const writer of ['inline', 'thread'] as const) {
     test('thousands of rows, some asked for that are not there', async () => {
       await using made = await emptyState(writer);
       const rows = Array.from({ length: 1201 }, (_, i) => cachedPath(`row ${i}`));
-      await made.state.addCachedPaths(rows);
+      await made.state.addCachedPaths(rows, 1000);
       const paths = [...rows.map((row) => row.path), storePath('absent')];
       const found = await made.state.cachedPaths(paths);
       assert.equal(found.length, rows.length);
@@ -59,8 +59,8 @@ for (const writer of ['inline', 'thread'] as const) {
         // A new epoch starts its sequence again.
         manifest('a', 2, 1),
       ];
-      await state.publish([a1, b1], fence);
-      await state.publish([a2, a3], fence);
+      await publishRows(state, [a1, b1], fence);
+      await publishRows(state, [a2, a3], fence);
       assert.deepEqual(await state.currentManifest('a'), a3);
       assert.deepEqual(await state.currentManifests(), [a3, b1]);
       assert.deepEqual(await state.manifestHistory('a'), [a1, a2, a3]);
@@ -80,11 +80,11 @@ for (const writer of ['inline', 'thread'] as const) {
       const { state } = made;
       const { fence } = await state.recordLease(7, 100);
       const last = manifest('a', 2, 5);
-      await state.publish([last], fence);
+      await publishRows(state, [last], fence);
       const stale = [manifest('a', 2, 5), manifest('a', 2, 4), manifest('a', 1, 9)];
       for (const next of stale) {
         await assert.rejects(
-          state.publish([manifest('new', 1, 1), next], fence),
+          publishRows(state, [manifest('new', 1, 1), next], fence),
           refused('E_SEQUENCE', /host a does not follow 2\.5/),
         );
       }
@@ -96,18 +96,18 @@ for (const writer of ['inline', 'thread'] as const) {
       await using made = await emptyState(writer);
       const { state } = made;
       await assert.rejects(
-        state.publish([manifest('a', 1, 1)], 0),
+        publishRows(state, [manifest('a', 1, 1)], 0),
         refused('E_LEASE_LOST', /nobody holds it/),
       );
       const first = await state.recordLease(7, 100);
       const second = await state.recordLease(8, 101);
       assert.equal(second.fence, first.fence + 1);
       await assert.rejects(
-        state.publish([manifest('a', 1, 1)], first.fence),
+        publishRows(state, [manifest('a', 1, 1)], first.fence),
         refused('E_LEASE_LOST', /process 8/),
       );
       assert.deepEqual(await state.currentManifests(), []);
-      await state.publish([manifest('a', 1, 1)], second.fence);
+      await publishRows(state, [manifest('a', 1, 1)], second.fence);
     });
   });
 }
