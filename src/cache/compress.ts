@@ -22,24 +22,62 @@ const spares: Buffer[] = [];
 const CHUNK_BYTES = 256 * 1024;
 
 /**
- * Compresses exactly `size` bytes. Memory: `2 × SMALL_NAR`, or a stream's buffers, whatever `size` is.
+ * Compresses `chunks`, however many bytes they are; the frame tells its size when that is at most
+ * SMALL_NAR. Otherwise as `compressed`.
+ */
+export async function* compressedStream(
+  chunks: AsyncIterable<Uint8Array>,
+  level: number,
+): AsyncGenerator<Uint8Array> {
+  const iterator = chunks[Symbol.asyncIterator]();
+  try {
+    const parts: Uint8Array[] = [];
+    let size = 0;
+    while (size <= SMALL_NAR) {
+      const { done, value } = await iterator.next();
+      if (done === true) {
+        yield* compressed(from(parts), size, level);
+        return;
+      }
+      // A copy: the producer may use its chunk again.
+      parts.push(Uint8Array.from(value));
+      size += value.length;
+    }
+    yield* compressed(from(parts, iterator), null, level);
+  } finally {
+    await iterator.return?.();
+  }
+}
+
+async function* from(
+  parts: readonly Uint8Array[],
+  rest?: AsyncIterator<Uint8Array>,
+): AsyncGenerator<Uint8Array> {
+  yield* parts;
+  for (let next = await rest?.next(); next?.done === false; next = await rest?.next()) {
+    yield next.value;
+  }
+}
+
+/**
+ * Compresses exactly `size` bytes (null: any number of them, which the frame then does not tell). Memory: `2 × SMALL_NAR`, or a stream's buffers, whatever `size` is.
  * `level`: 1 (quickest) to 19. A chunk may be reused by its producer once the next one is asked for.
  * Throws what `chunks` throws.
  */
 export async function* compressed(
   chunks: AsyncIterable<Uint8Array>,
-  size: number,
+  size: number | null,
   level: number,
 ): AsyncGenerator<Uint8Array> {
   const options: ZstdOptions = {
-    pledgedSrcSize: size,
+    ...(size === null ? {} : { pledgedSrcSize: size }),
     params: {
       [constants.ZSTD_c_compressionLevel]: level,
       [constants.ZSTD_c_checksumFlag]: 1,
       [constants.ZSTD_c_contentSizeFlag]: 1,
     },
   };
-  if (size <= SMALL_NAR) {
+  if (size !== null && size <= SMALL_NAR) {
     const buffer = spares.pop() ?? Buffer.allocUnsafeSlow(SMALL_NAR);
     const whole = buffer.subarray(0, await gather(chunks, buffer));
     // Room for the worst case (ZSTD_COMPRESSBOUND): else every 16 KiB are a round trip to the pool.

@@ -5,11 +5,13 @@
 // Memory: per path compressed at a time what compress.ts says, however large its NAR is.
 import { availableParallelism } from 'node:os';
 import type { PathInfo } from '../nix/closure.ts';
+import { NarListing } from '../nix/nar-listing.ts';
 import { STORE_DIR, type StorePath } from '../nix/storepath.ts';
 import type { Blobs } from '../storage/blobs.ts';
-import type { CachedPath, State } from '../storage/state.ts';
+import type { CachedPath, NewPath, State } from '../storage/state.ts';
 import { compressed } from './compress.ts';
 import { Gate } from './gate.ts';
+import { contentsOf } from './nar-contents.ts';
 import { ReferenceOrder } from './reference-order.ts';
 import { checkedDump } from './store-dump.ts';
 
@@ -83,14 +85,14 @@ export async function ingestClosure(
   };
   for (const row of reused.values()) count(row);
 
-  let batch: CachedPath[] = [];
+  let batch: NewPath[] = [];
   const store = async (): Promise<void> => {
     const rows = batch;
     batch = [];
     await state.addCachedPaths(rows, Math.floor(Date.now() / 1000));
   };
   try {
-    const order = new ReferenceOrder<CachedPath>(todo.map((info) => info.path));
+    const order = new ReferenceOrder<NewPath>(todo.map((info) => info.path));
     await eachPath(todo, options, async (row) => {
       batch.push(...order.finish(row));
       if (batch.length >= ROWS_PER_BATCH) await store();
@@ -137,7 +139,7 @@ function isAsGood(row: CachedPath, info: IngestInfo): boolean {
 async function eachPath(
   todo: readonly IngestInfo[],
   { blobs, storeDir = STORE_DIR, level = DEFAULT_LEVEL, signal }: IngestOptions,
-  stored: (row: CachedPath) => Promise<void>,
+  stored: (row: NewPath) => Promise<void>,
 ): Promise<void> {
   const failure = new AbortController();
   const stop = signal === undefined ? failure.signal : AbortSignal.any([signal, failure.signal]);
@@ -146,11 +148,9 @@ async function eachPath(
 
   const ingest = async (info: IngestInfo, lane: Disposable): Promise<void> => {
     using _lane = lane;
-    const chunks = stoppable(
-      compressed(checkedDump(info, storeDir), info.narSize, level),
-      stop,
-      lane,
-    );
+    const listing = new NarListing();
+    const nar = checkedDump(info, storeDir, (node) => listing.add(node));
+    const chunks = stoppable(compressed(nar, info.narSize, level), stop, lane);
     const blob = await blobs.put(chunks);
     const { path, narHash, narSize, references, deriver } = info;
     await stored({
@@ -165,6 +165,7 @@ async function eachPath(
       blob: blob.id,
       blobSize: blob.size,
       upstream: null,
+      contents: await contentsOf(listing),
     });
   };
 

@@ -6,21 +6,24 @@ import { errnoOf, FleetError, isFleetError } from '../errors.ts';
 import type { PathInfo } from '../nix/closure.ts';
 import { formatNarHash } from '../nix/hash.ts';
 import { dumpNar } from '../nix/nar-dump.ts';
+import type { NarNode } from '../nix/nar-write.ts';
 import { baseNameOf } from '../nix/storepath.ts';
 
 /**
  * The NAR of `info.path`, whose files lie in `storeDir`; exactly `info.narSize` bytes. The last chunk
  * comes before the hash is known, so a consumer keeps nothing until the generator has returned.
+ * `onNode` is told of every node on the way.
  * @throws FleetError E_STORE_CORRUPT when size or hash differ, or files are missing.
  */
 export async function* checkedDump(
   info: PathInfo,
   storeDir: string,
+  onNode?: (event: NarNode) => void,
 ): AsyncGenerator<Uint8Array, void> {
   const hash = createHash('sha256');
   let size = 0;
   try {
-    for await (const chunk of dumpNar(join(storeDir, baseNameOf(info.path)))) {
+    for await (const chunk of dumpNar(join(storeDir, baseNameOf(info.path)), onNode)) {
       size += chunk.length;
       if (size > info.narSize) throw corrupt(info, `is larger than ${info.narSize} bytes`);
       hash.update(chunk);

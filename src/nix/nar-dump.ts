@@ -20,7 +20,7 @@ import { setImmediate as nextTurn } from 'node:timers/promises';
 import { promisify } from 'node:util';
 import { errnoOf, FleetError } from '../errors.ts';
 import { showBytes } from './nar-format.ts';
-import { NarWriter, NODE_ROOM } from './nar-write.ts';
+import { type NarNode, NarWriter, NODE_ROOM } from './nar-write.ts';
 
 /** How long the event loop may be kept waiting. */
 const TURN_MS = 4;
@@ -43,12 +43,15 @@ type Frame = { readonly path: string; readonly entries: readonly Entry[]; next: 
 
 /**
  * The NAR of `path` in chunks of at most 256 KiB. A chunk may be reused as soon as the next one is
- * asked for.
+ * asked for. `onNode` is told of every node on the way.
  * @throws FleetError E_NAR_CHANGED when a file shrinks, grows, is written to or vanishes meanwhile;
  *   E_NAR_BAD for what a NAR cannot hold; the system's error when `path` cannot be read.
  */
-export async function* dumpNar(path: string): AsyncGenerator<Uint8Array> {
-  const writer = new NarWriter();
+export async function* dumpNar(
+  path: string,
+  onNode?: (event: NarNode) => void,
+): AsyncGenerator<Uint8Array> {
+  const writer = new NarWriter(onNode);
   const root = Buffer.from(path).toString('latin1');
   const frames: Frame[] = [];
   let place: Place | undefined = { path: root, name: null, kind: lstatSync(path) };

@@ -18,6 +18,9 @@ export const CHUNK_BYTES = 256 * 1024;
 /** Room that any node without its contents needs, the longest name and target included. */
 export const NODE_ROOM = 8 * 1024;
 
+/** What a NAR holds besides the contents of files. */
+export type NarNode = Exclude<NarEvent, { type: 'contents' }>;
+
 /** The bytes of tokens, laid out once. */
 function tokens(...words: string[]): Buffer {
   const parts = words.flatMap((word) => {
@@ -83,7 +86,11 @@ export class NarWriter {
   #fileSize: number | undefined;
   readonly #open: string[] = [];
 
-  constructor() {
+  readonly #onNode: ((event: NarNode) => void) | undefined;
+
+  /** `onNode` is told of every node as it is laid out. */
+  constructor(onNode?: (event: NarNode) => void) {
+    this.#onNode = onNode;
     this.bytes(START);
   }
 
@@ -107,7 +114,8 @@ export class NarWriter {
   }
 
   /** A node up to its contents, or the end of a directory. */
-  node(event: Exclude<NarEvent, { type: 'contents' }>): void {
+  node(event: NarNode): void {
+    this.#onNode?.(event);
     if (this.complete || this.#fileSize !== undefined)
       throw badNar(`${event.type} where none can be`);
     if (event.type === 'leave') {
