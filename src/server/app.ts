@@ -1,13 +1,17 @@
-// Composes the server: Fastify with the cache's routes, the hosts' routes, roots and health.
+// Composes the server: Fastify with the cache's routes, the hosts' routes, roots, health and metrics.
 // Limits stand here, in one place. Nothing is kept in memory between requests that a publication
 // could make stale: every request asks the database, which is a local file.
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import type { Socket } from 'node:net';
+import type { Readable } from 'node:stream';
 import Fastify, { type FastifyInstance, type FastifyServerOptions } from 'fastify';
 import { registerCacheRoutes } from '../cache/routes.ts';
-import { makeAuth } from './auth.ts';
+import { registerUploadRoutes } from '../cache/upload-routes.ts';
+import { parseNixPublicKey } from '../nix/signature.ts';
+import { guardedBy, makeAuth } from './auth.ts';
 import { registerEnrolment } from './enrolment.ts';
 import { registerHostRoutes } from './hosts.ts';
+import { makeMetrics, observe, registerMetrics } from './metrics.ts';
 import { refuse, refuseError, statusOf } from './replies.ts';
 import type { StateDir } from './statedir.ts';
 
@@ -18,7 +22,20 @@ export type AppOptions = {
   readonly logger: FastifyServerOptions['logger'];
   /** POSIX seconds; tests set it. */
   readonly now?: () => number;
+  /** Time limits in milliseconds; tests set shorter ones. */
+  readonly limits?: Partial<Limits>;
 };
+
+type Limits = {
+  /** For a request's head to arrive. */
+  readonly headers: number;
+  /** For a small body to arrive. Uploads are measured by their progress instead. */
+  readonly body: number;
+  /** For a connection on which nothing moves. */
+  readonly standstill: number;
+};
+
+const LIMITS: Limits = { headers: 30_000, body: 30_000, standstill: 120_000 };
 
 /** The largest body that any route takes: an envelope (60 KiB) and some room. */
 const BODY_LIMIT = 64 * 1024;
@@ -29,16 +46,21 @@ const MAX_PIPELINED = 8;
 
 export function buildApp(dir: StateDir, options: AppOptions): FastifyInstance {
   const now = options.now ?? (() => Math.floor(Date.now() / 1000));
-  // Without it, requestTimeout would be looked at only every 30 s.
-  const checks = { connectionsCheckingInterval: 5_000 };
+  const limits = { ...LIMITS, ...options.limits };
+  // Without it, headersTimeout would be looked at only every 30 s.
+  const checks = {
+    connectionsCheckingInterval: Math.min(5_000, limits.headers),
+    headersTimeout: limits.headers,
+  };
   const app = Fastify({
     logger: options.logger ?? false,
     bodyLimit: BODY_LIMIT,
-    // The longest of our path parameters has 80 characters.
-    routerOptions: { maxParamLength: 128, ignoreTrailingSlash: false },
-    // How long a client may take to send its request, and how long a connection may stand still.
-    requestTimeout: 30_000,
-    connectionTimeout: 120_000,
+    // The longest of our path parameters is the name of a realisation.
+    routerOptions: { maxParamLength: 300, ignoreTrailingSlash: false },
+    // Not the whole request: a large upload on a slow line takes hours.
+    requestTimeout: 0,
+    connectionTimeout: limits.standstill,
+    trustProxy: dir.config.trustedProxies.length === 0 ? false : [...dir.config.trustedProxies],
     keepAliveTimeout: 65_000,
     frameworkErrors: (error, _request, reply) => void refuseError(reply, error),
     // Stopping does not wait for readers: a NAR that is cut is resumed by its client.
@@ -51,7 +73,9 @@ export function buildApp(dir: StateDir, options: AppOptions): FastifyInstance {
 
   // Bodies are signed bytes: they are parsed by their own strict parsers, never by Fastify's.
   app.removeAllContentTypeParsers();
-  app.addContentTypeParser('*', { parseAs: 'buffer' }, (_request, body, done) => done(null, body));
+  app.addContentTypeParser('*', (_request: unknown, payload: Readable) =>
+    smallBody(payload, limits.body),
+  );
 
   app.setErrorHandler((error, request, reply) => {
     if (statusOf(error) >= 500) request.log.error(error);
@@ -62,6 +86,8 @@ export function buildApp(dir: StateDir, options: AppOptions): FastifyInstance {
   );
 
   const auth = makeAuth(dir.state, dir.config.public, now);
+  const metrics = makeMetrics(dir, auth.counts);
+  observe(app, metrics);
   registerCacheRoutes(app, {
     state: dir.state,
     blobs: dir.blobs,
@@ -69,12 +95,24 @@ export function buildApp(dir: StateDir, options: AppOptions): FastifyInstance {
     priority: dir.config.cachePriority,
     mayRead: auth.mayRead,
   });
+  registerUploadRoutes(app, {
+    state: dir.state,
+    blobs: dir.blobs,
+    mayPush: auth.mayPush,
+    level: dir.config.zstdLevel,
+    maxNarBytes: dir.config.uploadMaxBytes,
+    trustedKeys: dir.config.uploadKeys.map(parseNixPublicKey),
+    references: dir.config.uploadReferences,
+    now,
+    onUpload: metrics.onUpload,
+  });
+  registerMetrics(app, metrics, auth.mayAdmin);
   registerHostRoutes(app, dir, auth, now);
-  registerEnrolment(app, dir, now);
+  registerEnrolment(app, dir, auth, now);
 
   app.get<{ Params: { file: string } }>(
     '/v1/root/:file',
-    { preHandler: auth.mayRead },
+    guardedBy(auth.mayRead),
     async (request, reply) => {
       const version = Number(/^([1-9]\d{0,6})\.json$/.exec(request.params.file)?.[1] ?? 0);
       const signed = dir.roots[version - 1];
@@ -92,6 +130,27 @@ export function buildApp(dir: StateDir, options: AppOptions): FastifyInstance {
     return reply.type('text/plain').send('ready\n');
   });
   return app;
+}
+
+/** The whole of a body, within BODY_LIMIT and in time. */
+async function smallBody(payload: Readable, ms: number): Promise<Buffer> {
+  const tooLate = setTimeout(() => payload.destroy(new Error('the body took too long')), ms);
+  try {
+    const parts: Buffer[] = [];
+    let size = 0;
+    for await (const part of payload.iterator({ destroyOnReturn: false })) {
+      size += part.length;
+      if (size > BODY_LIMIT) {
+        throw Object.assign(new Error(`the body is larger than ${BODY_LIMIT} bytes`), {
+          statusCode: 413,
+        });
+      }
+      parts.push(part);
+    }
+    return Buffer.concat(parts);
+  } finally {
+    clearTimeout(tooLate);
+  }
 }
 
 /**

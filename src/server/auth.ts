@@ -1,40 +1,114 @@
-// Who may ask for what. Closed by default: the cache's read side wants a token of scope `read` or
-// `host` (or `public` in fleet.json), a host's own routes want that host's token.
+// Who may ask for what. Closed by default: the read side wants any valid token (or `public` in
+// fleet.json), uploads one of scope `push`, metrics one of scope `admin`, a host's own routes that host's.
+// A token is looked up by its SHA-256 and never compared itself, so no time taken depends on how much of
+// a guess is right. What was found is kept while the state's version stays the same.
 import type { FastifyReply, FastifyRequest } from 'fastify';
-import type { Credential, StateReads } from '../storage/state.ts';
+import { TurnVersion } from '../cache/turn-version.ts';
+import type { Credential, Scope, StateReads } from '../storage/state.ts';
+import { FailureLimit } from './rate-limit.ts';
 import { refuse } from './replies.ts';
 import { hashToken, tokenFromHeader } from './tokens.ts';
 
 export type Guard = (request: FastifyRequest, reply: FastifyReply) => Promise<unknown>;
 
 export type Auth = {
-  /** Lets pass who may read the cache. */
-  readonly mayRead: Guard;
+  /** Lets pass who may read the cache; null where everybody may. */
+  readonly mayRead: Guard | null;
+  /** Lets pass who may upload. */
+  readonly mayPush: Guard;
+  /** Lets pass who may see metrics. */
+  readonly mayAdmin: Guard;
   /** Lets pass the host whose id is the route's `:host`. */
   readonly isHost: Guard;
+  /** Notes a failed attempt to be someone; answers and returns false where there were too many. */
+  readonly mayFailAgain: (request: FastifyRequest, reply: FastifyReply) => boolean;
+  readonly counts: { failures: number; limited: number };
 };
 
+/** More credentials than any fleet uses at a time; beyond, they are looked up again. */
+const MAX_KNOWN = 10_000;
+
 export function makeAuth(state: StateReads, open: boolean, now: () => number): Auth {
-  const credentialOf = async (request: FastifyRequest): Promise<Credential | null> => {
-    const token = tokenFromHeader(request.headers.authorization);
-    const found = token === null ? null : await state.credential(hashToken(token));
-    const expired = found?.expiresAt != null && found.expiresAt <= now();
-    return expired ? null : found;
+  const version = new TurnVersion(state);
+  const limit = new FailureLimit();
+  const counts = { failures: 0, limited: 0 };
+  /** SHA-256 of a token → its credential, as of `knownAt`. */
+  const known = new Map<string, Credential>();
+  let knownAt = -1;
+
+  const find = async (tokenHash: string): Promise<Credential | null> => {
+    const current = await version.read();
+    if (current !== knownAt || known.size > MAX_KNOWN) known.clear();
+    knownAt = current;
+    const found = known.get(tokenHash) ?? (await state.credential(tokenHash));
+    if (found !== null) known.set(tokenHash, found);
+    return found;
   };
+
+  const mayFailAgain = (request: FastifyRequest, reply: FastifyReply): boolean => {
+    counts.failures += 1;
+    const wait = limit.failed(request.ip, now());
+    if (wait === 0) return true;
+    counts.limited += 1;
+    reply.header('retry-after', String(wait));
+    refuse(reply, 429, 'E_RATE_LIMITED', 'too many bad tokens came from this address');
+    return false;
+  };
+
+  /** The request's credential, or null after it was answered. */
+  const credentialOf = async (
+    request: FastifyRequest,
+    reply: FastifyReply,
+  ): Promise<Credential | null> => {
+    const { authorization } = request.headers;
+    const token = tokenFromHeader(authorization);
+    const found = token === null ? null : await find(hashToken(token));
+    if (found !== null && (found.expiresAt === null || found.expiresAt > now())) {
+      names.set(request, found.name);
+      return found;
+    }
+    // Nix asks without credentials first; only a wrong token is an attempt.
+    if (authorization === undefined || mayFailAgain(request, reply)) unauthorized(reply);
+    return null;
+  };
+
+  const withScope =
+    (...scopes: Scope[]): Guard =>
+    async (request, reply) => {
+      const credential = await credentialOf(request, reply);
+      if (credential === null) return reply;
+      if (scopes.includes(credential.scope)) return;
+      const wanted = scopes[0] ?? '';
+      return refuse(reply, 403, 'E_FORBIDDEN', `this needs a token of scope ${wanted}`);
+    };
+
   return {
-    mayRead: async (request, reply) => {
-      if (open || (await credentialOf(request)) !== null) return;
-      return unauthorized(reply);
-    },
+    mayRead: open ? null : withScope('read', 'push', 'host', 'admin'),
+    mayPush: withScope('push', 'admin'),
+    mayAdmin: withScope('admin'),
     isHost: async (request, reply) => {
-      const credential = await credentialOf(request);
-      if (credential === null) return unauthorized(reply);
+      const credential = await credentialOf(request, reply);
+      if (credential === null) return reply;
       const { host } = request.params as { host: string };
       if (credential.scope !== 'host' || credential.host !== host) {
         return refuse(reply, 403, 'E_FORBIDDEN', `this token may not act as host ${host}`);
       }
     },
+    mayFailAgain,
+    counts,
   };
+}
+
+/** Route options of `guard`; none where everybody may. */
+export function guardedBy(guard: Guard | null): { preHandler?: Guard } {
+  return guard === null ? {} : { preHandler: guard };
+}
+
+const names = new WeakMap<FastifyRequest, string>();
+
+/** The name of the credential that a request came with; null when none was asked for or good. */
+export function credentialName(request: FastifyRequest): string | null {
+  return names.get(request) ?? null;
 }
 
 function unauthorized(reply: FastifyReply): FastifyReply {

@@ -5,6 +5,7 @@ import type { FastifyInstance } from 'fastify';
 import { parseEnvelope } from '../manifest/dsse.ts';
 import { verifyEnrolRequest } from '../manifest/enrolment.ts';
 import { requireHostKey } from '../manifest/root.ts';
+import type { Auth } from './auth.ts';
 import { bodyText } from './hosts.ts';
 import { refuse } from './replies.ts';
 import type { StateDir } from './statedir.ts';
@@ -16,13 +17,19 @@ const REFUSALS = {
   used: 'this enrolment file was used already, by another key',
 } as const;
 
-export function registerEnrolment(app: FastifyInstance, dir: StateDir, now: () => number): void {
+export function registerEnrolment(
+  app: FastifyInstance,
+  dir: StateDir,
+  auth: Pick<Auth, 'mayFailAgain'>,
+  now: () => number,
+): void {
   const { state } = dir;
   app.post('/v1/enroll', async (request, reply) => {
     const secret = tokenFromHeader(request.headers.authorization);
     const secretHash = secret === null ? null : hashToken(secret);
     const invitation = secretHash === null ? null : await state.invitation(secretHash);
     if (secretHash === null || invitation === null) {
+      if (!auth.mayFailAgain(request, reply)) return reply;
       return refuse(reply, 401, 'E_ENROL_REFUSED', REFUSALS.unknown);
     }
     const { publicKey } = verifyEnrolRequest(parseEnvelope(bodyText(request.body)), {

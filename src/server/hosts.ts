@@ -10,7 +10,7 @@ import { parsePublicKey } from '../manifest/keyfile.ts';
 import { AGENT_VERSION, formatOffer, MAX_OFFER_ROOTS, OFFER_VERSION } from '../manifest/offer.ts';
 import { verifyReceipt } from '../manifest/receipt.ts';
 import { parseBlobId } from '../storage/blobs.ts';
-import type { Auth } from './auth.ts';
+import { type Auth, guardedBy } from './auth.ts';
 import { refuse } from './replies.ts';
 import type { StateDir } from './statedir.ts';
 
@@ -65,7 +65,7 @@ export function registerHostRoutes(
 
   app.get<{ Params: { closure: string } }>(
     '/v1/closures/:closure',
-    { preHandler: auth.mayRead },
+    guardedBy(auth.mayRead),
     async (request, reply) => {
       const id = parseBlobId(request.params.closure);
       const size = id === null ? null : await state.closureSize(id);

@@ -33,6 +33,7 @@ export function stateLayout(dir: string) {
     keys: join(top, 'keys'),
     roots: join(top, 'root'),
     gcroots: join(top, 'gcroots'),
+    gcLock: join(top, 'gc.lock'),
     key: (name: string) => join(top, 'keys', name),
     root: (version: number) => join(top, 'root', `${version}.root.json`),
   };
@@ -68,11 +69,7 @@ export async function openStateDir(
   const roots = await readRoots(layout);
   const newest = roots.at(-1);
   if (newest === undefined) throw incomplete(layout, layout.root(1));
-  const cacheKeys = [parseNixSecretKey((await readPart(layout, layout.key('cache.sec'))).trim())];
-  for (const key of cacheKeys) {
-    const known = newest.root.cache.keys.includes(formatNixPublicKey(nixPublicKeyOf(key)));
-    if (!known) throw foreignKey(layout.key('cache.sec'), newest.root);
-  }
+  const cacheKeys = await readCacheKeys(layout, newest.root);
   if ((await stat(layout.blobs).catch(() => null)) === null) throw incomplete(layout, layout.blobs);
   if ((await stat(layout.database).catch(() => null)) === null) {
     throw incomplete(layout, layout.database);
@@ -89,6 +86,30 @@ export async function openStateDir(
     cacheKeys,
     [Symbol.asyncDispose]: () => state[Symbol.asyncDispose](),
   };
+}
+
+/**
+ * `cache.sec` and every `cache-NAME.sec` beside it, by name. Agents trust those that the root names, so one
+ * of them must be; others are for clients that are told of them by hand.
+ */
+async function readCacheKeys(layout: StateLayout, root: Root): Promise<NixSecretKey[]> {
+  const first = await readCacheKey(layout, 'cache.sec');
+  const others = (await readdir(layout.keys)).filter((name) => /^cache-.+\.sec$/.test(name)).sort();
+  const keys = [first];
+  for (const name of others) keys.push(await readCacheKey(layout, name));
+  const isNamed = keys.some((key) =>
+    root.cache.keys.includes(formatNixPublicKey(nixPublicKeyOf(key))),
+  );
+  if (!isNamed) throw foreignKey(layout.key('cache.sec'), root);
+  const twice = keys.find((key, i) => keys.findIndex(({ name }) => name === key.name) < i);
+  if (twice === undefined) return keys;
+  throw new FleetError('E_STATE_DAMAGED', `two keys in ${layout.keys} are named ${twice.name}`, {
+    hint: 'give each a name of its own, such as fleet.example.org-2',
+  });
+}
+
+async function readCacheKey(layout: StateLayout, name: string): Promise<NixSecretKey> {
+  return parseNixSecretKey((await readPart(layout, layout.key(name))).trim());
 }
 
 /**

@@ -1,0 +1,170 @@
+// An uploaded narinfo → a row of the index, or a refusal that says what does not fit. A flat list of
+// checks, cheap ones first; only when all hold does one transaction add the path, after all that it
+// refers to. What the NAR is was found out while it arrived (nar-intake.ts), not taken from the client.
+import { FleetError } from '../errors.ts';
+import { checkContentAddress } from '../nix/content-address.ts';
+import { decompress } from '../nix/decompress.ts';
+import { findHashParts } from '../nix/mentions.ts';
+import { type NarInfo, parseNarInfo } from '../nix/narinfo.ts';
+import { type NixPublicKey, parsePathSignature, verifyPathSignature } from '../nix/signature.ts';
+import { hashPartOf, type StorePath } from '../nix/storepath.ts';
+import type { Blobs } from '../storage/blobs.ts';
+import type { StagedNar, State } from '../storage/state.ts';
+import { compressionOf } from './upload-nar.ts';
+
+export type UploadPolicy = {
+  /** One of these must have signed what is uploaded; none: nobody need have. */
+  readonly trustedKeys: readonly NixPublicKey[];
+  /** `exact`: a NAR that mentions a path of this cache must list it. */
+  readonly references: 'exact' | 'declared';
+};
+
+type Stores = { readonly state: State; readonly blobs: Blobs };
+
+/**
+ * @returns whether the path is new here.
+ * @throws FleetError E_NARINFO, E_UPLOAD_*.
+ */
+export async function acceptNarInfo(
+  hashPart: string,
+  text: string,
+  { state, blobs }: Stores,
+  policy: UploadPolicy,
+  now: number,
+): Promise<'added' | 'same'> {
+  const info = parseNarInfo(text, { hashPart });
+  const vouched = requireSignature(info, policy.trustedKeys);
+  const file = /^nar\/([^/]+)$/.exec(info.url)?.[1];
+  if (file === undefined) {
+    throw new FleetError('E_UPLOAD_MISMATCH', `${info.path}: its URL must be nar/<file>`);
+  }
+  const nar = await state.stagedNar(file);
+  if (nar === null || (await blobs.size(nar.blob)) !== nar.blobSize) {
+    return await acceptKnown(info, file, state, blobs, now);
+  }
+  requireSameNar(info, nar, file);
+  const ca = contentAddressOf(info, nar);
+  if (!vouched) await requireReferences(info, nar, { state, blobs }, policy.references);
+  const { narHash, narSize, blob, blobSize, contents } = nar;
+  const { path, references, deriver, sigs } = info;
+  const row = { path, narHash, narSize, references, deriver, sigs, ca, contents };
+  const stored = { ...row, compression: 'zstd', blob, blobSize, upstream: null } as const;
+  return await add(stored, file, state, now);
+}
+
+/** A path that is here already needs no NAR: another client was first. */
+async function acceptKnown(
+  info: NarInfo,
+  file: string,
+  state: State,
+  blobs: Blobs,
+  now: number,
+): Promise<'same'> {
+  const row = await state.cachedPath(hashPartOf(info.path));
+  const isThere =
+    row !== null && (row.blob === null || (await blobs.size(row.blob)) === row.blobSize);
+  if (!isThere) {
+    throw new FleetError('E_UPLOAD_NO_NAR', `${info.path}: ${info.url} has not been uploaded`);
+  }
+  const said = { ...row, narHash: info.narHash, references: info.references, sigs: info.sigs };
+  await add(said, file, state, now);
+  return 'same';
+}
+
+async function add(
+  row: Parameters<State['addUploadedPath']>[0],
+  file: string,
+  state: State,
+  now: number,
+): Promise<'added' | 'same'> {
+  const done = await state.addUploadedPath(row, file, now);
+  if (done.outcome === 'differs') {
+    throw new FleetError(
+      'E_UPLOAD_CONFLICT',
+      `${row.path} is in this cache with other bytes or references`,
+    );
+  }
+  if (done.outcome === 'references missing') {
+    throw new FleetError(
+      'E_UPLOAD_REFERENCES_MISSING',
+      `${row.path} refers to what is not in this cache: ${some(done.missing)}`,
+    );
+  }
+  return done.outcome;
+}
+
+/** Whether a trusted key has signed it. @throws FleetError E_UPLOAD_UNSIGNED where one must have. */
+function requireSignature(info: NarInfo, trusted: readonly NixPublicKey[]): boolean {
+  if (trusted.length === 0) return false;
+  const names = info.sigs.map((sig) => parsePathSignature(sig).name);
+  if (info.sigs.some((sig) => verifyPathSignature(info, sig, trusted))) return true;
+  const seen = names.length === 0 ? 'by no key' : `by ${some(names)}`;
+  throw new FleetError(
+    'E_UPLOAD_UNSIGNED',
+    `${info.path} is signed ${seen}; this cache takes what is validly signed by ${some(trusted.map(({ name }) => name))}`,
+  );
+}
+
+function requireSameNar(info: NarInfo, nar: StagedNar, file: string): void {
+  const differs =
+    info.narHash !== nar.narHash
+      ? `NarHash ${info.narHash}, and the NAR has ${nar.narHash}`
+      : info.narSize !== nar.narSize
+        ? `NarSize ${info.narSize}, and the NAR has ${nar.narSize}`
+        : info.fileHash !== null && info.fileHash !== nar.fileHash
+          ? `FileHash ${info.fileHash}, and ${nar.fileHash} arrived`
+          : info.fileSize !== null && info.fileSize !== nar.fileSize
+            ? `FileSize ${info.fileSize}, and ${nar.fileSize} arrived`
+            : info.compression !== compressionOf(file)
+              ? `Compression ${info.compression} for a file named ${file}`
+              : null;
+  if (differs === null) return;
+  throw new FleetError('E_UPLOAD_MISMATCH', `the narinfo of ${info.path} says ${differs}`);
+}
+
+/** The content address where it is right, null where it cannot be checked. @throws E_UPLOAD_CA */
+function contentAddressOf(info: NarInfo, nar: StagedNar): string | null {
+  const { ca } = info;
+  if (ca === null) return null;
+  return checkContentAddress({ ...info, ca }, nar.flatHash) === 'verified' ? ca : null;
+}
+
+async function requireReferences(
+  info: NarInfo,
+  nar: StagedNar,
+  { state, blobs }: Stores,
+  rule: UploadPolicy['references'],
+): Promise<void> {
+  const mentioned = new Set(nar.mentions);
+  const listed = new Set(info.references.map(hashPartOf));
+  const unseen = new Set([...listed].filter((hashPart) => !mentioned.has(hashPart)));
+  if (unseen.size > 0) {
+    // Not as a whole store path, then; Nix takes a bare hash part for a reference too.
+    const blob = await blobs.get(nar.blob);
+    const found = blob === null ? new Set() : await findHashParts(decompress(blob, 'zstd'), unseen);
+    const absent = info.references.filter((path) => {
+      const hashPart = hashPartOf(path);
+      return unseen.has(hashPart) && !found.has(hashPart);
+    });
+    if (absent.length > 0) {
+      throw new FleetError(
+        'E_UPLOAD_REFERENCES',
+        `the narinfo of ${info.path} lists ${some(absent)}, which its NAR does not mention`,
+      );
+    }
+  }
+  if (rule === 'declared') return;
+  const unlisted = [...mentioned].filter((hashPart) => !listed.has(hashPart));
+  const known = (await state.cachedPathsByHash(unlisted)).map(({ path }) => path);
+  if (unlisted.includes(hashPartOf(info.path))) known.push(info.path);
+  if (known.length === 0) return;
+  throw new FleetError(
+    'E_UPLOAD_REFERENCES',
+    `the NAR of ${info.path} mentions ${some(known)}, which its narinfo does not list`,
+  );
+}
+
+function some(names: readonly (StorePath | string)[]): string {
+  const more = names.length - 5;
+  return names.slice(0, 5).join(', ') + (more > 0 ? ` and ${more} more` : '');
+}
