@@ -9,16 +9,14 @@ import { createServer, type IncomingMessage, type Server, type ServerResponse } 
 import type { AddressInfo } from 'node:net';
 import { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
-import { constants, createZstdDecompress } from 'node:zlib';
-import { errnoOf, FleetError, isFleetError, messageOf } from '../errors.ts';
+import { FleetError, isFleetError, messageOf } from '../errors.ts';
+import { decompress } from '../nix/decompress.ts';
 import { checkNar } from '../nix/nar-check.ts';
 import { formatNarInfo, type NarInfo } from '../nix/narinfo.ts';
 import type { Client } from './client.ts';
 
 /** As many NARs at once; each may hold one zstd window. */
 const PARALLEL = 4;
-/** 32 MiB, as for deltas; zstd's levels 1 to 19 stay below. */
-const WINDOW_LOG = 25;
 
 export class Substituter implements AsyncDisposable {
   /** What Nix is told. Whoever knows it may read the closure while the update lasts. */
@@ -112,7 +110,7 @@ export class Substituter implements AsyncDisposable {
     const most = info.narSize + Math.ceil(info.narSize / 128) + 1024;
     const body = this.#count(this.#client.stream(`/${info.url}`, most, this.signal));
     try {
-      yield* checkNar(info.compression === 'none' ? body : unpack(body), info);
+      yield* checkNar(decompress(body, info.compression), info);
     } catch (error) {
       throw refusal(info, error);
     }
@@ -162,22 +160,6 @@ function localNarInfo(info: NarInfo, hashPart: string): NarInfo {
   };
 }
 
-/** zstd → bytes, one frame with a bounded window and nothing behind it; streamed. */
-async function* unpack(body: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array> {
-  const decompress = createZstdDecompress({
-    rejectGarbageAfterEnd: true,
-    params: { [constants.ZSTD_d_windowLogMax]: WINDOW_LOG },
-  });
-  const feeding = pipeline(Readable.from(body, { objectMode: false }), decompress);
-  // Whatever fails on the way destroys `decompress`, with that as its error.
-  feeding.catch(() => {});
-  try {
-    yield* decompress;
-  } finally {
-    decompress.destroy();
-  }
-}
-
 /** What the line did stays what it is; all else is the server's doing, and names the path. */
 function refusal(info: NarInfo, error: unknown): unknown {
   if (isFleetError(error, 'E_SERVER_ANSWER')) {
@@ -185,8 +167,7 @@ function refusal(info: NarInfo, error: unknown): unknown {
   }
   const bad =
     isFleetError(error, 'E_NAR_BAD', 'E_NAR_LIMIT', 'E_NAR_MISMATCH', 'E_NAR_TRUNCATED') ||
-    isFleetError(error, 'E_BODY_LIMIT') ||
-    /^(Z_|ZSTD_|ERR_TRAILING)/.test(errnoOf(error) ?? '');
+    isFleetError(error, 'E_BODY_LIMIT');
   if (!bad) return error;
   return new FleetError('E_NAR_REFUSED', `the NAR of ${info.path}: ${messageOf(error)}`, {
     cause: error,
