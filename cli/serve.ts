@@ -4,7 +4,7 @@ import type { AddressInfo } from 'node:net';
 import { createSecureContext } from 'node:tls';
 import type { Command } from 'commander';
 import { formatListen, parseListen } from '../src/config.ts';
-import { FleetError, messageOf } from '../src/errors.ts';
+import { FleetError, isFleetError, messageOf } from '../src/errors.ts';
 import { readInput } from './input.ts';
 import { globalsOf, print, say } from './output.ts';
 import { withStateDir } from './state.ts';
@@ -31,7 +31,10 @@ export function registerServe(program: Command): void {
           const stopped = toldToStop();
           const app = buildApp(dir, {
             ...(tls === undefined ? {} : { tls }),
-            logger: { level: options.accessLog === true ? 'info' : 'warn', stream: process.stderr },
+            ...(options.accessLog === true
+              ? { accessLog: { level: 'info', stream: process.stderr } }
+              : {}),
+            onError: (error) => process.stderr.write(`${formatFault(error)}\n`),
           });
           try {
             await app.listen({ host, port });
@@ -85,6 +88,13 @@ async function readTls(options: Options): Promise<{ cert: string; key: string } 
     );
   }
   return tls;
+}
+
+/** One JSON line, as the access log's are. */
+function formatFault(error: unknown): string {
+  const code = isFleetError(error) ? error.code : 'E_INTERNAL';
+  const stack = error instanceof Error ? error.stack : undefined;
+  return JSON.stringify({ level: 50, time: Date.now(), code, msg: messageOf(error), stack });
 }
 
 function listenOf(text: string) {

@@ -113,9 +113,9 @@ export class ClosureNarInfos {
         const text = found.get(hashPart);
         // It went between the check and now: the connection ends, and with it a body that is not whole.
         if (text === undefined) throw new Error(`${hashPart} is gone`);
-        return text;
+        return `${text}\n`;
       });
-      yield Buffer.concat(texts.flatMap((text) => [text, SEPARATOR]));
+      yield Buffer.from(texts.join(''));
     }
   }
 
@@ -142,8 +142,6 @@ export class ClosureNarInfos {
     return inReferenceOrder(start, references);
   }
 }
-
-const SEPARATOR = Buffer.from('\n');
 
 /** Depth first, without recursion: a path comes once all that it refers to has come. */
 function inReferenceOrder(

@@ -23,8 +23,9 @@ export function narHandler({ state, blobs }: { state: StateReads; blobs: Blobs }
     const isHead = request.method === 'HEAD';
     const id = parseNarUrl(file);
     const size = id === null ? null : await state.narBlobSize(id);
+    await using open = id === null || size === null ? null : await blobs.open(id);
     // Never 200 for a file that was cut or grew: what is behind a URL cannot change.
-    if (id === null || size === null || (await blobs.size(id)) !== size) {
+    if (open === null || size === null || open.size !== size) {
       const length = isHead ? await staged(file) : null;
       return length === null
         ? missing(reply)
@@ -63,10 +64,6 @@ export function narHandler({ state, blobs }: { state: StateReads; blobs: Blobs }
     };
     const status = range === 'whole' ? 200 : 206;
     if (isHead) return reply.code(status).headers(head).send();
-    const reader = await blobs.open(id);
-    if (reader === null) return missing(reply);
-    await using open = reader;
-    if (open.size !== size) return missing(reply);
     reply.hijack();
     // Nothing but the socket is between the buffers and the client.
     reply.raw.writeHead(status, head);

@@ -10,7 +10,8 @@ import type { CachedPath, StateReads } from '../storage/state.ts';
 import { narInfoFor } from './narinfo-view.ts';
 import { TurnVersion } from './turn-version.ts';
 
-type Entry = { row: CachedPath; text: Buffer; version: number };
+// Text and not bytes: Node sends head and body in one write when both are strings, in half the time.
+type Entry = { row: CachedPath; text: string; version: number };
 
 /** Besides its text an entry holds a row; both together are rarely more than twice the text. */
 const BUDGET = 32 * 1024 * 1024;
@@ -31,7 +32,7 @@ export class NarInfoCache {
   }
 
   /** The narinfo's text, or null when the path cannot be had. */
-  async get(hashPart: string): Promise<Buffer | null> {
+  async get(hashPart: string): Promise<string | null> {
     const version = await this.#version.read();
     const known = this.#entries.get(hashPart);
     if (known?.version === version) return (await this.#isThere(known.row)) ? known.text : null;
@@ -41,9 +42,9 @@ export class NarInfoCache {
   }
 
   /** The narinfos of many paths, by hash part; those that cannot be had are left out. */
-  async getMany(hashParts: readonly string[]): Promise<Map<string, Buffer>> {
+  async getMany(hashParts: readonly string[]): Promise<Map<string, string>> {
     const version = await this.#version.read();
-    const found = new Map<string, Buffer>();
+    const found = new Map<string, string>();
     const unsure: string[] = [];
     for (const hashPart of hashParts) {
       const known = this.#entries.get(hashPart);
@@ -60,7 +61,7 @@ export class NarInfoCache {
     return row.blob === null || (await this.#blobs.size(row.blob)) === row.blobSize;
   }
 
-  #textOf(row: CachedPath, version: number): Buffer {
+  #textOf(row: CachedPath, version: number): string {
     const hashPart = hashPartOf(row.path);
     const known = this.#entries.get(hashPart);
     if (known !== undefined) {
@@ -69,9 +70,7 @@ export class NarInfoCache {
       this.#bytes -= known.text.length;
     }
     const text =
-      known !== undefined && isSame(known.row, row)
-        ? known.text
-        : Buffer.from(narInfoFor(row, this.#keys));
+      known !== undefined && isSame(known.row, row) ? known.text : narInfoFor(row, this.#keys);
     this.#entries.set(hashPart, { row, text, version });
     this.#bytes += text.length;
     for (const [oldest, { text: old }] of this.#entries) {

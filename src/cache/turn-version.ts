@@ -1,10 +1,14 @@
-// The state's version, looked up at most once in a turn of the event loop: many requests arrive
-// together, and a lookup each would cost each of them what it saves.
+// The state's version, looked up once for all requests that arrive together: a lookup for each would cost
+// it what the memory it guards saves.
 import type { StateReads } from '../storage/state.ts';
+
+/** In milliseconds: shorter than it takes an acknowledgement to reach a client and come back as a question. */
+const TOGETHER = 0.1;
 
 export class TurnVersion {
   readonly #state: Pick<StateReads, 'version'>;
   #current: Promise<number> | null = null;
+  #readAt = 0;
 
   constructor(state: Pick<StateReads, 'version'>) {
     this.#state = state;
@@ -12,11 +16,10 @@ export class TurnVersion {
 
   /** Another number once anything in the state may have changed. */
   read(): Promise<number> {
-    if (this.#current === null) {
+    const now = performance.now();
+    if (this.#current === null || now - this.#readAt > TOGETHER) {
       this.#current = this.#state.version();
-      setImmediate(() => {
-        this.#current = null;
-      });
+      this.#readAt = now;
     }
     return this.#current;
   }

@@ -49,8 +49,6 @@ export function registerUploadRoutes(app: FastifyInstance, options: UploadRoutes
   app.register(async (scope) => {
     scope.removeAllContentTypeParsers();
     scope.addContentTypeParser('*', (_request, _payload, done) => done(null, undefined));
-    // Before the body: who may not upload is told so at once.
-    scope.addHook('onRequest', options.mayPush);
     scope.addHook('onError', async (request, reply) => endSoon(request, reply));
     addRoutes(scope, options);
   });
@@ -60,10 +58,12 @@ function addRoutes(scope: FastifyInstance, options: UploadRoutes): void {
   const { state, blobs, level, maxNarBytes, trustedKeys, references, now, onUpload } = options;
   const pace = options.pace;
   const paced = pace === undefined ? {} : { pace };
+  // Nothing has been read of the body by then: who may not upload is told so at once.
+  const guarded = { preHandler: options.mayPush };
   const gate = new Gate(PARALLEL);
   let waiting = 0;
 
-  scope.put<{ Params: { file: string } }>('/nar/:file', async (request, reply) => {
+  scope.put<{ Params: { file: string } }>('/nar/:file', guarded, async (request, reply) => {
     if (waiting >= MAX_WAITING) {
       throw new FleetError('E_STATE_BUSY', `${MAX_WAITING} uploads are waiting already`);
     }
@@ -82,7 +82,7 @@ function addRoutes(scope: FastifyInstance, options: UploadRoutes): void {
     return reply.code(201).send();
   });
 
-  scope.put<{ Params: { hash: string } }>('/:hash.narinfo', async (request, reply) => {
+  scope.put<{ Params: { hash: string } }>('/:hash.narinfo', guarded, async (request, reply) => {
     try {
       const { hash } = request.params;
       if (!isHashPart(hash)) throw new FleetError('E_STORE_PATH', 'that is no hash part of a path');
@@ -106,10 +106,10 @@ function addRoutes(scope: FastifyInstance, options: UploadRoutes): void {
     }
     return reply.code(200).send();
   };
-  scope.put('/:hash.ls', drop);
-  scope.put('/debuginfo/:buildId', drop);
+  scope.put('/:hash.ls', guarded, drop);
+  scope.put('/debuginfo/:buildId', guarded, drop);
 
-  scope.put<{ Params: { drv: string } }>('/log/:drv', async (request, reply) => {
+  scope.put<{ Params: { drv: string } }>('/log/:drv', guarded, async (request, reply) => {
     const drv = derivationOf(request.params.drv);
     if (drv === null) throw new FleetError('E_STORE_PATH', 'that is no name of a derivation');
     const text = capped(decodedBody(request.raw, pace), MAX_LOG);
@@ -132,10 +132,10 @@ function addRoutes(scope: FastifyInstance, options: UploadRoutes): void {
       `${key} names ${record.outPath}, which is not in this cache`,
     );
   };
-  scope.put('/realisations/:id', realisation);
-  scope.put('/build-trace-v2/:drv/:output', realisation);
+  scope.put('/realisations/:id', guarded, realisation);
+  scope.put('/build-trace-v2/:drv/:output', guarded, realisation);
 
-  scope.post('/v1/cache/missing', async (request, reply) => {
+  scope.post('/v1/cache/missing', guarded, async (request, reply) => {
     const asked = parseQuestion((await smallBody(request.raw, MAX_QUESTION, pace)).toString());
     const there = new Set<StorePath>();
     for (const row of await state.cachedPaths(asked)) {

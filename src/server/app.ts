@@ -1,8 +1,6 @@
 // Composes the server: Fastify with the cache's routes, the hosts' routes, roots, health and metrics.
 // Limits stand here, in one place. Nothing is kept in memory between requests that a publication
 // could make stale: every request asks the database, which is a local file.
-import type { IncomingMessage, ServerResponse } from 'node:http';
-import type { Socket } from 'node:net';
 import type { Readable } from 'node:stream';
 import Fastify, { type FastifyInstance, type FastifyServerOptions } from 'fastify';
 import { registerCacheRoutes } from '../cache/routes.ts';
@@ -11,15 +9,18 @@ import { parseNixPublicKey } from '../nix/signature.ts';
 import { guardedBy, makeAuth } from './auth.ts';
 import { registerEnrolment } from './enrolment.ts';
 import { registerHostRoutes } from './hosts.ts';
-import { makeMetrics, observe, registerMetrics } from './metrics.ts';
+import { makeMetrics, registerMetrics } from './metrics.ts';
 import { refuse, refuseError, statusOf } from './replies.ts';
 import type { StateDir } from './statedir.ts';
+import { watch } from './watch.ts';
 
 export type AppOptions = {
   /** PEM texts; without them the server speaks plain HTTP. */
   readonly tls?: { readonly cert: string; readonly key: string };
-  /** Where the request log goes; false for none. */
-  readonly logger: FastifyServerOptions['logger'];
+  /** Where every request is logged; none where absent. */
+  readonly accessLog?: FastifyServerOptions['logger'];
+  /** Told of what went wrong inside. */
+  readonly onError?: (error: unknown) => void;
   /** POSIX seconds; tests set it. */
   readonly now?: () => number;
   /** Time limits in milliseconds; tests set shorter ones. */
@@ -53,7 +54,8 @@ export function buildApp(dir: StateDir, options: AppOptions): FastifyInstance {
     headersTimeout: limits.headers,
   };
   const app = Fastify({
-    logger: options.logger ?? false,
+    // None where nobody reads it: a logger for each request costs as much as looking its narinfo up.
+    logger: options.accessLog ?? false,
     bodyLimit: BODY_LIMIT,
     // The longest of our path parameters is the name of a realisation.
     routerOptions: { maxParamLength: 300, ignoreTrailingSlash: false },
@@ -69,7 +71,6 @@ export function buildApp(dir: StateDir, options: AppOptions): FastifyInstance {
   }) as FastifyInstance;
   // Idle and half-open connections are cheap, but not without end.
   app.server.maxConnections = MAX_CONNECTIONS;
-  limitPipelining(app);
 
   // Bodies are signed bytes: they are parsed by their own strict parsers, never by Fastify's.
   app.removeAllContentTypeParsers();
@@ -77,8 +78,8 @@ export function buildApp(dir: StateDir, options: AppOptions): FastifyInstance {
     smallBody(payload, limits.body),
   );
 
-  app.setErrorHandler((error, request, reply) => {
-    if (statusOf(error) >= 500) request.log.error(error);
+  app.setErrorHandler((error, _request, reply) => {
+    if (statusOf(error) >= 500) options.onError?.(error);
     return refuseError(reply, error);
   });
   app.setNotFoundHandler((_request, reply) =>
@@ -87,7 +88,7 @@ export function buildApp(dir: StateDir, options: AppOptions): FastifyInstance {
 
   const auth = makeAuth(dir.state, dir.config.public, now);
   const metrics = makeMetrics(dir, auth.counts);
-  observe(app, metrics);
+  watch(app, metrics.observe, MAX_PIPELINED);
   registerCacheRoutes(app, {
     state: dir.state,
     blobs: dir.blobs,
@@ -107,7 +108,7 @@ export function buildApp(dir: StateDir, options: AppOptions): FastifyInstance {
     onUpload: metrics.onUpload,
   });
   registerMetrics(app, metrics, auth.mayAdmin);
-  registerHostRoutes(app, dir, auth, now);
+  registerHostRoutes(app, dir, auth, now, options.onError);
   registerEnrolment(app, dir, auth, now);
 
   app.get<{ Params: { file: string } }>(
@@ -151,18 +152,4 @@ async function smallBody(payload: Readable, ms: number): Promise<Buffer> {
   } finally {
     clearTimeout(tooLate);
   }
-}
-
-/**
- * Ends connections on which a client sends requests without reading the answers: each would hold its
- * file and buffers until the ones before it are read.
- */
-function limitPipelining(app: FastifyInstance): void {
-  const underWay = new WeakMap<Socket, number>();
-  app.server.on('request', ({ socket }: IncomingMessage, response: ServerResponse) => {
-    const count = (underWay.get(socket) ?? 0) + 1;
-    underWay.set(socket, count);
-    response.once('close', () => underWay.set(socket, (underWay.get(socket) ?? 1) - 1));
-    if (count > MAX_PIPELINED) socket.destroy();
-  });
 }

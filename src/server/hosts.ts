@@ -22,6 +22,7 @@ export function registerHostRoutes(
   dir: StateDir,
   auth: Auth,
   now: () => number,
+  onError?: (error: unknown) => void,
 ): void {
   const { state, blobs } = dir;
   const touched = new Map<string, number>();
@@ -32,7 +33,7 @@ export function registerHostRoutes(
     // Either way: a clock that was ahead must not silence a host until it is caught up with.
     if (Math.abs(at - (touched.get(host) ?? Number.NEGATIVE_INFINITY)) < TOUCH_EVERY) return;
     touched.set(host, at);
-    state.touchHost(host, at).catch((error) => app.log.warn(error, `sighting of ${host} not kept`));
+    state.touchHost(host, at).catch((error) => onError?.(error));
   };
 
   app.get<{ Params: { host: string }; Querystring: { root?: string } }>(

@@ -127,16 +127,6 @@ export function makeMetrics({ state }: StateDir, auth: Auth['counts']): Metrics 
   };
 }
 
-/** Counts every answer. */
-export function observe(app: FastifyInstance, metrics: Metrics): void {
-  app.addHook('onResponse', (request, reply, done) => {
-    // What has no route has one name: addresses come from clients.
-    const route = request.routeOptions.url ?? 'none';
-    metrics.observe(request.method, route, reply.raw.statusCode, reply.elapsedTime / 1000);
-    done();
-  });
-}
-
 export function registerMetrics(app: FastifyInstance, metrics: Metrics, guard: Guard): void {
   app.get('/metrics', { preHandler: guard }, async (_request, reply) => {
     const text = `${await metrics.registry.metrics()}${metrics.requests()}`;

@@ -74,7 +74,7 @@ export async function openStateDir(
   if ((await stat(layout.database).catch(() => null)) === null) {
     throw incomplete(layout, layout.database);
   }
-  const blobs = await openFileBlobs(layout.blobs);
+  const blobs = await openFileBlobs(layout.blobs, options.writer === 'thread');
   const state = await openState(layout.database, options);
   return {
     layout,
