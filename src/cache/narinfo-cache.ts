@@ -31,6 +31,14 @@ export class NarInfoCache {
     this.#version = new TurnVersion(state);
   }
 
+  /** The narinfo's text, where all that is to be asked was asked a moment ago; else null. */
+  recent(hashPart: string): string | null {
+    const known = this.#entries.get(hashPart);
+    if (known === undefined || known.version !== this.#version.recent()) return null;
+    const { blob, blobSize } = known.row;
+    return blob === null || this.#blobs.knownSize(blob) === blobSize ? known.text : null;
+  }
+
   /** The narinfo's text, or null when the path cannot be had. */
   async get(hashPart: string): Promise<string | null> {
     const version = await this.#version.read();

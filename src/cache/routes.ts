@@ -1,6 +1,7 @@
 // The read side of the Nix binary cache over HTTP. Index and blobs → what Nix expects (the clients' rules:
 // a missing thing is 404, never 5xx; never 200 before the bytes are known to be there; bytes behind one
 // URL never change, so NARs may be kept for ever and resumed by range).
+import type { IncomingMessage, ServerResponse } from 'node:http';
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import type { NixSecretKey } from '../nix/signature.ts';
 import { isHashPart, STORE_DIR } from '../nix/storepath.ts';
@@ -21,7 +22,14 @@ export type CacheRoutes = {
   readonly mayRead: ((request: FastifyRequest, reply: FastifyReply) => Promise<unknown>) | null;
 };
 
-export function registerCacheRoutes(app: FastifyInstance, options: CacheRoutes): void {
+/** Answers a request at once, or returns false: then it goes the usual way. */
+export type Quick = (request: IncomingMessage, response: ServerResponse) => boolean;
+
+/**
+ * @returns a way past the framework for narinfos that are in memory, which takes two thirds of the time;
+ *   the caller makes sure first that the request may read the cache.
+ */
+export function registerCacheRoutes(app: FastifyInstance, options: CacheRoutes): Quick {
   const { state, blobs, keys, priority, mayRead } = options;
   const shared = {
     method: ['GET', 'HEAD'],
@@ -44,7 +52,7 @@ export function registerCacheRoutes(app: FastifyInstance, options: CacheRoutes):
 
   app.route<{ Params: { hash: string } }>({
     ...shared,
-    url: '/:hash.narinfo',
+    url: NARINFO_ROUTE,
     handler: async (request, reply) => {
       const { hash } = request.params;
       const text = isHashPart(hash) ? await narinfos.get(hash) : null;
@@ -66,7 +74,20 @@ export function registerCacheRoutes(app: FastifyInstance, options: CacheRoutes):
     url: '/v1/paths/:hash/narinfos',
     handler: (request, reply) => closures.ofPath(request, reply),
   });
+
+  return ({ method, url = '' }, response) => {
+    if (url.length !== NARINFO_URL || method !== 'GET' || !url.endsWith('.narinfo')) return false;
+    const text = narinfos.recent(url.slice(1, 33));
+    if (text === null) return false;
+    response.writeHead(200, { ...NARINFO_HEADERS, 'content-length': text.length });
+    // Narinfos are ASCII.
+    response.end(text, 'latin1');
+    return true;
+  };
 }
+
+const NARINFO_URL = '/'.length + 32 + '.narinfo'.length;
+export const NARINFO_ROUTE = '/:hash.narinfo';
 
 const NARINFO_HEADERS = {
   'content-type': 'text/x-nix-narinfo',

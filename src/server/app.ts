@@ -1,9 +1,11 @@
 // Composes the server: Fastify with the cache's routes, the hosts' routes, roots, health and metrics.
 // Limits stand here, in one place. Nothing is kept in memory between requests that a publication
 // could make stale: every request asks the database, which is a local file.
+import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
+import { createServer as createTlsServer } from 'node:https';
 import type { Readable } from 'node:stream';
 import Fastify, { type FastifyInstance, type FastifyServerOptions } from 'fastify';
-import { registerCacheRoutes } from '../cache/routes.ts';
+import { NARINFO_ROUTE, type Quick, registerCacheRoutes } from '../cache/routes.ts';
 import { registerUploadRoutes } from '../cache/upload-routes.ts';
 import { parseNixPublicKey } from '../nix/signature.ts';
 import { guardedBy, makeAuth } from './auth.ts';
@@ -12,7 +14,7 @@ import { registerHostRoutes } from './hosts.ts';
 import { makeMetrics, registerMetrics } from './metrics.ts';
 import { refuse, refuseError, statusOf } from './replies.ts';
 import type { StateDir } from './statedir.ts';
-import { watch } from './watch.ts';
+import { setRoute, watch } from './watch.ts';
 
 export type AppOptions = {
   /** PEM texts; without them the server speaks plain HTTP. */
@@ -50,24 +52,35 @@ export function buildApp(dir: StateDir, options: AppOptions): FastifyInstance {
   const limits = { ...LIMITS, ...options.limits };
   // Without it, headersTimeout would be looked at only every 30 s.
   const checks = {
+    // Not of the whole request: a large upload on a slow line takes hours.
+    requestTimeout: 0,
     connectionsCheckingInterval: Math.min(5_000, limits.headers),
     headersTimeout: limits.headers,
   };
+  let quick: Quick = () => false;
   const app = Fastify({
     // None where nobody reads it: a logger for each request costs as much as looking its narinfo up.
     logger: options.accessLog ?? false,
     bodyLimit: BODY_LIMIT,
     // The longest of our path parameters is the name of a realisation.
     routerOptions: { maxParamLength: 300, ignoreTrailingSlash: false },
-    // Not the whole request: a large upload on a slow line takes hours.
-    requestTimeout: 0,
-    connectionTimeout: limits.standstill,
     trustProxy: dir.config.trustedProxies.length === 0 ? false : [...dir.config.trustedProxies],
-    keepAliveTimeout: 65_000,
     frameworkErrors: (error, _request, reply) => void refuseError(reply, error),
     // Stopping does not wait for readers: a NAR that is cut is resumed by its client.
     forceCloseConnections: true,
-    ...(options.tls === undefined ? { http: checks } : { https: { ...options.tls, ...checks } }),
+    serverFactory: (handler) => {
+      const answer = (request: IncomingMessage, response: ServerResponse): void => {
+        if (!quick(request, response)) handler(request, response);
+      };
+      const { tls } = options;
+      const server =
+        tls === undefined
+          ? createServer(checks, answer)
+          : createTlsServer({ ...tls, ...checks }, answer);
+      server.keepAliveTimeout = 65_000;
+      server.setTimeout(limits.standstill);
+      return server;
+    },
   }) as FastifyInstance;
   // Idle and half-open connections are cheap, but not without end.
   app.server.maxConnections = MAX_CONNECTIONS;
@@ -89,13 +102,20 @@ export function buildApp(dir: StateDir, options: AppOptions): FastifyInstance {
   const auth = makeAuth(dir.state, dir.config.public, now);
   const metrics = makeMetrics(dir, auth.counts);
   watch(app, metrics.observe, MAX_PIPELINED);
-  registerCacheRoutes(app, {
+  const narinfo = registerCacheRoutes(app, {
     state: dir.state,
     blobs: dir.blobs,
     keys: dir.cacheKeys,
     priority: dir.config.cachePriority,
     mayRead: auth.mayRead,
   });
+  // Not where requests are logged: the log is the framework's.
+  if (options.accessLog === undefined) {
+    quick = (request, response) => {
+      setRoute(response, NARINFO_ROUTE);
+      return auth.mayReadNow(request.headers.authorization) && narinfo(request, response);
+    };
+  }
   registerUploadRoutes(app, {
     state: dir.state,
     blobs: dir.blobs,

@@ -14,6 +14,8 @@ export type Guard = (request: FastifyRequest, reply: FastifyReply) => Promise<un
 export type Auth = {
   /** Lets pass who may read the cache; null where everybody may. */
   readonly mayRead: Guard | null;
+  /** Whether this Authorization header was found to be good for reading a moment ago. */
+  readonly mayReadNow: (authorization: string | undefined) => boolean;
   /** Lets pass who may upload. */
   readonly mayPush: Guard;
   /** Lets pass who may see metrics. */
@@ -34,11 +36,16 @@ export function makeAuth(state: StateReads, open: boolean, now: () => number): A
   const counts = { failures: 0, limited: 0 };
   /** SHA-256 of a token → its credential, as of `knownAt`. */
   const known = new Map<string, Credential>();
+  /** Authorization header → the same. It is no more secret here than in the requests that bring it. */
+  const headers = new Map<string, Credential>();
   let knownAt = -1;
 
   const find = async (tokenHash: string): Promise<Credential | null> => {
     const current = await version.read();
-    if (current !== knownAt || known.size > MAX_KNOWN) known.clear();
+    if (current !== knownAt || known.size > MAX_KNOWN) {
+      known.clear();
+      headers.clear();
+    }
     knownAt = current;
     const found = known.get(tokenHash) ?? (await state.credential(tokenHash));
     if (found !== null) known.set(tokenHash, found);
@@ -65,6 +72,7 @@ export function makeAuth(state: StateReads, open: boolean, now: () => number): A
     const found = token === null ? null : await find(hashToken(token));
     if (found !== null && (found.expiresAt === null || found.expiresAt > now())) {
       names.set(request, found.name);
+      if (authorization !== undefined) headers.set(authorization, found);
       return found;
     }
     // Nix asks without credentials first; only a wrong token is an attempt.
@@ -84,6 +92,12 @@ export function makeAuth(state: StateReads, open: boolean, now: () => number): A
 
   return {
     mayRead: open ? null : withScope('read', 'push', 'host', 'admin'),
+    mayReadNow: (authorization) => {
+      if (open) return true;
+      const found = authorization === undefined ? undefined : headers.get(authorization);
+      if (found === undefined || version.recent() !== knownAt) return false;
+      return found.expiresAt === null || found.expiresAt > now();
+    },
     mayPush: withScope('push', 'admin'),
     mayAdmin: withScope('admin'),
     isHost: async (request, reply) => {

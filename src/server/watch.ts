@@ -14,6 +14,11 @@ const ROUTE = Symbol('route');
 const START = Symbol('start');
 const UNDER_WAY = Symbol('requests under way');
 
+/** Names the route of an answer that no handler of the framework gives. */
+export function setRoute(response: ServerResponse, route: string): void {
+  (response as Watched)[ROUTE] = route;
+}
+
 /** `most`: requests under way on one connection. */
 export function watch(app: FastifyInstance, observe: Metrics['observe'], most: number): void {
   app.addHook('onRoute', (route) => {

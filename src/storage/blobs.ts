@@ -40,6 +40,8 @@ export interface Blobs {
   put(chunks: AsyncIterable<Uint8Array> | Iterable<Uint8Array>): Promise<BlobRef>;
   /** The blob's length in bytes, or null when there is none. */
   size(id: BlobId): Promise<number | null>;
+  /** As `size`, without waiting: null also where it would have to be looked up. */
+  knownSize(id: BlobId): number | null;
   /** Streams the blob, or a range of it that lies within; null when there is none. */
   get(id: BlobId, range?: ByteRange): Promise<Readable | null>;
   /** Opens a blob for reading at many places with the caller's buffers; null when there is none. */

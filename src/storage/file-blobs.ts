@@ -94,6 +94,10 @@ class FileBlobs implements Blobs {
     }
   }
 
+  knownSize(id: BlobId): number | null {
+    return this.#sizes?.get(id) ?? null;
+  }
+
   async size(id: BlobId): Promise<number | null> {
     const known = this.#sizes?.get(id);
     if (known !== undefined) return known;
