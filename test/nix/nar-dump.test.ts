@@ -1,7 +1,8 @@
-// dumpNar by itself; that its bytes are Nix's own is shown in test/e2e/nar.test.ts.
+// dumpNar by itself; that its bytes are Nix's own is shown in test/e2e/nar.test.ts, and files
+// that change meanwhile are in nar-hostile.test.ts.
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
-import { appendFileSync, closeSync, mkdirSync, openSync, truncateSync, utimesSync } from 'node:fs';
+import { closeSync, openSync } from 'node:fs';
 import { mkdir, rm, symlink, writeFile } from 'node:fs/promises';
 import { createServer } from 'node:net';
 import { join } from 'node:path';
@@ -22,15 +23,6 @@ import { temporaryDirectory } from '../helpers/temporary.ts';
 
 const LONG = 4 * CHUNK_BYTES;
 
-/** Dumps `path` and does `meanwhile` after the first chunk. */
-async function dumpDuring(path: string, meanwhile: () => void): Promise<void> {
-  let first = true;
-  for await (const _ of dumpNar(path)) {
-    if (first) meanwhile();
-    first = false;
-  }
-}
-
 describe('dumpNar', () => {
   it('writes a small tree as the format says', async () => {
     await using temporary = await temporaryDirectory();
@@ -46,36 +38,6 @@ describe('dumpNar', () => {
       ),
     );
     assert.ok((await bytesOf(dumpNar(root))).equals(expected));
-  });
-
-  it('14: a file that shrinks or grows while it is dumped is an error', async () => {
-    await using temporary = await temporaryDirectory();
-    const path = join(temporary.path, 'f');
-    await writeFile(path, Buffer.alloc(LONG));
-    const error = { code: 'E_NAR_CHANGED', message: /changed while it was read/ };
-    await assert.rejects(
-      dumpDuring(path, () => appendFileSync(path, 'x')),
-      error,
-    );
-    await assert.rejects(
-      dumpDuring(path, () => truncateSync(path, LONG - 1)),
-      error,
-    );
-    await assert.rejects(
-      dumpDuring(path, () => truncateSync(path, 0)),
-      error,
-    );
-  });
-  it('14: a file that is overwritten in place, or vanishes, is an error', async () => {
-    await using temporary = await temporaryDirectory();
-    const root = join(temporary.path, 'd');
-    mkdirSync(root);
-    await writeFile(join(root, 'a'), Buffer.alloc(LONG));
-    await writeFile(join(root, 'b'), 'x');
-    const touch = () => utimesSync(join(root, 'a'), 1, 1);
-    await assert.rejects(dumpDuring(root, touch), { code: 'E_NAR_CHANGED' });
-    const remove = () => void rm(join(root, 'b'));
-    await assert.rejects(dumpDuring(root, remove), { code: 'E_NAR_CHANGED', message: /\/b/ });
   });
 
   it('refuses pipes and sockets by name, and does not wait for them', async () => {

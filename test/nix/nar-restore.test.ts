@@ -1,7 +1,8 @@
-// restoreNar: the tree it makes, and that no failure leaves anything behind.
+// restoreNar: the tree it makes, and that no failure leaves anything behind. Targets that exist and ways
+// out through symlinks are in nar-hostile.test.ts.
 import assert from 'node:assert/strict';
 import { lstatSync, readFileSync, readlinkSync } from 'node:fs';
-import { mkdir, readdir, symlink, writeFile } from 'node:fs/promises';
+import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
 import fc from 'fast-check';
@@ -48,7 +49,7 @@ describe('restoreNar', () => {
     assert.deepEqual(modes, ['755', '755', '644', '755']);
   });
 
-  it('17: the root may be a file, an executable or a symlink', async () => {
+  it('the root may be a file, an executable or a symlink', async () => {
     await using temporary = await temporaryDirectory();
     const at = (name: string) => join(temporary.path, name);
     await restoreNar(inChunks(nar(file('x'))), at('file'));
@@ -58,43 +59,7 @@ describe('restoreNar', () => {
     assert.equal(readlinkSync(at('link')), 'nowhere');
   });
 
-  it('16: refuses a target that is there, and leaves it as it was', async () => {
-    await using temporary = await temporaryDirectory();
-    const at = (name: string) => join(temporary.path, name);
-    await writeFile(at('file'), 'mine');
-    await mkdir(at('dir'));
-    await symlink('dir', at('link'));
-    await symlink('nowhere', at('dangling'));
-    const roots = [file('x'), link('x'), directory(entry('a', file('x')))];
-    for (const name of ['file', 'dir', 'link', 'dangling']) {
-      for (const root of roots) {
-        const error = { code: 'E_NAR_EXISTS', message: new RegExp(`${name} exists`) };
-        await assert.rejects(restoreNar(inChunks(nar(root)), at(name)), error);
-      }
-    }
-    assert.equal(readFileSync(at('file'), 'utf8'), 'mine');
-    assert.deepEqual(await readdir(at('dir')), []);
-    assert.deepEqual((await readdir(temporary.path)).sort(), ['dangling', 'dir', 'file', 'link']);
-  });
-
-  it('2, 4: writes nothing through a symlink', async () => {
-    await using temporary = await temporaryDirectory();
-    await mkdir(join(temporary.path, 'out'));
-    const below = directory(entry('f', file('x')));
-    for (const entries of [
-      [entry('z', link('../out')), entry('z', below)],
-      [entry('z', link('../out')), entry('z/f', file('x'))],
-    ]) {
-      const bytes = nar(directory(...entries));
-      await assert.rejects(restoreNar(inChunks(bytes, 1), join(temporary.path, 't')), {
-        code: 'E_NAR_BAD',
-      });
-      assert.deepEqual(await readdir(temporary.path), ['out']);
-      assert.deepEqual(await readdir(join(temporary.path, 'out')), []);
-    }
-  });
-
-  it('10: a NAR that is cut short leaves nothing behind, wherever the cut is', async () => {
+  it('a NAR that is cut short leaves nothing behind, wherever the cut is', async () => {
     await using temporary = await temporaryDirectory();
     const bytes = nar(directory(entry('\xff', directory(entry('f', file('0123456789'))))));
     for (let end = 0; end < bytes.length; end += 3) {
