@@ -1,16 +1,12 @@
-// narinfo: every line of the list of hostile ones, and that what is accepted comes back.
+// narinfo: that it is written as Nix writes it, and that what is accepted comes back. What is refused is in
+// narinfo-hostile.test.ts.
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import fc from 'fast-check';
 import { isFleetError } from '../../src/errors.ts';
 import { formatNarInfo, type NarInfo, parseNarInfo } from '../../src/nix/narinfo.ts';
-import {
-  generateNixKey,
-  nixPublicKeyOf,
-  signPath,
-  verifyPathSignature,
-} from '../../src/nix/signature.ts';
-import { baseNameOf, hashPartOf } from '../../src/nix/storepath.ts';
+import { generateNixKey, signPath } from '../../src/nix/signature.ts';
+import { baseNameOf } from '../../src/nix/storepath.ts';
 import {
   byteArbitrary,
   mutated,
@@ -24,7 +20,6 @@ import {
 
 const [a, b] = [storePath('a', 'hello-2.12'), storePath('b', 'glibc-2.40')];
 const key = generateNixKey('cache.example-1');
-const keys = [nixPublicKeyOf(key)];
 const base = pathInfo(a, [a, b], 226_560);
 const info: NarInfo = {
   ...base,
@@ -99,137 +94,6 @@ describe('narinfo', () => {
     assert.deepEqual(parseNarInfo(withLine('References', reversed)), info);
     assert.equal(parseNarInfo(withLine('Deriver', 'Deriver: unknown-deriver')).deriver, null);
   });
-  it('refuses a path of another hash than was asked for', () => {
-    assert.deepEqual(parseNarInfo(text, { hashPart: hashPartOf(a) }), info);
-    const message = /was asked for/;
-    assert.throws(() => parseNarInfo(text, { hashPart: hashPartOf(b) }), { ...refused, message });
-  });
-
-  const sig = info.sigs[0] ?? '';
-  const malformed: [string, string][] = [
-    ['nothing', ''],
-    ['a lone newline', '\n'],
-    ['HTML', '<!DOCTYPE html>\n<html><body>Please log in</body></html>\n'],
-    ['HTML with a colon', '<a href="https: //x">\n'],
-    ['a line without a colon', `${text}nonsense\n`],
-    ['no final newline', text.slice(0, -1)],
-    ['an empty line', `${text}\n`],
-    ['CRLF', text.replaceAll('\n', '\r\n')],
-    ['a NUL', text.replace('nar/', 'nar/\0')],
-    ['no space after a colon', text.replace('NarSize: ', 'NarSize:')],
-    ['two spaces after a colon', text.replace('NarSize: ', 'NarSize:  ')],
-    ['a tab after a colon', text.replace('NarSize: ', 'NarSize:\t')],
-    ['a space before a key', text.replace('NarSize', ' NarSize')],
-    ['two CA', `${text}CA: fixed:r:sha256:x\nCA: fixed:r:sha256:x\n`],
-    ['an empty CA', `${text}CA: \n`],
-    ...[
-      'StorePath',
-      'URL',
-      'Compression',
-      'FileHash',
-      'FileSize',
-      'NarHash',
-      'NarSize',
-      'References',
-      'Deriver',
-    ].map((key): [string, string] => [`${key} twice`, `${text}${text.match(`${key}: .*\n`)?.[0]}`]),
-    ...[
-      '0',
-      '-1',
-      '+1',
-      '01',
-      '1e3',
-      '0x10',
-      '1.5',
-      '',
-      ' 1',
-      '1 ',
-      '9007199254740992',
-      '18446744073709551616',
-    ].map((size): [string, string] => [
-      `NarSize ${JSON.stringify(size)}`,
-      withLine('NarSize', `NarSize: ${size}`),
-    ]),
-    ['FileSize -1', withLine('FileSize', 'FileSize: -1')],
-    ['FileSize 2^64', withLine('FileSize', 'FileSize: 18446744073709551616')],
-    ...['', 'ZSTD', 'zst', 'gzip', 'lzma', '../x'].map((name): [string, string] => [
-      `Compression ${JSON.stringify(name)}`,
-      withLine('Compression', `Compression: ${name}`),
-    ]),
-    ['Sig without a colon', `${text}Sig: ${sig.replace(':', '')}\n`],
-    ['Sig with bad base64', `${text}Sig: cache.example-1:****\n`],
-    ['Sig of a wrong length', `${text}Sig: cache.example-1:AAAA\n`],
-    ['an empty Sig', `${text}Sig: \n`],
-    [
-      'a NarHash of another kind',
-      withLine('NarHash', 'NarHash: md5:d41d8cd98f00b204e9800998ecf8427e'),
-    ],
-    ['a bare NarHash', withLine('NarHash', `NarHash: ${info.narHash.slice(7)}`)],
-    ['a NarHash that is too short', withLine('NarHash', `NarHash: ${info.narHash.slice(0, -1)}`)],
-    [
-      'a FileHash with a foreign digit',
-      withLine('FileHash', `FileHash: sha256:e${'0'.repeat(51)}`),
-    ],
-    ['a StorePath in another store', text.replace('/nix/store/', '/gnu/store/')],
-    ['a StorePath that is a base name', withLine('StorePath', `StorePath: ${baseNameOf(a)}`)],
-    ['a StorePath with something below', withLine('StorePath', `StorePath: ${a}/bin`)],
-    ['References in full', withLine('References', `References: ${a}`)],
-    ['a reference twice', withLine('References', `References: ${baseNameOf(a)} ${baseNameOf(a)}`)],
-    [
-      'two spaces between references',
-      withLine('References', `References: ${baseNameOf(a)}  ${baseNameOf(b)}`),
-    ],
-    ['a space after the references', withLine('References', `References: ${baseNameOf(a)} `)],
-    ['a Deriver in full', withLine('Deriver', `Deriver: ${a}`)],
-    ['an empty Deriver', withLine('Deriver', 'Deriver: ')],
-  ];
-  for (const [what, bad] of malformed) {
-    it(`refuses ${what}`, () => {
-      assert.notEqual(bad, text);
-      assert.throws(() => parseNarInfo(bad), refused);
-    });
-  }
-
-  it('a signature covers path, hash, size and references', () => {
-    const valid = (narinfo: string) => {
-      const parsed = parseNarInfo(narinfo);
-      return parsed.sigs.some((each) => verifyPathSignature(parsed, each, keys));
-    };
-    assert.ok(valid(text));
-    const other = storePath('a', 'hello-2.13');
-    assert.ok(!valid(withLine('References', null)));
-    assert.ok(!valid(withLine('References', 'References: ')));
-    assert.ok(!valid(withLine('StorePath', `StorePath: ${b}`)));
-    assert.ok(!valid(withLine('StorePath', `StorePath: ${other}`)));
-    assert.ok(!valid(withLine('NarHash', `NarHash: ${narHash('other')}`)));
-    assert.ok(!valid(withLine('NarSize', 'NarSize: 226561')));
-    assert.ok(!valid(withLine('Sig', null)));
-  });
-  it('a signature does not cover URL, Compression, Deriver and CA', () => {
-    for (const changed of [
-      withLine('URL', 'URL: nar/of-another.nar.zst'),
-      withLine('Compression', 'Compression: none'),
-      withLine('Deriver', `Deriver: ${baseNameOf(b)}`),
-      `${text}CA: text:sha256:0mdqa9w1p6cmli6976v4wi0sw9r4p5prkj7lzfd1877wk11c9c73\n`,
-    ]) {
-      const parsed = parseNarInfo(changed);
-      assert.ok(verifyPathSignature(parsed, parsed.sigs[0] ?? '', keys));
-    }
-  });
-  it('a false CA does not make an unsigned path signed', () => {
-    const unsigned = { ...info, sigs: [], ca: `fixed:r:${info.narHash}` };
-    const parsed = parseNarInfo(formatNarInfo(unsigned));
-    assert.equal(parsed.ca, unsigned.ca);
-    assert.deepEqual(parsed.sigs, []);
-  });
-  it('reads a hundred thousand references at once', () => {
-    const references = Array.from({ length: 100_000 }, (_, i) => storePath(`${i}`)).sort();
-    const long = formatNarInfo({ ...info, references });
-    const start = performance.now();
-    assert.deepEqual(parseNarInfo(long).references, references);
-    assert.ok(performance.now() - start < 10_000);
-  });
-
   const narInfoArbitrary: fc.Arbitrary<NarInfo> = fc
     .tuple(
       pathInfoArbitrary,
