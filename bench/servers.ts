@@ -7,7 +7,7 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 
-const FLEET = fileURLToPath(new URL('../cli/fleet.ts', import.meta.url));
+const FLEET = fileURLToPath(new URL('../bin/fleet', import.meta.url));
 
 export type Servers = AsyncDisposable & {
   /** Base URLs. */
@@ -26,7 +26,7 @@ export async function startServers(dir: string): Promise<Servers> {
   writeFileSync(conf, nginxConfig(dir, nginxPort));
   const listen = `127.0.0.1:${ourPort}`;
   const started = [
-    spawn(process.execPath, [FLEET, 'serve', '--state', join(dir, 'state'), '--listen', listen], {
+    spawn(FLEET, ['serve', '--state', join(dir, 'state'), '--listen', listen], {
       stdio: ['ignore', 'ignore', 'inherit'],
     }),
     spawn('nginx', ['-c', conf, '-p', dir], { stdio: ['ignore', 'ignore', 'inherit'] }),

@@ -43,7 +43,9 @@ export async function sendBlob(
 
 function bufferSize({ start, end }: ByteRange): number {
   const most = Math.min(Math.max(BUDGET / active, SMALLEST), LARGEST, end - start);
-  return 2 ** Math.ceil(Math.log2(Math.max(most, SMALLEST / 4)));
+  // A power of two, so that it can be used again: below the share, but not below what there is to send.
+  const share = 2 ** Math.floor(Math.log2(most));
+  return share < end - start && share < SMALLEST ? 2 * share : share;
 }
 
 function takeBuffer(size: number): Buffer {

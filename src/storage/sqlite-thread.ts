@@ -73,7 +73,10 @@ class LastingWriter implements Writer {
 
 async function startThread(data: ThreadData): Promise<ThreadWriter> {
   // Flags of the command line (`--eval`, `--input-type`) are not meant for this file.
-  const writer = new ThreadWriter(new Worker(WORKER, { workerData: data, execArgv: [] }));
+  // It holds a batch of rows at a time and little else.
+  const resourceLimits = { maxYoungGenerationSizeMb: 4 };
+  const options = { workerData: data, execArgv: [], resourceLimits };
+  const writer = new ThreadWriter(new Worker(WORKER, options));
   try {
     await writer.opened;
     return writer;
