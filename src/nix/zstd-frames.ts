@@ -8,12 +8,12 @@ import { FleetError } from '../errors.ts';
 const MAGIC = 0xfd2fb528;
 /** Any of 16, whose last digit is free. */
 const SKIPPABLE = 0x184d2a50;
-const MAX_FRAMES = 65_536;
+const MAX_FRAMES = 16_384;
 /** Of a block's header, and of the magic number with the descriptor. */
 const BLOCK_HEADER = 3;
 const FRAME_START = 5;
 
-/** @throws FleetError E_NAR_BAD for more than 65,536 frames */
+/** @throws FleetError E_NAR_BAD for more than 16,384 frames */
 export async function* splitFrames(
   chunks: AsyncIterable<Uint8Array>,
 ): AsyncGenerator<Uint8Array, void, undefined> {
