@@ -7,9 +7,9 @@ import type { ServerResponse } from 'node:http';
 import type { BlobReader, ByteRange } from '../storage/blobs.ts';
 
 /** What the buffers of all downloads together come to, roughly: each takes its share as it begins. */
-const BUDGET = 8 * 1024 * 1024;
+const BUDGET = 4 * 1024 * 1024;
 const LARGEST = 256 * 1024;
-const SMALLEST = 16 * 1024;
+const SMALLEST = 8 * 1024;
 /** Up to so many downloads read ahead; more of them keep the disk and the line busy by themselves. */
 const READING_AHEAD = 16;
 
