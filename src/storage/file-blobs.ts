@@ -36,7 +36,7 @@ const QUARANTINE = 'quarantine';
 const ASIDE = '-removes-';
 const SHARDS = Array.from({ length: 256 }, (_, i) => i.toString(16).padStart(2, '0'));
 const READ_BYTES = 128 * 1024;
-const READ_AT_ONCE = 64 * 1024;
+const READ_AT_ONCE = 256 * 1024;
 // A temporary file whose process cannot be seen from here is taken for abandoned after a day.
 const FOREIGN_AGE_MS = 24 * 3600 * 1000;
 
