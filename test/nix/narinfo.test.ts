@@ -7,6 +7,7 @@ import { isFleetError } from '../../src/errors.ts';
 import { formatNarInfo, type NarInfo, parseNarInfo } from '../../src/nix/narinfo.ts';
 import { generateNixKey, signPath } from '../../src/nix/signature.ts';
 import { baseNameOf } from '../../src/nix/storepath.ts';
+import { withLine } from '../helpers/narinfo.ts';
 import {
   byteArbitrary,
   mutated,
@@ -33,15 +34,6 @@ const info: NarInfo = {
 };
 const text = formatNarInfo(info);
 const refused = { code: 'E_NARINFO' };
-
-/** `text` with the line of `key` replaced, or removed. */
-function withLine(key: string, line: string | null): string {
-  const lines = text.split('\n');
-  const index = lines.findIndex((each) => each.startsWith(`${key}:`));
-  assert.ok(index >= 0);
-  lines.splice(index, 1, ...(line === null ? [] : [line]));
-  return lines.join('\n');
-}
 
 describe('narinfo', () => {
   it('is written as Nix writes it', () => {
@@ -81,7 +73,7 @@ describe('narinfo', () => {
     });
     for (const required of ['StorePath', 'URL', 'NarHash', 'NarSize']) {
       const message = new RegExp(`${required} is missing`);
-      assert.throws(() => parseNarInfo(withLine(required, null)), { ...refused, message });
+      assert.throws(() => parseNarInfo(withLine(text, required, null)), { ...refused, message });
     }
   });
   it('ignores keys it does not know, as Nix does', () => {
@@ -91,8 +83,8 @@ describe('narinfo', () => {
     const shuffled = text.trimEnd().split('\n').sort().join('\n');
     assert.deepEqual(parseNarInfo(`${shuffled}\n`).references, info.references);
     const reversed = `References: ${[...info.references].reverse().map(baseNameOf).join(' ')}`;
-    assert.deepEqual(parseNarInfo(withLine('References', reversed)), info);
-    assert.equal(parseNarInfo(withLine('Deriver', 'Deriver: unknown-deriver')).deriver, null);
+    assert.deepEqual(parseNarInfo(withLine(text, 'References', reversed)), info);
+    assert.equal(parseNarInfo(withLine(text, 'Deriver', 'Deriver: unknown-deriver')).deriver, null);
   });
   const narInfoArbitrary: fc.Arbitrary<NarInfo> = fc
     .tuple(
