@@ -6,7 +6,7 @@ import { isDeepStrictEqual } from 'node:util';
 import { FleetError } from '../errors.ts';
 import { type Closure, formatClosure, type PathInfo, parseClosure } from '../nix/closure.ts';
 import type { StorePath } from '../nix/storepath.ts';
-import { type BlobId, type BlobRef, type Blobs, blobIdOf } from '../storage/blobs.ts';
+import type { BlobId, BlobRef, Blobs } from '../storage/blobs.ts';
 import type { PublishedManifest, State } from '../storage/state.ts';
 import type { Activation } from './activation.ts';
 import { parseEnvelope, signEnvelope } from './dsse.ts';
@@ -84,7 +84,7 @@ export function changeOf(
 export type StoredClosure = { readonly blob: BlobRef; readonly closure: Closure };
 
 /**
- * Stores a host's closure file, unless it is there, and returns it.
+ * Stores a host's closure file and returns it.
  * @throws FleetError E_CLOSURE_LIMIT, E_CLOSURE_MISSING for what no agent would accept.
  */
 export async function storeClosure(
@@ -105,9 +105,8 @@ export async function storeClosure(
       `the closure of ${built.host} exceeds the root's limits`,
     );
   }
-  const id = blobIdOf(bytes);
-  const isThere = (await blobs.size(id)) === bytes.length;
-  return { blob: isThere ? { id, size: bytes.length } : await blobs.put([bytes]), closure };
+  // Also where it is there: one that nothing names yet, of a build that failed, may be collected now.
+  return { blob: await blobs.put([bytes]), closure };
 }
 
 /**

@@ -6,13 +6,16 @@ import { join } from 'node:path';
 import { removeDurable } from '../durable.ts';
 import { errnoOf, FleetError } from '../errors.ts';
 import { addRoot } from '../nix/realise.ts';
-import type { PublishedManifest } from '../storage/state.ts';
+import type { StorePath } from '../nix/storepath.ts';
+import type { PublishedManifest, State } from '../storage/state.ts';
 
 export type GcRoots = AsyncDisposable & {
   /** Runs a build that makes the given out-link, which stays until this is disposed of. */
   building(host: string, build: (outLink: string) => Promise<void>): Promise<void>;
   /** Roots what `manifest` names, for as long as it is retained. */
   keep(manifest: PublishedManifest): Promise<void>;
+  /** Releases what published manifests named whose systems are not among `kept`; returns how many. */
+  release(state: Pick<State, 'manifestHistory'>, kept: ReadonlySet<StorePath>): Promise<number>;
 };
 
 export async function openGcRoots(dir: string): Promise<GcRoots> {
@@ -36,6 +39,21 @@ export async function openGcRoots(dir: string): Promise<GcRoots> {
     },
     keep: async ({ host, epoch, sequence, toplevel }) => {
       await addRoot(toplevel, join(dir, `${host}-${epoch}-${sequence}`));
+    },
+    release: async (state, kept) => {
+      let released = 0;
+      for (const name of await readdir(dir)) {
+        const [, host = '', epoch, sequence] = /^(.+)-(\d+)-(\d+)$/.exec(name) ?? [];
+        if (name.startsWith('building-')) continue;
+        // One that is not published yet is a build's that is about to publish it.
+        const manifest = (await state.manifestHistory(host)).find(
+          (one) => one.epoch === Number(epoch) && one.sequence === Number(sequence),
+        );
+        if (manifest === undefined || kept.has(manifest.toplevel)) continue;
+        await removeDurable(join(dir, name));
+        released += 1;
+      }
+      return released;
     },
     [Symbol.asyncDispose]: async () => {
       for (const link of mine) await removeDurable(link);

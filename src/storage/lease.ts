@@ -52,6 +52,23 @@ export async function acquireLease(request: LeaseRequest): Promise<Lease> {
   }
 }
 
+/**
+ * Takes the lock of `file` (made where it is missing) until disposed of or until the process ends; null
+ * when another process holds it.
+ * @throws FleetError E_STATE_ACCESS
+ */
+export function tryLockFile(file: string): Disposable | null {
+  const lock = openLock(file);
+  try {
+    if (tryLock(lock)) return { [Symbol.dispose]: () => void lock.close() };
+  } catch (error) {
+    lock.close();
+    throw error;
+  }
+  lock.close();
+  return null;
+}
+
 function openLock(file: string): Database {
   try {
     return new Sqlite(file, { timeout: 0 });

@@ -1,0 +1,101 @@
+// Garbage collection of the cache, in small steps while builds, uploads and downloads go on. Rows first,
+// referrers before what they refer to; then the NARs that no row has named for long enough; then files
+// that nothing names. Each step leaves everything consistent, so a collection may be killed at any
+// instant and the next one goes on.
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { StorePath } from '../nix/storepath.ts';
+import type { BlobRef, Blobs } from '../storage/blobs.ts';
+import type { State, SweepStep } from '../storage/state.ts';
+
+export type Collection = {
+  readonly state: State;
+  readonly blobs: Blobs;
+  /** Kept with all that they refer to. */
+  readonly roots: readonly StorePath[];
+  /** Paths used at this time or later are kept; times are POSIX seconds. */
+  readonly usedSince: number;
+  /** NARs that a row named at this time or later are kept. */
+  readonly releasedSince: number;
+  readonly now: number;
+  /** Say what would go, and remove nothing. */
+  readonly dryRun: boolean;
+  readonly signal?: AbortSignal;
+  /** Told of each path that goes. */
+  readonly onPath?: (path: SweepStep['removed'][number]) => void;
+};
+
+export type Collected = {
+  readonly paths: number;
+  readonly narBytes: number;
+  /** Files deleted, and their bytes. A dry run counts those whose time has come already. */
+  readonly blobs: number;
+  readonly blobBytes: number;
+};
+
+/** Looked at in one transaction of a few milliseconds. */
+const PATHS_PER_STEP = 200;
+const NARS_PER_STEP = 200;
+/** Others get to write between two steps. */
+const BREATH_MS = 2;
+/** A file that nothing names may be one whose row is about to come: a build takes hours at most. */
+const ORPHAN_SECONDS = 86_400;
+
+/** @throws FleetError E_GC_INTERRUPTED, E_STATE_BUSY; the signal's reason when aborted. */
+export async function collectGarbage(collection: Collection): Promise<Collected> {
+  const { state, blobs, roots, usedSince, releasedSince, now, dryRun, onPath } = collection;
+  const done = { paths: 0, narBytes: 0, blobs: 0, blobBytes: 0 };
+  const pause = async (): Promise<void> => {
+    collection.signal?.throwIfAborted();
+    await sleep(BREATH_MS);
+  };
+  const count = ({ size }: BlobRef): void => {
+    done.blobs += 1;
+    done.blobBytes += size;
+  };
+
+  await state.beginSweep({ roots, cutoff: usedSince, dryRun });
+  for (let step: SweepStep = { removed: [], done: false }; !step.done; await pause()) {
+    step = await state.sweepPaths(PATHS_PER_STEP, now);
+    for (const path of step.removed) {
+      done.paths += 1;
+      done.narBytes += path.narSize;
+      onPath?.(path);
+    }
+  }
+
+  if (dryRun) {
+    for (const nar of await state.sweepNars(releasedSince, MANY, true)) count(nar);
+    return done;
+  }
+  for (let nars: BlobRef[] = []; ; await pause()) {
+    nars = await state.sweepNars(releasedSince, NARS_PER_STEP, false);
+    // The row is gone: whoever puts such a NAR from now on makes its file anew, which then stays.
+    for (const nar of nars) if (await blobs.deleteOlder(nar.id, now)) count(nar);
+    if (nars.length < NARS_PER_STEP) break;
+  }
+  while ((await state.sweepLeftovers(usedSince, NARS_PER_STEP)) > 0) await pause();
+  for await (const orphan of orphans(state, blobs, now - ORPHAN_SECONDS)) {
+    if (await blobs.deleteOlder(orphan.id, now - ORPHAN_SECONDS)) count(orphan);
+    collection.signal?.throwIfAborted();
+  }
+  return done;
+}
+
+const MANY = 1_000_000;
+
+/** Blobs put before `time` that nothing in the state names. */
+async function* orphans(state: State, blobs: Blobs, time: number): AsyncGenerator<BlobRef> {
+  let batch: BlobRef[] = [];
+  const unnamed = async (): Promise<BlobRef[]> => {
+    const named = await state.namedBlobs(batch.map(({ id }) => id));
+    const found = batch.filter(({ id }) => !named.has(id));
+    batch = [];
+    return found;
+  };
+  for await (const { id, size, putAt } of blobs.list()) {
+    if (putAt >= time) continue;
+    batch.push({ id, size });
+    if (batch.length >= NARS_PER_STEP) yield* await unnamed();
+  }
+  yield* await unnamed();
+}

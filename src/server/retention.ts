@@ -1,0 +1,46 @@
+// What the cache must keep, and why: the systems that hosts were told to run lately, what they say they
+// run and would boot, and pins. All that these refer to is kept with them (cache/gc.ts). A host's word
+// counts here without being verified again: it was when it came, and keeping too much harms nobody.
+import { parseEnvelope } from '../manifest/dsse.ts';
+import { parseReceipt } from '../manifest/receipt.ts';
+import { parseStorePath, type StorePath } from '../nix/storepath.ts';
+import type { State } from '../storage/state.ts';
+
+/** A path that is kept, and for whom. */
+export type RetentionRoot = { readonly path: StorePath; readonly reason: string };
+
+/** `keepManifests`: of the newest so many manifests of each host. */
+export async function retentionRoots(
+  state: Pick<State, 'recentManifests' | 'status' | 'pins'>,
+  keepManifests: number,
+): Promise<RetentionRoot[]> {
+  const roots: RetentionRoot[] = [];
+  for (const { host, epoch, sequence, toplevel } of await state.recentManifests(keepManifests)) {
+    roots.push({ path: toplevel, reason: `manifest ${epoch}.${sequence} of ${host}` });
+  }
+  for (const { record, report } of await state.status()) {
+    if (report === null) continue;
+    for (const [verb, path] of systemsOf(report.envelope)) {
+      roots.push({ path, reason: `${record.host} ${verb} it, by its last report` });
+    }
+  }
+  for (const { name, path } of await state.pins()) {
+    roots.push({ path, reason: `pinned as ${name}` });
+  }
+  return roots;
+}
+
+/** What a stored receipt says of a host's systems; nothing where an older fleet wrote another form. */
+function systemsOf(envelope: string): [verb: string, path: StorePath][] {
+  try {
+    const { current, booted, profile } = parseReceipt(parseEnvelope(envelope).payload);
+    const said = [
+      ['runs', current],
+      ['booted', booted],
+      ['boots', profile],
+    ] as const;
+    return said.flatMap(([verb, path]) => (path === null ? [] : [[verb, parseStorePath(path)]]));
+  } catch {
+    return [];
+  }
+}
