@@ -5,6 +5,7 @@ import { Command, CommanderError } from 'commander';
 import { FleetError } from '../src/errors.ts';
 import { registerAgent } from './agent.ts';
 import { registerBuild } from './build.ts';
+import { registerCache } from './cache.ts';
 import { registerHost } from './host.ts';
 import { registerInit } from './init.ts';
 import { tellError, withGlobals } from './output.ts';
@@ -37,6 +38,7 @@ export function makeProgram(): Command {
   registerStatus(program);
   registerHost(program);
   registerToken(program);
+  registerCache(program);
   registerVerify(program);
   registerAgent(program);
   for (const command of withDescendants(program)) {

@@ -23,6 +23,7 @@ export function registerServe(program: Command): void {
       const globals = globalsOf(command);
       const tls = await readTls(options);
       const { buildApp } = await import('../src/server/app.ts');
+      const { collectRegularly } = await import('../src/server/collect.ts');
       await withStateDir(
         globals,
         async (dir) => {
@@ -56,8 +57,15 @@ export function registerServe(program: Command): void {
             { version: 1, url, pid: process.pid },
             `serving fleet ${dir.config.fleet} at ${url}`,
           );
+          const collecting = new AbortController();
+          const collected = collectRegularly(dir, collecting.signal, {
+            onDone: ({ paths, blobBytes }) => app.metrics.onSweep(paths, blobBytes),
+            onError: (error) => process.stderr.write(`${formatFault(error)}\n`),
+          });
           await stopped;
           say(globals, 'stopping');
+          collecting.abort();
+          await collected;
           await app.close();
         },
         'thread',

@@ -1,6 +1,5 @@
 // fleet.json → a frozen Config. Pure: opens no file and no key. Unknown keys are refused, and a
 // misspelt one is told which word was meant.
-import { isIP } from 'node:net';
 import { FleetError, messageOf } from './errors.ts';
 
 /** The server's configuration, as `fleet init` writes it and docs/CONFIG.md explains it. */
@@ -182,16 +181,13 @@ function parseUpstream(value: unknown): Upstream {
   });
 }
 
-/** An IP address, or a range of them in CIDR form. */
+/** The form of an IP address, or of a range of them in CIDR form. */
 function parseProxy(value: unknown): string {
-  const [address = '', bits, ...more] = typeof value === 'string' ? value.split('/') : [];
-  const family = isIP(address);
-  const most = family === 4 ? 32 : 128;
-  const fits = bits === undefined || (/^\d{1,3}$/.test(bits) && Number(bits) <= most);
-  if (family === 0 || more.length > 0 || !fits) {
-    throw new TypeError('must hold addresses such as "127.0.0.1" or "10.0.0.0/8"');
-  }
-  return value as string;
+  const number = '(25[0-5]|2[0-4]\\d|1?\\d?\\d)';
+  const four = `(${number}\\.){3}${number}(/(3[0-2]|[12]?\\d))?`;
+  const six = '(?=.*::|([^:]*:){7})[0-9a-fA-F:]{2,39}(/(12[0-8]|1[01]\\d|\\d?\\d))?';
+  if (typeof value === 'string' && new RegExp(`^(${four}|${six})$`).test(value)) return value;
+  throw new TypeError('must hold addresses such as "127.0.0.1", "::1" or "10.0.0.0/8"');
 }
 
 /** Checks a fleet's name: labels of lowercase letters, digits and inner hyphens, joined by dots. */

@@ -51,7 +51,7 @@ class Inspection {
   readonly mentions = new MentionScanner();
   readonly #parser = new NarParser();
   readonly #maxBytes: number;
-  /** Of the contents, while the NAR is one file. */
+  /** Of the contents, while the NAR is one file that is not executable (Nix calls no other flat). */
   #flat: Hash | null = null;
 
   constructor(maxBytes: number) {
@@ -66,7 +66,9 @@ class Inspection {
       }
       for (const event of this.#parser.push(chunk)) {
         this.listing.add(event);
-        if (event.type === 'file' && event.name === null) this.#flat = createHash('sha256');
+        if (event.type === 'file' && event.name === null && !event.executable) {
+          this.#flat = createHash('sha256');
+        }
         if (event.type === 'contents') this.#flat?.update(event.data);
       }
       this.hash.update(chunk);

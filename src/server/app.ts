@@ -11,7 +11,7 @@ import { parseNixPublicKey } from '../nix/signature.ts';
 import { guardedBy, makeAuth } from './auth.ts';
 import { registerEnrolment } from './enrolment.ts';
 import { registerHostRoutes } from './hosts.ts';
-import { makeMetrics, registerMetrics } from './metrics.ts';
+import { type Metrics, makeMetrics, registerMetrics } from './metrics.ts';
 import { refuse, refuseError, statusOf } from './replies.ts';
 import type { StateDir } from './statedir.ts';
 import { setRoute, watch } from './watch.ts';
@@ -47,7 +47,10 @@ const MAX_CONNECTIONS = 2_000;
 /** Requests that a client may send ahead on one connection; none of ours or Nix's sends any. */
 const MAX_PIPELINED = 8;
 
-export function buildApp(dir: StateDir, options: AppOptions): FastifyInstance {
+/** The server, and what it counts. */
+export type App = FastifyInstance & { readonly metrics: Metrics };
+
+export function buildApp(dir: StateDir, options: AppOptions): App {
   const now = options.now ?? (() => Math.floor(Date.now() / 1000));
   const limits = { ...LIMITS, ...options.limits };
   // Without it, headersTimeout would be looked at only every 30 s.
@@ -150,7 +153,7 @@ export function buildApp(dir: StateDir, options: AppOptions): FastifyInstance {
     await dir.state.credential('');
     return reply.type('text/plain').send('ready\n');
   });
-  return app;
+  return Object.assign(app, { metrics });
 }
 
 /** The whole of a body, within BODY_LIMIT and in time. */

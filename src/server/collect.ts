@@ -31,12 +31,15 @@ export async function collect(
   using lock = tryLockFile(dir.layout.gcLock);
   if (lock === null) return null;
   const { keepManifests, keepUnusedDays, keepNarDays } = dir.config;
+  await using gcroots = await openGcRoots(dir.layout.gcroots);
   const roots = await retentionRoots(dir.state, keepManifests);
+  // What a build that is still going on has stored is not told to anybody yet.
+  const usedSince = Math.min(now - keepUnusedDays * DAY, await gcroots.oldestBuild());
   const collected = await collectGarbage({
     state: dir.state,
     blobs: dir.blobs,
     roots: roots.map(({ path }) => path),
-    usedSince: now - keepUnusedDays * DAY,
+    usedSince,
     // Of a NAR that is released now, the time has come when it is not to be kept at all.
     releasedSince: now - keepNarDays * DAY + (keepNarDays === 0 ? 1 : 0),
     now,
@@ -45,7 +48,6 @@ export async function collect(
     ...(signal === undefined ? {} : { signal }),
   });
   if (dryRun) return { ...collected, roots, releasedLinks: 0 };
-  await using gcroots = await openGcRoots(dir.layout.gcroots);
   const kept = new Set(roots.map(({ path }) => path));
   return { ...collected, roots, releasedLinks: await gcroots.release(dir.state, kept) };
 }

@@ -1,7 +1,7 @@
 // STATE/gcroots: what keeps the build box's own garbage collection away from what was built.
 // `building-PID-HOST` while a build runs, `HOST-EPOCH-SEQUENCE` for what a manifest names.
 // The links of builds whose process is gone are removed; those of manifests are retention's business.
-import { readdir } from 'node:fs/promises';
+import { lstat, readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { removeDurable } from '../durable.ts';
 import { errnoOf, FleetError } from '../errors.ts';
@@ -14,6 +14,8 @@ export type GcRoots = AsyncDisposable & {
   building(host: string, build: (outLink: string) => Promise<void>): Promise<void>;
   /** Roots what `manifest` names, for as long as it is retained. */
   keep(manifest: PublishedManifest): Promise<void>;
+  /** When the oldest build that is going on began (POSIX seconds); Infinity where there is none. */
+  oldestBuild(): Promise<number>;
   /** Releases what published manifests named whose systems are not among `kept`; returns how many. */
   release(state: Pick<State, 'manifestHistory'>, kept: ReadonlySet<StorePath>): Promise<number>;
 };
@@ -39,6 +41,16 @@ export async function openGcRoots(dir: string): Promise<GcRoots> {
     },
     keep: async ({ host, epoch, sequence, toplevel }) => {
       await addRoot(toplevel, join(dir, `${host}-${epoch}-${sequence}`));
+    },
+    oldestBuild: async () => {
+      let oldest = Number.POSITIVE_INFINITY;
+      for (const name of await readdir(dir)) {
+        const pid = Number(/^building-(\d+)-/.exec(name)?.[1] ?? Number.NaN);
+        if (Number.isNaN(pid) || !isRunning(pid)) continue;
+        const link = await lstat(join(dir, name)).catch(() => null);
+        if (link !== null) oldest = Math.min(oldest, Math.floor(link.mtimeMs / 1000));
+      }
+      return oldest;
     },
     release: async (state, kept) => {
       let released = 0;

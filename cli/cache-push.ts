@@ -1,0 +1,84 @@
+// fleet cache push PATH…: the closure of paths of the local Nix store into a cache: another machine's, by
+// its upload routes, or the local state's.
+import type { Command } from 'commander';
+import { parseBaseUrl } from '../src/config.ts';
+import { FleetError, messageOf } from '../src/errors.ts';
+import { readInput } from './input.ts';
+import { formatBytes, type Globals, globalsOf, print, say } from './output.ts';
+import { withStateDir } from './state.ts';
+import { pathArgument } from './store-argument.ts';
+
+type Options = { to?: string; tokenFile?: string };
+
+export function registerCachePush(cache: Command): void {
+  cache
+    .command('push')
+    .argument('<paths...>', 'store paths, or links to them')
+    .option('--to <url>', 'the server to push to (default: the local state)')
+    .option('--token-file <file>', 'a token of scope push (default: $FLEET_TOKEN)')
+    .description('store paths, and all that they refer to, in a cache')
+    .action(async (texts: string[], options: Options, command: Command) => {
+      const globals = globalsOf(command);
+      const target = options.to === undefined ? null : urlOf(options.to);
+      const token = target === null ? '' : await tokenOf(options.tokenFile);
+      const { queryClosure, queryPathInfos } = await import('../src/nix/query.ts');
+      const paths = await Promise.all(texts.map(pathArgument));
+      const infos = await queryPathInfos(await queryClosure(paths));
+      if (target === null) {
+        await pushHere(globals, infos);
+        return;
+      }
+      const { pushPaths } = await import('../src/cache/push.ts');
+      const { queryExtras } = await import('../src/nix/query-signatures.ts');
+      const result = await pushPaths(infos, {
+        url: target,
+        token,
+        extras: await queryExtras(infos.map(({ path }) => path)),
+        onProgress: (done, total) => {
+          if (done % 50 === 0 || done === total) say(globals, `${done} of ${total} paths`);
+        },
+      });
+      const { pushed, there, narBytes } = result;
+      print(
+        globals,
+        { version: 1, ...result },
+        `pushed ${pushed} paths (${formatBytes(narBytes)} unpacked); ${there} were there`,
+      );
+    });
+}
+
+async function pushHere(
+  globals: Globals,
+  infos: Parameters<typeof import('../src/cache/ingest.ts')['ingestClosure']>[0],
+): Promise<void> {
+  const { ingestClosure } = await import('../src/cache/ingest.ts');
+  await withStateDir(globals, async ({ state, blobs, config }) => {
+    const result = await ingestClosure(infos, { state, blobs, level: config.zstdLevel });
+    const { ingested, reused, narBytes } = result;
+    print(
+      globals,
+      { version: 1, pushed: ingested, there: reused, narBytes },
+      `stored ${ingested} paths; ${reused} were there`,
+    );
+  });
+}
+
+function urlOf(text: string): string {
+  try {
+    return parseBaseUrl(text);
+  } catch (cause) {
+    throw new FleetError('E_USAGE', `--to ${text}: ${messageOf(cause)}`, { cause });
+  }
+}
+
+/** Never an argument: those are visible to every user of the machine. */
+async function tokenOf(file: string | undefined): Promise<string> {
+  const text =
+    file === undefined ? (process.env['FLEET_TOKEN'] ?? '') : (await readInput(file)).toString();
+  // A netrc line does as well: its password is the token.
+  const token = /(?:^|\s)password\s+(\S+)/.exec(text)?.[1] ?? text.trim();
+  if (/^[!-~]+$/.test(token)) return token;
+  throw new FleetError('E_USAGE', 'a token is needed to push', {
+    hint: 'make one on the server: fleet token create NAME --scope push; then --token-file FILE',
+  });
+}
