@@ -94,12 +94,18 @@ function tell(globals: Globals, event: FleetBuildEvent): void {
       say(globals, `${event.host}: stored ${paths} of ${totalPaths} paths, ${mebibytes(narBytes)}`);
       break;
     }
-    case 'ready':
+    case 'upstream':
       say(
         globals,
-        `${event.host}: ${event.ingested.ingested} new paths, ${event.ingested.reused} there already`,
+        `${event.host}: ${event.error.message} [${event.error.code}]; stored here instead`,
       );
       break;
+    case 'ready': {
+      const { ingested, reused, upstream } = event.ingested;
+      const left = upstream === 0 ? '' : `, ${upstream} left to upstreams`;
+      say(globals, `${event.host}: ${ingested} new paths, ${reused} there already${left}`);
+      break;
+    }
     case 'failed':
       for (const line of event.error.details) say(globals, `  | ${printable(line)}`);
       say(

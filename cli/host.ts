@@ -117,6 +117,9 @@ export function registerHost(program: Command): void {
           root: roots.at(-1)?.envelope ?? '',
           secret,
           expiresAt,
+          ...(config.upstreams.length === 0
+            ? {}
+            : { upstreams: config.upstreams.map(({ url }) => url) }),
         });
         const file = options.output ?? `${name}.enroll.json`;
         // The file first: an invitation that nobody holds would only replace one that somebody has.

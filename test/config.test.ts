@@ -31,6 +31,15 @@ test('what is not said has its default, and the whole comes back from its own te
     zstdLevel: 3,
     manifestDays: 90,
     cachePriority: 30,
+    keepManifests: 5,
+    keepUnusedDays: 7,
+    keepNarDays: 30,
+    gcHours: 24,
+    uploadKeys: [],
+    uploadReferences: 'exact',
+    uploadMaxBytes: 64 * 1024 ** 3,
+    upstreams: [],
+    trustedProxies: [],
   });
   assert.deepEqual(parse(formatConfig(config)), config);
   assert.ok(Object.isFrozen(config));
@@ -84,5 +93,32 @@ test('a URL loses its final slash, and keeps its path', () => {
 test('an address to listen on comes back from its own text', () => {
   for (const text of ['127.0.0.1:8080', '[::]:80', '[::1]:0', 'localhost:65535']) {
     assert.equal(formatListen(parseListen(text)), text);
+  }
+});
+
+test('lists and nested settings are refused by name when they are wrong', () => {
+  const key = `k-1:${Buffer.alloc(32).toString('base64')}`;
+  const upstream = { url: 'https://cache.nixos.org/', keys: [key] };
+  const given = { uploadKeys: [key], upstreams: [upstream], trustedProxies: ['10.0.0.0/8', '::1'] };
+  const config = parse(JSON.stringify({ version: 1, fleet: 'a', ...given }));
+  assert.deepEqual(config.upstreams, [{ url: 'https://cache.nixos.org', keys: [key] }]);
+  assert.deepEqual(config.trustedProxies, given.trustedProxies);
+  for (const [name, value, pattern] of [
+    ['uploadKeys', 'k', /"uploadKeys" must be a list/],
+    ['uploadKeys', ['k-1:short'], /Nix public keys/],
+    ['uploadReferences', 'some', /"exact" or "declared"/],
+    ['uploadMaxBytes', 0, /whole number/],
+    ['upstreams', [{ url: 'https://x' }], /at least one key/],
+    ['upstreams', [{ ...upstream, keys: [] }], /at least one key/],
+    ['upstreams', [{ ...upstream, url: 'file:///etc' }], /must be a URL/],
+    ['upstreams', [{ ...upstream, more: 1 }], /unknown key "more"/],
+    ['upstreams', [null], /at least one key/],
+    ['keepManifests', 0, /from 1 to 1000/],
+    ['gcHours', -1, /from 0/],
+    ...['300.1.1.1', '10.0.0.0/33', 'localhost', '', '1:2', '::1/129', 7].map(
+      (proxy) => ['trustedProxies', [proxy], /must hold addresses/] as const,
+    ),
+  ] as const) {
+    refused(JSON.stringify({ version: 1, fleet: 'a', [name]: value }), pattern);
   }
 });

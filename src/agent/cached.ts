@@ -1,6 +1,6 @@
 // The missing paths of a verified closure → what the server's cache says about each (narinfo), taken
 // only where it agrees with closure.fp: hash, size and references are the signed ones, the URL lies on
-// the server, the compression is one we unpack, and a key that the root names has signed. All of it is
+// the server (or on an upstream that agent.json names), the compression is one we unpack, and a key that the root names has signed. All of it is
 // known before Nix starts and before the first NAR is fetched. (Nix itself checks the signatures' sums.)
 import { FleetError, isFleetError } from '../errors.ts';
 import type { PathInfo } from '../nix/closure.ts';
@@ -56,12 +56,12 @@ async function fetchNarInfo(
       hint: 'publish again: fleet build',
     });
   }
-  const narinfo = parsed(info, answer.body.toString('utf8'));
+  const narinfo = parsed(info, answer.body.toString('utf8'), client.upstreams);
   checkAgainst(info, narinfo);
-  if (narinfo.compression !== 'zstd' && narinfo.compression !== 'none') {
+  if (!['zstd', 'xz', 'none'].includes(narinfo.compression)) {
     throw new FleetError(
       'E_NARINFO_REFUSED',
-      `${info.path} is served with compression ${narinfo.compression}, not zstd or none`,
+      `${info.path} is served with compression ${narinfo.compression}, not zstd, xz or none`,
     );
   }
   const trusted = new Set(keys.map(({ name }) => name));
@@ -76,9 +76,9 @@ async function fetchNarInfo(
 }
 
 /** A narinfo of no good form is the server's doing, as one that lies is. */
-function parsed(info: PathInfo, text: string): NarInfo {
+function parsed(info: PathInfo, text: string, upstreams: readonly string[]): NarInfo {
   try {
-    return parseNarInfo(text, { hashPart: hashPartOf(info.path) });
+    return parseNarInfo(text, { hashPart: hashPartOf(info.path), upstreams });
   } catch (cause) {
     if (!isFleetError(cause)) throw cause;
     const message = `the narinfo of ${info.path}: ${cause.message}`;

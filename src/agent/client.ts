@@ -1,4 +1,5 @@
 // The agent's HTTP: requests to the one server it is enrolled with → status, ETag and limited bytes.
+// (and for NARs to the upstreams that agent.json names, without it).
 // The token goes into the Authorization header of that server's origin and nowhere else: redirects
 // are not followed, and no error, log line or URL ever holds it. Nothing that comes back is trusted.
 import { Agent, type Dispatcher, errors } from 'undici';
@@ -9,6 +10,8 @@ export type ClientOptions = {
   /** Base URL without a final slash. */
   readonly server: string;
   readonly token: string | null;
+  /** Base URLs of caches that NARs may also come from; they never see the token. */
+  readonly upstreams?: readonly string[];
   readonly leastBytesPerSecond: number;
   /** Seconds to wait for a connection, for headers, or for the least rate's worth of body. */
   readonly patienceSeconds: number;
@@ -53,6 +56,10 @@ export class Client implements AsyncDisposable {
     });
   }
 
+  get upstreams(): readonly string[] {
+    return this.#options.upstreams ?? [];
+  }
+
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#dispatcher.destroy();
   }
@@ -78,7 +85,10 @@ export class Client implements AsyncDisposable {
     };
   }
 
-  /** Asks for `path` and streams the body of a 200, at most `maxBytes`. Throws as `document` does. */
+  /**
+   * Asks for `path` and streams the body of a 200, at most `maxBytes`. A whole URL goes to an upstream,
+   * without the token. Throws as `document` does.
+   */
   async *stream(
     path: string,
     maxBytes: number,
@@ -91,10 +101,13 @@ export class Client implements AsyncDisposable {
 
   async #request(path: string, request: Request): Promise<Dispatcher.ResponseData> {
     const headers: Record<string, string> = { 'user-agent': 'fleet-agent' };
-    if (this.#options.token !== null) headers['authorization'] = `Bearer ${this.#options.token}`;
+    const isOurs = path.startsWith('/');
+    if (isOurs && this.#options.token !== null) {
+      headers['authorization'] = `Bearer ${this.#options.token}`;
+    }
     if (request.contentType !== undefined) headers['content-type'] = request.contentType;
     if (request.ifNoneMatch !== undefined) headers['if-none-match'] = request.ifNoneMatch;
-    const url = new URL(`${this.#options.server}${path}`);
+    const url = new URL(this.#address(path));
     // undici waits anew for headers after every 1xx. Twice: for the connection, and for the answer.
     const seconds = 2 * this.#options.patienceSeconds;
     const late = new AbortController();
@@ -122,7 +135,7 @@ export class Client implements AsyncDisposable {
     response: Dispatcher.ResponseData,
     maxBytes: number,
   ): AsyncGenerator<Uint8Array, void, undefined> {
-    const what = `${this.#options.server}${path}`;
+    const what = this.#address(path);
     const { leastBytesPerSecond, patienceSeconds } = this.#options;
     const limits = { maxBytes, leastBytesPerSecond, patience: patienceSeconds * 1000, what };
     try {
@@ -149,7 +162,7 @@ export class Client implements AsyncDisposable {
     const said = errorDocument(Buffer.concat(chunks));
     const words = said === null ? '' : `: ${said.message} [${said.error}]`;
     const status = response.statusCode;
-    const message = `${this.#options.server}${path} answered ${status}${words}`;
+    const message = `${this.#address(path)} answered ${status}${words}`;
     // Enrolment shows an invitation, and there is no token yet that could be wrong.
     if (status === 401 && said?.error === 'E_ENROL_REFUSED') {
       return new FleetError('E_ENROL_REFUSED', `${this.#options.server}: ${said.message}`);
@@ -163,8 +176,12 @@ export class Client implements AsyncDisposable {
     return new FleetError('E_SERVER_ANSWER', message);
   }
 
+  #address(path: string): string {
+    return path.startsWith('/') ? `${this.#options.server}${path}` : path;
+  }
+
   #slow(path: string, seconds: number, cause?: unknown): FleetError {
-    const message = `${this.#options.server}${path}: no answer in ${seconds} s`;
+    const message = `${this.#address(path)}: no answer in ${seconds} s`;
     return new FleetError('E_SERVER_SLOW', message, { cause });
   }
 
@@ -175,7 +192,7 @@ export class Client implements AsyncDisposable {
     if (error instanceof errors.HeadersTimeoutError) {
       return this.#slow(path, this.#options.patienceSeconds, error);
     }
-    const what = `${this.#options.server}${path}`;
+    const what = this.#address(path);
     return new FleetError('E_SERVER_UNREACHABLE', `${what}: ${messageOf(error)}`, { cause: error });
   }
 }

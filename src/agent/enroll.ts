@@ -21,6 +21,7 @@ import { EMPTY_JOURNAL, writeJournal } from './journal.ts';
 import { tryLock } from './lock.ts';
 import {
   type AgentConfig,
+  DEFAULT_UPSTREAMS,
   memoryFiles,
   readState,
   readTrust,
@@ -98,8 +99,9 @@ function configOf(file: EnrolFile, options: EnrollOptions): AgentConfig {
     throw new FleetError('E_USAGE', `--system ${system} is no Nix system, such as x86_64-linux`);
   }
   const { server, fleet, host } = file;
+  const upstreams = [...new Set([...DEFAULT_UPSTREAMS, ...(file.upstreams ?? [])])];
   const root = options.root === null ? null : resolve(options.root);
-  return { server, fleet, host, system, root, ...DEFAULTS };
+  return { server, fleet, host, system, root, ...DEFAULTS, upstreams };
 }
 
 async function requireFresh(dir: string): Promise<void> {

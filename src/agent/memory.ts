@@ -19,11 +19,13 @@ import {
   type Fields,
   formatRecord,
   integer,
+  list,
   matching,
   nullable,
   parsedBy,
   parseRecord,
   record,
+  since,
   string,
 } from './record.ts';
 
@@ -43,7 +45,12 @@ export type AgentConfig = {
   readonly patienceSeconds: number;
   /** How long one run of switch-to-configuration may take. */
   readonly switchSeconds: number;
+  /** Base URLs of caches that the server may leave paths to. */
+  readonly upstreams: readonly string[];
 };
+
+/** What every NixOS uses anyway. */
+export const DEFAULT_UPSTREAMS: readonly string[] = ['https://cache.nixos.org'];
 
 /** trust.json */
 export type Trust = {
@@ -82,6 +89,7 @@ const CONFIG: Fields<AgentConfig> = {
   leastBytesPerSecond: integer(1),
   patienceSeconds: integer(1, 86400),
   switchSeconds: integer(1, 86400),
+  upstreams: since(DEFAULT_UPSTREAMS, list(parsedBy(parseBaseUrl))),
 };
 
 /** The keys of agent.json, for the test that compares them with docs/CONFIG.md. */

@@ -1,10 +1,13 @@
 // JSON text of one of the agent's own files → a typed record, strictly: every field known, present
-// and of its type. Anything else is corrupt state, which is not lost state: it is
+// (but those that came later) and of its type. Anything else is corrupt state, which is not lost state: it is
 // refused by name and never repaired by guessing.
 import { FleetError, messageOf } from '../errors.ts';
 
 /** Turns a JSON value into T, or throws a TypeError that says what it must be. */
-export type Reader<T> = (value: unknown) => T;
+export type Reader<T> = ((value: unknown) => T) & {
+  /** What a field is that is not there; it must be there where this is absent. */
+  readonly fallback?: T;
+};
 
 export type Fields<T> = { readonly [K in keyof T]-?: Reader<T[K]> };
 
@@ -38,6 +41,11 @@ export function formatRecord(record: object): string {
   return `${JSON.stringify({ version: 1, ...record }, null, 2)}\n`;
 }
 
+/** A field that files of an older fleet do not have. */
+export function since<T>(fallback: T, read: Reader<T>): Reader<T> {
+  return Object.assign((value: unknown) => read(value), { fallback });
+}
+
 /** An object with exactly these fields. */
 export function record<T extends object>(fields: Fields<T>): Reader<T> {
   const known = new Map(Object.entries<Reader<unknown>>(fields));
@@ -45,6 +53,10 @@ export function record<T extends object>(fields: Fields<T>): Reader<T> {
     const given = new Map(Object.entries(plainObject(value)));
     const result: Record<string, unknown> = {};
     for (const [name, read] of known) {
+      if (!given.has(name) && read.fallback !== undefined) {
+        result[name] = read.fallback;
+        continue;
+      }
       if (!given.has(name)) throw new TypeError(`"${name}" is missing`);
       try {
         result[name] = read(given.get(name));

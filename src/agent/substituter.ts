@@ -108,7 +108,8 @@ export class Substituter implements AsyncDisposable {
   async *#nar(info: NarInfo): AsyncGenerator<Uint8Array, void, undefined> {
     // Incompressible data grows by at most 1/256 and a frame's header, zstd's and none's alike.
     const most = info.narSize + Math.ceil(info.narSize / 128) + 1024;
-    const body = this.#count(this.#client.stream(`/${info.url}`, most, this.signal));
+    const address = /^https?:/.test(info.url) ? info.url : `/${info.url}`;
+    const body = this.#count(this.#client.stream(address, most, this.signal));
     try {
       yield* checkNar(decompress(body, info.compression), info);
     } catch (error) {

@@ -8,7 +8,7 @@ import type { PathInfo } from '../nix/closure.ts';
 import { NarListing } from '../nix/nar-listing.ts';
 import { STORE_DIR, type StorePath } from '../nix/storepath.ts';
 import type { Blobs } from '../storage/blobs.ts';
-import type { CachedPath, NewPath, State } from '../storage/state.ts';
+import type { CachedPath, NewPath, State, UpstreamPath } from '../storage/state.ts';
 import { compressed } from './compress.ts';
 import { Gate } from './gate.ts';
 import { contentsOf } from './nar-contents.ts';
@@ -25,12 +25,16 @@ export type IngestProgress = {
 };
 
 export type IngestOptions = {
-  readonly state: Pick<State, 'cachedPaths' | 'addCachedPaths'>;
+  readonly state: Pick<State, 'cachedPaths' | 'addCachedPaths' | 'touchPaths'>;
   readonly blobs: Blobs;
   /** Where the store's files really lie (default: /nix/store). */
   readonly storeDir?: string;
   /** zstd's, 1 to 19. */
   readonly level?: number;
+  /** Asked which of the paths that are not there yet may be left to others, and where those have them. */
+  readonly leftOut?: (
+    infos: readonly IngestInfo[],
+  ) => Promise<ReadonlyMap<StorePath, UpstreamPath>>;
   /** Told after each path that is done; reused ones count as done from the start. */
   readonly onProgress?: (progress: IngestProgress) => void;
   readonly signal?: AbortSignal;
@@ -40,6 +44,8 @@ export type IngestOptions = {
 export type Ingested = {
   readonly ingested: number;
   readonly reused: number;
+  /** Left to upstreams, now. */
+  readonly upstream: number;
   readonly narBytes: number;
   readonly blobBytes: number;
 };
@@ -68,8 +74,10 @@ export async function ingestClosure(
   const { state } = options;
   const wanted = new Map(infos.map((info) => [info.path, info]));
   const reused = await alreadyThere(wanted, options);
+  const lacking = [...wanted.values()].filter((info) => !reused.has(info.path));
+  const elsewhere = (await options.leftOut?.(lacking)) ?? new Map<StorePath, UpstreamPath>();
+  const todo = lacking.filter((info) => !elsewhere.has(info.path));
   // The large first: the last ones to finish are then short.
-  const todo = [...wanted.values()].filter((info) => !reused.has(info.path));
   todo.sort((a, b) => b.narSize - a.narSize);
 
   const done = { paths: 0, narBytes: 0, blobBytes: 0 };
@@ -92,7 +100,11 @@ export async function ingestClosure(
     await state.addCachedPaths(rows, Math.floor(Date.now() / 1000));
   };
   try {
-    const order = new ReferenceOrder<NewPath>(todo.map((info) => info.path));
+    const order = new ReferenceOrder<NewPath>(lacking.map((info) => info.path));
+    for (const row of elsewhere.values()) {
+      batch.push(...order.finish(row));
+      count(row);
+    }
     await eachPath(todo, options, async (row) => {
       batch.push(...order.finish(row));
       if (batch.length >= ROWS_PER_BATCH) await store();
@@ -102,15 +114,51 @@ export async function ingestClosure(
     // Also after a failure: these paths' blobs are durable.
     if (batch.length > 0) await store();
   }
+  await requireStored(todo, options);
   return {
     ingested: todo.length,
     reused: reused.size,
+    upstream: elsewhere.size,
     narBytes: done.narBytes,
     blobBytes: done.blobBytes,
   };
 }
 
+/**
+ * A garbage collection that was under way may have taken a NAR as nobody's after its file was written and
+ * before its row was: such a file is written again.
+ */
+async function requireStored(todo: readonly IngestInfo[], options: IngestOptions): Promise<void> {
+  const { state, blobs } = options;
+  const rows = new Map(
+    (await state.cachedPaths(todo.map(({ path }) => path))).map((row) => [row.path, row]),
+  );
+  const lost: IngestInfo[] = [];
+  for (const info of todo) {
+    const row = rows.get(info.path);
+    if (row?.blob != null && (await blobs.size(row.blob)) === row.blobSize) continue;
+    lost.push(info);
+  }
+  if (lost.length === 0) return;
+  const again: NewPath[] = [];
+  await eachPath(lost, options, async (row) => void again.push(row));
+  await state.addCachedPaths(again, Math.floor(Date.now() / 1000));
+}
+
+/** What is served already, marked as used, so that no garbage collection takes it from now on. */
 async function alreadyThere(
+  wanted: ReadonlyMap<StorePath, IngestInfo>,
+  options: IngestOptions,
+): Promise<Map<StorePath, CachedPath>> {
+  for (;;) {
+    const found = await served(wanted, options);
+    const now = Math.floor(Date.now() / 1000);
+    // Fewer: some went between the question and the mark.
+    if ((await options.state.touchPaths([...found.keys()], now)) === found.size) return found;
+  }
+}
+
+async function served(
   wanted: ReadonlyMap<StorePath, IngestInfo>,
   { state, blobs }: IngestOptions,
 ): Promise<Map<StorePath, CachedPath>> {

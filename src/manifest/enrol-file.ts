@@ -26,6 +26,13 @@ export const EnrolFileSchema = Exact({
   /** Printable, for an HTTP header. */
   secret: Type.String({ pattern: '^[A-Za-z0-9_-]{32,128}$' }),
   expiresAt: Time,
+  /** Base URLs of caches that this fleet leaves paths to. */
+  upstreams: Type.Optional(
+    Type.Array(
+      Type.Refine(Type.String(), isBaseUrl, () => 'must be a base URL, as server'),
+      { minItems: 1, maxItems: 100 },
+    ),
+  ),
 });
 
 /** `expiresAt` in POSIX seconds; `root` is the envelope's text, verbatim. */
@@ -51,9 +58,9 @@ export function parseEnrolFile(text: string): EnrolFile {
 
 /** The file's text, one field per line. @throws as parseEnrolFile for what it would not accept. */
 export function formatEnrolFile(file: EnrolFile): string {
-  const { server, fleet, host, root, secret } = file;
+  const { server, fleet, host, root, secret, upstreams } = file;
   const expiresAt = formatTime(file.expiresAt);
-  const fields = { version: 1, server, fleet, host, root, secret, expiresAt };
+  const fields = { version: 1, server, fleet, host, root, secret, expiresAt, upstreams };
   const text = `${JSON.stringify(fields, null, 2)}\n`;
   parseEnrolFile(text);
   return text;

@@ -23,7 +23,7 @@ const COMPRESSIONS = ['none', 'xz', 'bzip2', 'br', 'zstd'] as const;
 export type Compression = (typeof COMPRESSIONS)[number];
 
 export type NarInfo = PathInfo & {
-  /** Relative to the cache's root, as parseNarUrl admits it. */
+  /** Relative to the cache's root, as parseNarUrl admits it; or whole, at an upstream. */
   readonly url: string;
   readonly compression: Compression;
   /** Of the compressed file. */
@@ -72,11 +72,18 @@ export function parseNarUrl(text: string): string {
   throw new FleetError('E_NARINFO', `it leads away from the cache: ${JSON.stringify(cut(text))}`);
 }
 
+/** What a narinfo was asked for, and where else than below its own cache its NAR may be. */
+export type NarInfoRules = {
+  readonly hashPart?: string;
+  /** Base URLs without a final slash. */
+  readonly upstreams?: readonly string[];
+};
+
 /**
- * @param expect what the narinfo was asked for: its store path must have this hash part.
+ * @param rules the store path must have this hash part; a whole URL must lie below one of the upstreams.
  * @throws FleetError E_NARINFO
  */
-export function parseNarInfo(text: string, expect?: { readonly hashPart: string }): NarInfo {
+export function parseNarInfo(text: string, rules: NarInfoRules = {}): NarInfo {
   const lines = text.split('\n');
   if (lines.pop() !== '') throw bad('its last line has no newline');
   const fields = new Map<string, string>();
@@ -102,15 +109,15 @@ export function parseNarInfo(text: string, expect?: { readonly hashPart: string 
   };
 
   const path = required('StorePath', parseStorePath);
-  if (expect !== undefined && hashPartOf(path) !== expect.hashPart) {
-    throw bad(`it is about ${path}, but ${expect.hashPart} was asked for`);
+  if (rules.hashPart !== undefined && hashPartOf(path) !== rules.hashPart) {
+    throw bad(`it is about ${path}, but ${rules.hashPart} was asked for`);
   }
   const narSize = required('NarSize', parseSize);
   if (narSize === 0) throw bad('NarSize is 0');
   for (const sig of sigs) within('Sig', () => parsePathSignature(sig));
   return {
     path,
-    url: required('URL', parseNarUrl),
+    url: required('URL', (url) => parsePlace(url, rules.upstreams ?? [])),
     compression: field('Compression', parseCompression) ?? 'bzip2',
     fileHash: field('FileHash', parseNarHash),
     fileSize: field('FileSize', parseSize),
@@ -134,6 +141,14 @@ export function formatNarInfo(info: NarInfo): string {
   for (const sig of info.sigs) lines.push(`Sig: ${sig}`);
   if (info.ca !== null) lines.push(`CA: ${info.ca}`);
   return `${lines.join('\n')}\n`;
+}
+
+/** A URL that stays below this cache, or below one of `upstreams`. */
+function parsePlace(text: string, upstreams: readonly string[]): string {
+  const base = upstreams.find((upstream) => text.startsWith(`${upstream}/`));
+  if (base === undefined) return parseNarUrl(text);
+  parseNarUrl(text.slice(base.length + 1));
+  return text;
 }
 
 function parseSize(text: string): number {

@@ -2,7 +2,9 @@
 // stops no other. What is built is rooted before it is ingested, so that the build box's own garbage
 // collection harms nothing, and publication waits for the lease with everything else done.
 import { hostname } from 'node:os';
+import { storeBuildLogs } from '../cache/build-logs.ts';
 import { type Ingested, type IngestProgress, ingestClosure } from '../cache/ingest.ts';
+import { askUpstreams } from '../cache/upstream.ts';
 import { FleetError, isFleetError, messageOf } from '../errors.ts';
 import { type HostSettings, parseHostSettings } from '../manifest/activation.ts';
 import {
@@ -49,6 +51,7 @@ export type FleetBuildEvent =
   | { readonly kind: 'evaluating'; readonly host: string }
   | { readonly kind: 'building'; readonly host: string; readonly event: BuildEvent }
   | { readonly kind: 'ingesting'; readonly host: string; readonly progress: IngestProgress }
+  | { readonly kind: 'upstream'; readonly host: string; readonly error: FleetError }
   | { readonly kind: 'ready'; readonly host: string; readonly ingested: Ingested }
   | { readonly kind: 'failed'; readonly host: string; readonly error: FleetError }
   | { readonly kind: 'waiting'; readonly holder: LeaseHolder | null };
@@ -177,13 +180,25 @@ async function store(
   const paths = await queryClosure([toplevel], passed);
   const infos = await queryPathInfos(paths, passed);
   await requireUntold(dir, infos, hosts);
+  const { upstreams } = dir.config;
+  const news = new Set<StorePath>();
   const ingested = await ingestClosure(infos, {
     state: dir.state,
     blobs: dir.blobs,
     level: dir.config.zstdLevel,
     ...passed,
+    leftOut: async (lacking) => {
+      for (const { path } of lacking) news.add(path);
+      if (upstreams.length === 0) return new Map();
+      const trouble = (error: FleetError) => onEvent?.({ kind: 'upstream', host, error });
+      return await askUpstreams(lacking, upstreams, { ...passed, onTrouble: trouble });
+    },
     onProgress: (progress) => onEvent?.({ kind: 'ingesting', host, progress }),
   });
+  await storeBuildLogs(
+    infos.filter(({ path }) => news.has(path)),
+    { state: dir.state, blobs: dir.blobs, level: dir.config.zstdLevel },
+  );
   onEvent?.({ kind: 'ready', host, ingested });
   // The cache's word, not the local database's: a path that was built again with other bytes keeps
   // those that were published first, which hosts may have.

@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { stat, writeFile } from 'node:fs/promises';
+import { readFile, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import {
@@ -58,6 +58,7 @@ async function enrolled(dir: string): Promise<Memory> {
     leastBytesPerSecond: 200,
     patienceSeconds: 60,
     switchSeconds: 1800,
+    upstreams: [],
   });
   return await readMemory(dir);
 }
@@ -176,4 +177,13 @@ test('a queue that is full takes nothing, so that the chain has no gap', async (
   const room = { ...full, queue: full.queue.slice(1) };
   const next = await tell(memory, room, OUTCOME, CONTEXT);
   assert.deepEqual([next.counter, next.queue.length], [257, 256]);
+});
+
+test('agent.json of an older fleet, without upstreams, is read', async () => {
+  await using dir = await temporaryDirectory();
+  await enrolled(dir.path);
+  const file = memoryFiles(dir.path).config;
+  const { upstreams: _, ...older } = JSON.parse(await readFile(file, 'utf8'));
+  await writeFile(file, JSON.stringify(older));
+  assert.deepEqual((await readMemory(dir.path)).config.upstreams, ['https://cache.nixos.org']);
 });

@@ -70,7 +70,7 @@ test('paths small and large become rows whose blobs are their NARs', async () =>
     const nar = zstdDecompressSync(await buffer(stream));
     assert.deepEqual(nar, await narOf(made.storeDir, info.path));
   }
-  assert.deepEqual(done, { ingested: 3, reused: 0, narBytes, blobBytes });
+  assert.deepEqual(done, { ingested: 3, reused: 0, upstream: 0, narBytes, blobBytes });
 });
 
 test('a second time reads nothing, and says the same sizes', async () => {
@@ -79,7 +79,13 @@ test('a second time reads nothing, and says the same sizes', async () => {
   const first = await made.ingest(infos);
   await rm(made.storeDir, { recursive: true });
   assert.deepEqual(await made.ingest(infos), { ...first, ingested: 0, reused: 2 });
-  assert.deepEqual(await made.ingest([]), { ingested: 0, reused: 0, narBytes: 0, blobBytes: 0 });
+  assert.deepEqual(await made.ingest([]), {
+    ingested: 0,
+    reused: 0,
+    upstream: 0,
+    narBytes: 0,
+    blobBytes: 0,
+  });
 });
 
 test('a blob that is gone or short is made anew', async () => {
@@ -129,6 +135,7 @@ test('no row comes before its blob', async () => {
   const seen: string[] = [];
   const state = {
     cachedPaths: made.state.cachedPaths,
+    touchPaths: made.state.touchPaths,
     async addCachedPaths(rows: readonly NewPath[], now: number) {
       for (const row of rows) {
         assert.equal(await made.blobs.size(stored(row).blob), row.blobSize);
