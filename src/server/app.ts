@@ -115,8 +115,10 @@ export function buildApp(dir: StateDir, options: AppOptions): App {
   // Not where requests are logged: the log is the framework's.
   if (options.accessLog === undefined) {
     quick = (request, response) => {
+      const { authorization } = request.headers;
+      if (!auth.mayReadNow(authorization) || !narinfo(request, response)) return false;
       setRoute(response, NARINFO_ROUTE);
-      return auth.mayReadNow(request.headers.authorization) && narinfo(request, response);
+      return true;
     };
   }
   registerUploadRoutes(app, {

@@ -5,11 +5,13 @@ import { test } from 'node:test';
 import { buildApp } from '../../src/server/app.ts';
 import { generateToken, hashToken } from '../../src/server/tokens.ts';
 import { makeState, publishHost } from '../helpers/state.ts';
+import { temporaryDir } from '../helpers/temporary.ts';
 
 const NOW = 1_800_000_000;
 
 test('metrics are for admins, count by route, and are those that are documented', async (t) => {
-  const dir = await makeState(t, NOW);
+  const dir = await makeState(await temporaryDir(t), NOW);
+  t.after(() => dir[Symbol.asyncDispose]());
   await publishHost(dir, 'lantern', 'one', NOW);
   const app = buildApp(dir, { now: () => NOW });
   t.after(() => app.close());
