@@ -23,7 +23,9 @@ export async function storeBuildLogs(
 ): Promise<void> {
   const derivers = new Set(infos.flatMap(({ deriver }) => (deriver === null ? [] : [deriver])));
   for (const drv of derivers) {
-    if (!(await hasLog(drv)) || (await options.state.buildLog(drv)) !== null) continue;
+    if (!(await hasLog(drv))) continue;
+    const known = await options.state.buildLog(drv);
+    if (known !== null && (await options.blobs.size(known.id)) === known.size) continue;
     try {
       const text = await readBuildLog(drv);
       const blob = await options.blobs.put(compressedStream(once(text), options.level));
