@@ -1,7 +1,7 @@
 // Builds with the real Nix, in the machine's own store: roots, events, failures, aborts.
 import assert from 'node:assert/strict';
 import { existsSync } from 'node:fs';
-import { readFile, readlink } from 'node:fs/promises';
+import { chmod, readFile, readlink } from 'node:fs/promises';
 import { join } from 'node:path';
 import { after, test } from 'node:test';
 import type { FleetError } from '../../src/errors.ts';
@@ -68,6 +68,8 @@ test('a failure names the derivation that failed and ends its log', async () => 
 
 test('an abort ends the build and what it started', async () => {
   const marker = join(scratch.dir, 'pid');
+  // Where Nix has build users, the builder is one of them.
+  await chmod(scratch.dir, 0o777);
   const drv = await instantiate(
     shell('slow', `echo $$ > '${marker}'; echo up; while :; do read x; done < /dev/zero`),
   );
