@@ -83,11 +83,11 @@ export class ClosureNarInfos {
     const parts: Buffer[] = [];
     let bytes = 0;
     const batches = this.#batches(hashParts);
-    for await (const batch of batches) {
-      parts.push(batch);
-      bytes += batch.length;
-      if (bytes <= MAX_KEPT) continue;
-      return sendLarge(rest(parts, batches), wantsZstd, reply);
+    // Not `for await`: leaving it would end the generator, which goes on where the answer is large.
+    for (let next = await batches.next(); next.done !== true; next = await batches.next()) {
+      parts.push(next.value);
+      bytes += next.value.length;
+      if (bytes > MAX_KEPT) return sendLarge(rest(parts, batches), wantsZstd, reply);
     }
     const document = { hashParts, plain: Buffer.concat(parts), zstd: null, version };
     this.#documents.delete(key);

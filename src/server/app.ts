@@ -80,13 +80,13 @@ export function buildApp(dir: StateDir, options: AppOptions): App {
         tls === undefined
           ? createServer(checks, answer)
           : createTlsServer({ ...tls, ...checks }, answer);
-      server.keepAliveTimeout = 65_000;
-      server.setTimeout(limits.standstill);
       return server;
     },
   }) as FastifyInstance;
   // Idle and half-open connections are cheap, but not without end.
   app.server.maxConnections = MAX_CONNECTIONS;
+  app.server.keepAliveTimeout = 65_000;
+  app.server.setTimeout(limits.standstill);
 
   // Bodies are signed bytes: they are parsed by their own strict parsers, never by Fastify's.
   app.removeAllContentTypeParsers();
