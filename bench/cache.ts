@@ -15,7 +15,7 @@ import { hashPartOf } from '../src/nix/storepath.ts';
 import { initStateDir } from '../src/server/init.ts';
 import { openStateDir } from '../src/server/statedir.ts';
 import { makeCorpus, makeLargePath } from './corpus.ts';
-import { type Benchmark, type Figure, median } from './figures.ts';
+import { type Benchmark, type Figure, median, need } from './figures.ts';
 import { memoryMiB, startServers } from './servers.ts';
 
 const PATHS = 420;
@@ -26,6 +26,7 @@ const STALLED = 1_000;
 type Run = { readonly requests: number; readonly bytes: number; readonly p99: number };
 
 export const benchmark: Benchmark = async ({ quick, log }) => {
+  need('nix=nix-bin', 'nginx=nginx-light', 'wrk=wrk');
   const dir = mkdtempSync(join(tmpdir(), 'fleet-bench-'));
   try {
     const files = await makeFiles(dir);

@@ -1,5 +1,5 @@
 // What a benchmark is and what it gives back; and how a child process is measured from outside.
-import { spawn } from 'node:child_process';
+import { execFileSync, spawn } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 
 export type Figure = { readonly name: string; readonly value: number; readonly unit: string };
@@ -12,6 +12,11 @@ export type BenchmarkOptions = {
 
 /** Every bench/NAME.ts exports one as `benchmark`. */
 export type Benchmark = (options: BenchmarkOptions) => Promise<Figure[]>;
+
+/** Makes sure of programs that npm does not bring: `program=package` each. */
+export function need(...pairs: readonly string[]): void {
+  execFileSync('sh', ['scripts/need.sh', ...pairs], { stdio: 'inherit' });
+}
 
 export function median(values: readonly number[]): number {
   const sorted = [...values].sort((a, b) => a - b);

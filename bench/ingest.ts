@@ -7,7 +7,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import type { IngestInfo } from '../src/cache/ingest.ts';
 import { makeCorpus, makeLargePath, nixEnvironment } from './corpus.ts';
-import { type Benchmark, type Measured, measure, median } from './figures.ts';
+import { type Benchmark, type Measured, measure, median, need } from './figures.ts';
 
 const LEVEL = 3;
 const PATHS = 420;
@@ -16,6 +16,7 @@ const LARGE_BYTES = 2 * 1024 ** 3;
 const CHILD = fileURLToPath(new URL('./ingest-child.ts', import.meta.url));
 
 export const benchmark: Benchmark = async ({ quick, log }) => {
+  need('nix=nix-bin');
   const dir = mkdtempSync(join(tmpdir(), 'fleet-bench-'));
   try {
     const root = join(dir, 'root');

@@ -7,7 +7,8 @@ import { FleetError } from '../errors.ts';
 /** Marks the file as fleet's (`PRAGMA application_id`); the bytes of "flet". */
 export const APPLICATION_ID = 0x666c6574;
 
-const MIGRATIONS: readonly string[] = [
+/** In their order; a database has had as many of them as its version says. */
+export const MIGRATIONS: readonly string[] = [
   `
   CREATE TABLE cached_path (
     hash_part TEXT PRIMARY KEY CHECK (length(hash_part) = 32),
