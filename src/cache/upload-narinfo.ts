@@ -9,7 +9,7 @@ import { type NarInfo, parseNarInfo } from '../nix/narinfo.ts';
 import { type NixPublicKey, parsePathSignature, verifyPathSignature } from '../nix/signature.ts';
 import { hashPartOf, type StorePath } from '../nix/storepath.ts';
 import type { Blobs } from '../storage/blobs.ts';
-import type { StagedNar, State } from '../storage/state.ts';
+import type { StagedNar, State, StoredPath } from '../storage/state.ts';
 import { compressionOf } from './upload-nar.ts';
 
 export type UploadPolicy = {
@@ -49,7 +49,16 @@ export async function acceptNarInfo(
   const { path, references, deriver, sigs } = info;
   const row = { path, narHash, narSize, references, deriver, sigs, ca, contents };
   const stored = { ...row, compression: 'zstd', blob, blobSize, upstream: null } as const;
-  return await add(stored, file, state, now);
+  const outcome = await add(stored, file, state, now);
+  // Pushed again because its bytes were lost or damaged: these take their place.
+  if (outcome === 'same') await heal(stored, state, blobs, now);
+  return outcome;
+}
+
+async function heal(stored: StoredPath, state: State, blobs: Blobs, now: number): Promise<void> {
+  const row = await state.cachedPath(hashPartOf(stored.path));
+  if (row === null || row.blob === null) return;
+  if ((await blobs.size(row.blob)) !== row.blobSize) await state.addCachedPaths([stored], now);
 }
 
 /** A path that is here already needs no NAR: another client was first. */

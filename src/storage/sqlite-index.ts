@@ -8,7 +8,7 @@ import { hashPartOf, type StorePath } from '../nix/storepath.ts';
 import type { BlobId } from './blobs.ts';
 import { CACHED_PATH, type CachedPathRow, cachedPathOf, cachedPathValues } from './sqlite-rows.ts';
 import type { SyncWrites } from './sqlite-writes.ts';
-import type { NarContents, NewPath, Pin, StagedNar, UploadOutcome } from './state.ts';
+import type { CachedPath, NarContents, NewPath, Pin, StagedNar, UploadOutcome } from './state.ts';
 
 type Index = Pick<
   SyncWrites,
@@ -65,9 +65,10 @@ export function createIndex(db: Database): Index {
     }
   };
 
-  const put = (row: NewPath, now: number): void => {
-    const hashPart = hashPartOf(row.path);
+  const put = (given: NewPath, now: number): void => {
+    const hashPart = hashPartOf(given.path);
     const old = find.get(hashPart);
+    const row = old === undefined ? given : withKnown(given, cachedPathOf(old));
     if (row.blob !== null) putNar.run(row.blob, row.blobSize);
     putPath.run(...cachedPathValues(row, now));
     if (old !== undefined) dropEdges.run(hashPart);
@@ -148,6 +149,13 @@ export function createIndex(db: Database): Index {
     addPin: (pin) => addPin.immediate(pin),
     removePin: (name) => dropPin.run(name).changes > 0,
   };
+}
+
+/** `row` with what others said of the same bytes: they say it no less when the file is made anew. */
+function withKnown(row: NewPath, old: CachedPath): NewPath {
+  if (old.path !== row.path || old.narHash !== row.narHash) return row;
+  const sigs = [...new Set([...row.sigs, ...old.sigs])].slice(0, MAX_FOREIGN_SIGS);
+  return { ...row, sigs, ca: row.ca ?? old.ca };
 }
 
 /** What takes rows out of the index, within a transaction of the caller's. */

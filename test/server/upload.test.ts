@@ -364,6 +364,28 @@ test('an upload that is cut leaves nothing, and can be sent again', async (t) =>
   await put(made, big);
 });
 
+test('a path whose bytes were lost is healed by pushing it again, and keeps its signatures', async (t) => {
+  const made = await cache(t);
+  const one = parcel('one', 'text');
+  const sigs = [signPath(one.info, generateNixKey('foreign-1'))];
+  await put(made, { ...one, info: { ...one.info, sigs } });
+  const row = await made.dir.state.cachedPath(hashPartOf(one.info.path));
+  assert.ok(row?.blob != null);
+  // As a NAR that was stored in another way has it: other compressed bytes, and now lost.
+  const other = await made.dir.blobs.put([Buffer.from('other bytes')]);
+  await made.dir.state.addCachedPaths([{ ...row, blob: other.id, blobSize: other.size }], NOW);
+  await made.dir.blobs.delete(other.id);
+  assert.equal((await made.send('GET', narinfoPath(one.info))).status, 404);
+  assert.equal((await made.send('PUT', `/nar/${one.file}`, one.nar)).status, 201);
+  assert.equal(
+    (await made.send('PUT', narinfoPath(one.info), formatNarInfo(one.info))).status,
+    200,
+  );
+  const served = parseNarInfo(await (await made.send('GET', narinfoPath(one.info))).text());
+  assert.equal((await made.send('GET', `/${served.url}`)).status, 200);
+  assert.deepEqual(served.sigs.slice(1), sigs);
+});
+
 test('two clients at once with one path both succeed', async (t) => {
   const made = await cache(t);
   const one = parcel('one', 'y'.repeat(100_000));

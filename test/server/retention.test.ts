@@ -1,0 +1,119 @@
+// What the cache must keep, and the reasons that are told; and the box's own roots, released with it.
+import assert from 'node:assert/strict';
+import { readdir, symlink } from 'node:fs/promises';
+import { join } from 'node:path';
+import { test } from 'node:test';
+import { generateSecretKey } from '../../src/ed25519.ts';
+import { publicKeyOfSecret } from '../../src/manifest/keyfile.ts';
+import { type Receipt, signReceipt } from '../../src/manifest/receipt.ts';
+import { collect } from '../../src/server/collect.ts';
+import { openGcRoots } from '../../src/server/gcroots.ts';
+import { retentionRoots } from '../../src/server/retention.ts';
+import { tryLockFile } from '../../src/storage/lease.ts';
+import { storePath } from '../helpers/paths.ts';
+import { hex } from '../helpers/rows.ts';
+import { makeState, publishHost } from '../helpers/state.ts';
+import { temporaryDir } from '../helpers/temporary.ts';
+
+const NOW = 1_800_000_000;
+
+test('the newest manifests, what a host runs and boots, and pins, each with its reason', async (t) => {
+  await using dir = await makeState(await temporaryDir(t), NOW);
+  const { state } = dir;
+  const tops = [];
+  for (const text of ['one', 'two', 'three']) {
+    tops.push((await publishHost(dir, 'lantern', text, NOW)).toplevel);
+  }
+  const [one, two, three] = tops;
+  assert.ok(one && two && three);
+  await state.addPin({ name: 'demo', path: one, createdAt: NOW });
+  assert.deepEqual(await retentionRoots(state, 2), [
+    { path: two, reason: 'manifest 1.2 of lantern' },
+    { path: three, reason: 'manifest 1.3 of lantern' },
+    { path: one, reason: 'pinned as demo' },
+  ]);
+
+  // Enrolled, and its last report says what it runs.
+  const secret = generateSecretKey();
+  await state.invite({ secretHash: hex('secret'), host: 'lantern', expiresAt: NOW + 100 });
+  const key = { publicKey: publicKeyOfSecret(secret), tokenHash: hex('token'), now: NOW };
+  assert.equal(await state.enrol({ secretHash: hex('secret'), ...key }), 'enrolled');
+  const receipt: Receipt = {
+    ...{ fleet: dir.root.fleet, host: 'lantern', counter: 1, previous: null, manifest: null },
+    ...{ checkpoint: null, phase: 'in-sync', reason: null, booted: storePath('booted') },
+    ...{ current: storePath('current'), profile: null, exitCode: null },
+    ...{
+      failedUnits: { added: [], removed: [] },
+      who: 'policy',
+      times: { started: NOW, finished: NOW },
+    },
+  };
+  const { envelope, digest } = signReceipt(receipt, secret);
+  const row = { host: 'lantern', counter: 1, digest, previous: null, receivedAt: NOW };
+  assert.equal(await state.addReport({ ...row, envelope }), 'stored');
+  const roots = await retentionRoots(state, 1);
+  assert.deepEqual(
+    roots.filter(({ reason }) => /report/.test(reason)),
+    [
+      { path: storePath('current'), reason: 'lantern runs it, by its last report' },
+      { path: storePath('booted'), reason: 'lantern booted it, by its last report' },
+    ],
+  );
+});
+
+test('a receipt that cannot be read keeps nothing, and stops nothing', async () => {
+  const record = { host: 'a', publicKey: null, enrolledAt: null, lastSeen: null };
+  const report = {
+    host: 'a',
+    counter: 1,
+    digest: '',
+    previous: null,
+    receivedAt: 1,
+    envelope: '{"x":1}',
+  };
+  const state = {
+    recentManifests: async () => [],
+    status: async () => [{ record, manifest: null, report }],
+    pins: async () => [],
+  };
+  assert.deepEqual(await retentionRoots(state, 1), []);
+});
+
+test('links of manifests that are retained no longer are released, and no others', async (t) => {
+  await using dir = await makeState(await temporaryDir(t), NOW);
+  for (const text of ['one', 'two', 'three']) await publishHost(dir, 'lantern', text, NOW);
+  const links = dir.layout.gcroots;
+  const names = [
+    'lantern-1-1',
+    'lantern-1-2',
+    'lantern-1-3',
+    'lantern-1-4',
+    `building-${process.pid}-x-1-1`,
+    'other',
+  ];
+  for (const name of names) await symlink('/nix/store/x', join(links, name));
+  const config = { ...dir.config, keepManifests: 1, keepUnusedDays: 0 };
+  await using gcroots = await openGcRoots(links);
+  // A build of ours that is going on protects all that was stored since it began.
+  assert.ok((await gcroots.oldestBuild()) <= Date.now() / 1000);
+  const later = Math.floor(Date.now() / 1000) + 100;
+  const done = await collect({ ...dir, config }, { dryRun: false, now: later });
+  assert.equal(done?.releasedLinks, 2);
+  assert.deepEqual(
+    (await readdir(links)).sort(),
+    names.filter((name) => !/-1-[12]$/.test(name) || name.startsWith('building')).sort(),
+  );
+});
+
+test('one collection at a time', async (t) => {
+  await using dir = await makeState(await temporaryDir(t), NOW);
+  const { spawnSync } = await import('node:child_process');
+  const lock = tryLockFile(dir.layout.gcLock);
+  assert.ok(lock !== null);
+  const source = `import { tryLockFile } from ${JSON.stringify(join(process.cwd(), 'src/storage/lease.ts'))};
+    process.exit(tryLockFile(${JSON.stringify(dir.layout.gcLock)}) === null ? 7 : 0);`;
+  const other = () => spawnSync(process.execPath, ['--input-type=module', '-e', source]).status;
+  assert.equal(other(), 7);
+  lock[Symbol.dispose]();
+  assert.equal(other(), 0);
+});
