@@ -152,7 +152,12 @@ export function buildApp(dir: StateDir, options: AppOptions): App {
   app.get('/healthz', async (_request, reply) => reply.type('text/plain').send('ok\n'));
   app.get('/readyz', async (_request, reply) => {
     // Ready means that what every answer needs can be read.
-    await dir.state.credential('');
+    try {
+      await dir.state.credential('');
+    } catch (error) {
+      options.onError?.(error);
+      return refuse(reply, 503, 'E_STATE_BUSY', 'the state cannot be read; the log says why');
+    }
     return reply.type('text/plain').send('ready\n');
   });
   return Object.assign(app, { metrics });

@@ -72,6 +72,8 @@ export function makeAuth(state: StateReads, open: boolean, now: () => number): A
     const found = token === null ? null : await find(hashToken(token));
     if (found !== null && (found.expiresAt === null || found.expiresAt > now())) {
       names.set(request, found.name);
+      // One token fits many headers: any user name goes with it.
+      if (headers.size >= MAX_KNOWN) headers.clear();
       if (authorization !== undefined) headers.set(authorization, found);
       return found;
     }

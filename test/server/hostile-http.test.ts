@@ -257,6 +257,24 @@ test('bad tokens and enrolments are limited by address; a good token always pass
   assert.equal((await ask('Bearer wrong', '192.0.2.1')).status, 429);
 });
 
+test('a state that cannot be read is not ready, and said so without its paths', async (t) => {
+  const told: unknown[] = [];
+  const top = await temporaryDir(t);
+  const made = await makeState(top, NOW);
+  const state = { ...made.state, credential: () => Promise.reject(new Error(`no ${top}`)) };
+  const app = buildApp({ ...made, state }, { onError: (error) => told.push(error) });
+  t.after(async () => {
+    await app.close();
+    await made[Symbol.asyncDispose]();
+  });
+  const url = await app.listen({ host: '127.0.0.1', port: 0 });
+  const answer = await fetch(`${url}/readyz`);
+  assert.equal(answer.status, 503);
+  assert.ok(!(await answer.text()).includes(top));
+  assert.equal(told.length, 1);
+  assert.equal((await fetch(`${url}/healthz`)).status, 200);
+});
+
 test('X-Forwarded-For is believed from nobody unless it is configured', async (t) => {
   const { url } = await world(t);
   const statuses = [];
