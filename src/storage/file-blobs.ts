@@ -2,7 +2,7 @@
 // and whole before its name exists: write, fdatasync, rename, fsync of the directory. Many puts at
 // once share the file system's journal commits, so callers should not wait for one before the next.
 import { createHash } from 'node:crypto';
-import { closeSync, fstatSync, openSync, read, readSync, statSync } from 'node:fs';
+import { statSync } from 'node:fs';
 import {
   type FileHandle,
   link,
@@ -18,6 +18,7 @@ import { dirname, join } from 'node:path';
 import { Readable } from 'node:stream';
 import { asDiskFull, makeDirectoryDurable, syncDirectory } from '../durable.ts';
 import { errnoOf, FleetError } from '../errors.ts';
+import { openBlobReader } from './blob-reader.ts';
 import {
   type BlobId,
   type BlobReader,
@@ -36,7 +37,6 @@ const QUARANTINE = 'quarantine';
 const ASIDE = '-removes-';
 const SHARDS = Array.from({ length: 256 }, (_, i) => i.toString(16).padStart(2, '0'));
 const READ_BYTES = 128 * 1024;
-const READ_AT_ONCE = 256 * 1024;
 // A temporary file whose process cannot be seen from here is taken for abandoned after a day.
 const FOREIGN_AGE_MS = 24 * 3600 * 1000;
 
@@ -124,7 +124,7 @@ class FileBlobs implements Blobs {
 
   async open(id: BlobId): Promise<BlobReader | null> {
     try {
-      return openReader(this.#file(id));
+      return openBlobReader(this.#file(id));
     } catch (error) {
       return absent(error);
     }
@@ -225,43 +225,6 @@ async function writeAll(handle: FileHandle, chunk: Uint8Array): Promise<void> {
   for (let at = 0; at < chunk.length; ) {
     at += (await handle.write(chunk, at, chunk.length - at)).bytesWritten;
   }
-}
-
-/** Opens and reads a little in this thread: that costs microseconds, and the thread pool ten times more. */
-function openReader(file: string): BlobReader {
-  const fd = openSync(file, 'r');
-  try {
-    const found = fstatSync(fd);
-    return {
-      size: found.isFile() ? found.size : 0,
-      read: async (target, position) => {
-        let filled = 0;
-        while (filled < target.length) {
-          const rest = target.subarray(filled);
-          const got =
-            rest.length <= READ_AT_ONCE
-              ? readSync(fd, rest, 0, rest.length, position + filled)
-              : await readAside(fd, rest, position + filled);
-          if (got === 0) break;
-          filled += got;
-        }
-        return filled;
-      },
-      [Symbol.asyncDispose]: async () => closeSync(fd),
-    };
-  } catch (error) {
-    closeSync(fd);
-    throw error;
-  }
-}
-
-function readAside(fd: number, target: Uint8Array, position: number): Promise<number> {
-  return new Promise((resolve, reject) => {
-    read(fd, target, 0, target.length, position, (error, got) => {
-      if (error === null) resolve(got);
-      else reject(error);
-    });
-  });
 }
 
 /** Gives a file its place again, unless there is a newer one by now. */
