@@ -9,7 +9,7 @@ import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { hashPartOf, parseStorePath, type StorePath } from '../../src/nix/storepath.ts';
-import { fleet, fleetOk, type Running, run, startFleet } from '../helpers/cli.ts';
+import { fleet, fleetOk, freePort, type Running, run, startFleet } from '../helpers/cli.ts';
 import { writeFlake } from '../helpers/flakes.ts';
 import { temporaryDirectory } from '../helpers/temporary.ts';
 
@@ -63,14 +63,6 @@ class Server {
         return `${req.method} ${req.url}`;
       });
   }
-}
-
-async function freePort(): Promise<number> {
-  const probe = createServer();
-  await new Promise<void>((resolve) => probe.listen(0, '127.0.0.1', resolve));
-  const address = probe.address();
-  await new Promise((resolve) => probe.close(resolve));
-  return typeof address === 'object' && address !== null ? address.port : 0;
 }
 
 const netrcOf = (name: string): string => join(dir, `netrc-${name}`);

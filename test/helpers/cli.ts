@@ -1,5 +1,6 @@
 // The command line as a real process, and a real server to talk to.
 import { type ChildProcess, spawn } from 'node:child_process';
+import { createServer } from 'node:net';
 import { resolve } from 'node:path';
 
 const FLEET = resolve('cli/fleet.ts');
@@ -126,4 +127,13 @@ export async function serve(
     running.done.then(({ code, stderr }) => reject(new Error(`serve ended: ${code} ${stderr}`)));
   });
   return { url, stop };
+}
+
+/** A port of 127.0.0.1 that is free now, for a server that has to come back to the same one. */
+export async function freePort(): Promise<number> {
+  const probe = createServer();
+  await new Promise<void>((resolve) => probe.listen(0, '127.0.0.1', resolve));
+  const address = probe.address();
+  await new Promise((resolve) => probe.close(resolve));
+  return typeof address === 'object' && address !== null ? address.port : 0;
 }
