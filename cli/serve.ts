@@ -32,10 +32,11 @@ export function registerServe(program: Command): void {
           const stopped = toldToStop();
           const app = buildApp(dir, {
             ...(tls === undefined ? {} : { tls }),
+            version: program.version() ?? '',
             ...(options.accessLog === true
-              ? { accessLog: { level: 'info', stream: process.stderr } }
+              ? { accessLog: (line: string) => process.stderr.write(`${line}\n`) }
               : {}),
-            onError: (error) => process.stderr.write(`${formatFault(error)}\n`),
+            onError: (error, id) => process.stderr.write(`${formatFault(error, id)}\n`),
           });
           try {
             await app.listen({ host, port });
@@ -99,10 +100,10 @@ async function readTls(options: Options): Promise<{ cert: string; key: string } 
 }
 
 /** One JSON line, as the access log's are. */
-function formatFault(error: unknown): string {
+function formatFault(error: unknown, id: number | null = null): string {
   const code = isFleetError(error) ? error.code : 'E_INTERNAL';
   const stack = error instanceof Error ? error.stack : undefined;
-  return JSON.stringify({ level: 50, time: Date.now(), code, msg: messageOf(error), stack });
+  return JSON.stringify({ level: 50, time: Date.now(), id, code, msg: messageOf(error), stack });
 }
 
 function listenOf(text: string) {

@@ -1,7 +1,6 @@
-// A blob → the body of an answer. While few read, by two buffers a download that take turns: one is read
-// into while the other is on its way to the client, which is as quick as sendfile. As downloads get
-// more, each has one, and a smaller one: a reader that stands still holds that and nothing else. A blob
-// that ends early ends the connection, never a short body.
+// A blob → the body of an answer, by one buffer a download: reading small pieces of a file is so quick that
+// a second one, read into meanwhile, gains nothing. As downloads get more, each gets a smaller one: a reader
+// that stands still holds that and nothing else. A blob that ends early ends the connection, never a short body.
 import { once } from 'node:events';
 import type { ServerResponse } from 'node:http';
 import type { BlobReader, ByteRange } from '../storage/blobs.ts';
@@ -10,12 +9,10 @@ import type { BlobReader, ByteRange } from '../storage/blobs.ts';
 const BUDGET = 4 * 1024 * 1024;
 const LARGEST = 256 * 1024;
 const SMALLEST = 8 * 1024;
-/** Up to so many downloads read ahead; more of them keep the disk and the line busy by themselves. */
-const READING_AHEAD = 16;
 
 /** Buffers to be used again, by size: new ones by the thousand drive the garbage collector. */
 const spares = new Map<number, Buffer[]>();
-const SPARES_EACH = 2 * READING_AHEAD;
+const SPARES_EACH = 32;
 
 let active = 0;
 
@@ -27,12 +24,11 @@ export async function sendBlob(
 ): Promise<void> {
   active += 1;
   const size = bufferSize(part);
-  const buffers = [takeBuffer(size)];
-  if (active <= READING_AHEAD && part.end - part.start > size) buffers.push(takeBuffer(size));
+  const buffer = takeBuffer(size);
   try {
-    await copy(reader, part, response, buffers);
-    // Only these are known to be nobody's any more: a write that was cut off may still hold its own.
-    for (const buffer of buffers) giveBack(buffer);
+    await copy(reader, part, response, buffer);
+    // Only now is it known to be nobody's any more: a write that was cut off may still hold it.
+    giveBack(buffer);
   } catch {
     // The head has been sent: all that can be said now is that this is not the whole.
     response.destroy();
@@ -62,29 +58,17 @@ async function copy(
   reader: BlobReader,
   { start, end }: ByteRange,
   response: ServerResponse,
-  buffers: readonly Buffer[],
+  buffer: Buffer,
 ): Promise<void> {
-  const fill = async (target: Buffer | undefined, position: number): Promise<Buffer> => {
-    if (target === undefined) throw new Error('there is no buffer');
-    const wanted = target.subarray(0, Math.min(target.length, end - position));
+  const fill = async (position: number): Promise<Buffer> => {
+    const wanted = buffer.subarray(0, Math.min(buffer.length, end - position));
     if ((await reader.read(wanted, position)) < wanted.length) throw new Error('the blob is short');
     return wanted;
   };
-  let turn = 0;
-  let chunk = await fill(buffers[turn], start);
+  let chunk = await fill(start);
   for (let at = start + chunk.length; at < end; at += chunk.length) {
-    const writing = write(response, chunk);
-    if (buffers.length === 1) {
-      await writing;
-      chunk = await fill(buffers[0], at);
-      continue;
-    }
-    turn = 1 - turn;
-    // Both, whatever happens: neither may go on with a buffer or a file that is given up.
-    const [read, written] = await Promise.allSettled([fill(buffers[turn], at), writing]);
-    if (written.status === 'rejected') throw written.reason;
-    if (read.status === 'rejected') throw read.reason;
-    chunk = read.value;
+    await write(response, chunk);
+    chunk = await fill(at);
   }
   response.end(chunk);
   // Until it is gone, the buffer and the open file are in use.

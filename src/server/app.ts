@@ -4,25 +4,28 @@
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
 import { createServer as createTlsServer } from 'node:https';
 import type { Readable } from 'node:stream';
-import Fastify, { type FastifyInstance, type FastifyServerOptions } from 'fastify';
+import Fastify, { type FastifyInstance, type FastifyRequest } from 'fastify';
 import { NARINFO_ROUTE, type Quick, registerCacheRoutes } from '../cache/routes.ts';
 import { registerUploadRoutes } from '../cache/upload-routes.ts';
 import { parseNixPublicKey } from '../nix/signature.ts';
 import { guardedBy, makeAuth } from './auth.ts';
 import { registerEnrolment } from './enrolment.ts';
+import { registerHealth } from './health.ts';
 import { registerHostRoutes } from './hosts.ts';
 import { type Metrics, makeMetrics, registerMetrics } from './metrics.ts';
 import { refuse, refuseError, statusOf } from './replies.ts';
 import type { StateDir } from './statedir.ts';
-import { setRoute, watch } from './watch.ts';
+import { requestId, setRoute, watch } from './watch.ts';
 
 export type AppOptions = {
   /** PEM texts; without them the server speaks plain HTTP. */
   readonly tls?: { readonly cert: string; readonly key: string };
-  /** Where every request is logged; none where absent. */
-  readonly accessLog?: FastifyServerOptions['logger'];
-  /** Told of what went wrong inside. */
-  readonly onError?: (error: unknown) => void;
+  /** Of the program, for metrics. */
+  readonly version?: string;
+  /** Takes one JSON line, without its end, for every request. */
+  readonly accessLog?: (line: string) => void;
+  /** Told of what went wrong inside, and in which request of the log. */
+  readonly onError?: (error: unknown, requestId?: number | null) => void;
   /** POSIX seconds; tests set it. */
   readonly now?: () => number;
   /** Time limits in milliseconds; tests set shorter ones. */
@@ -36,9 +39,11 @@ type Limits = {
   readonly body: number;
   /** For a connection on which nothing moves. */
   readonly standstill: number;
+  /** For the rest of a request that was answered before its end. */
+  readonly drain: number;
 };
 
-const LIMITS: Limits = { headers: 30_000, body: 30_000, standstill: 120_000 };
+const LIMITS: Limits = { headers: 30_000, body: 30_000, standstill: 120_000, drain: 10_000 };
 
 /** The largest body that any route takes: an envelope (60 KiB) and some room. */
 const BODY_LIMIT = 64 * 1024;
@@ -62,8 +67,8 @@ export function buildApp(dir: StateDir, options: AppOptions): App {
   };
   let quick: Quick = () => false;
   const app = Fastify({
-    // None where nobody reads it: a logger for each request costs as much as looking its narinfo up.
-    logger: options.accessLog ?? false,
+    // Ours is another (watch.ts): this one would log queries, and costs as much as a narinfo's look-up.
+    logger: false,
     bodyLimit: BODY_LIMIT,
     // The longest of our path parameters is the name of a realisation.
     routerOptions: { maxParamLength: 300, ignoreTrailingSlash: false },
@@ -79,7 +84,7 @@ export function buildApp(dir: StateDir, options: AppOptions): App {
       const server =
         tls === undefined
           ? createServer(checks, answer)
-          : createTlsServer({ ...tls, ...checks }, answer);
+          : createTlsServer({ ...tls, ...checks, handshakeTimeout: limits.headers }, answer);
       return server;
     },
   }) as FastifyInstance;
@@ -90,12 +95,12 @@ export function buildApp(dir: StateDir, options: AppOptions): App {
 
   // Bodies are signed bytes: they are parsed by their own strict parsers, never by Fastify's.
   app.removeAllContentTypeParsers();
-  app.addContentTypeParser('*', (_request: unknown, payload: Readable) =>
-    smallBody(payload, limits.body),
+  app.addContentTypeParser('*', (request: FastifyRequest, payload: Readable) =>
+    smallBody(payload, Number(request.headers['content-length'] ?? 0), limits.body),
   );
 
   app.setErrorHandler((error, _request, reply) => {
-    if (statusOf(error) >= 500) options.onError?.(error);
+    if (statusOf(error) >= 500) options.onError?.(error, requestId(reply.raw));
     return refuseError(reply, error);
   });
   app.setNotFoundHandler((_request, reply) =>
@@ -103,8 +108,13 @@ export function buildApp(dir: StateDir, options: AppOptions): App {
   );
 
   const auth = makeAuth(dir.state, dir.config.public, now);
-  const metrics = makeMetrics(dir, auth.counts);
-  watch(app, metrics.observe, MAX_PIPELINED);
+  const metrics = makeMetrics(dir, auth.counts, options.version ?? '');
+  watch(app, {
+    observe: metrics.observe,
+    most: MAX_PIPELINED,
+    drain: limits.drain,
+    log: options.accessLog,
+  });
   const narinfo = registerCacheRoutes(app, {
     state: dir.state,
     blobs: dir.blobs,
@@ -112,11 +122,10 @@ export function buildApp(dir: StateDir, options: AppOptions): App {
     priority: dir.config.cachePriority,
     mayRead: auth.mayRead,
   });
-  // Not where requests are logged: the log is the framework's.
-  if (options.accessLog === undefined) {
+  // Whose request it is, where a proxy stands before us, only the framework knows.
+  if (options.accessLog === undefined || dir.config.trustedProxies.length === 0) {
     quick = (request, response) => {
-      const { authorization } = request.headers;
-      if (!auth.mayReadNow(authorization) || !narinfo(request, response)) return false;
+      if (!auth.mayReadNow(request, response) || !narinfo(request, response)) return false;
       setRoute(response, NARINFO_ROUTE);
       return true;
     };
@@ -149,33 +158,22 @@ export function buildApp(dir: StateDir, options: AppOptions): App {
     },
   );
 
-  app.get('/healthz', async (_request, reply) => reply.type('text/plain').send('ok\n'));
-  app.get('/readyz', async (_request, reply) => {
-    // Ready means that what every answer needs can be read.
-    try {
-      await dir.state.credential('');
-    } catch (error) {
-      options.onError?.(error);
-      return refuse(reply, 503, 'E_STATE_BUSY', 'the state cannot be read; the log says why');
-    }
-    return reply.type('text/plain').send('ready\n');
-  });
+  registerHealth(app, dir, options.onError);
   return Object.assign(app, { metrics });
 }
 
-/** The whole of a body, within BODY_LIMIT and in time. */
-async function smallBody(payload: Readable, ms: number): Promise<Buffer> {
+/** The whole of a body, within BODY_LIMIT and in time. `announced`: its Content-Length, or 0. */
+async function smallBody(payload: Readable, announced: number, ms: number): Promise<Buffer> {
+  const tooLarge = (): Error =>
+    Object.assign(new Error(`the body is larger than ${BODY_LIMIT} bytes`), { statusCode: 413 });
+  if (announced > BODY_LIMIT) throw tooLarge();
   const tooLate = setTimeout(() => payload.destroy(new Error('the body took too long')), ms);
   try {
     const parts: Buffer[] = [];
     let size = 0;
     for await (const part of payload.iterator({ destroyOnReturn: false })) {
       size += part.length;
-      if (size > BODY_LIMIT) {
-        throw Object.assign(new Error(`the body is larger than ${BODY_LIMIT} bytes`), {
-          statusCode: 413,
-        });
-      }
+      if (size > BODY_LIMIT) throw tooLarge();
       parts.push(part);
     }
     return Buffer.concat(parts);

@@ -1,21 +1,25 @@
 // Who may ask for what. Closed by default: the read side wants any valid token (or `public` in
 // fleet.json), uploads one of scope `push`, metrics one of scope `admin`, a host's own routes that host's.
 // A token is looked up by its SHA-256 and never compared itself, so no time taken depends on how much of
-// a guess is right. What was found is kept while the state's version stays the same.
+// a guess is right. What was found is kept, by a keyed hash of the header it came in, while the state's
+// version stays the same; when it expires is looked at every time.
+import { hash, randomBytes } from 'node:crypto';
+import type { IncomingMessage, ServerResponse } from 'node:http';
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import { TurnVersion } from '../cache/turn-version.ts';
 import type { Credential, Scope, StateReads } from '../storage/state.ts';
 import { FailureLimit } from './rate-limit.ts';
 import { refuse } from './replies.ts';
 import { hashToken, tokenFromHeader } from './tokens.ts';
+import { setCredential } from './watch.ts';
 
 export type Guard = (request: FastifyRequest, reply: FastifyReply) => Promise<unknown>;
 
 export type Auth = {
   /** Lets pass who may read the cache; null where everybody may. */
   readonly mayRead: Guard | null;
-  /** Whether this Authorization header was found to be good for reading a moment ago. */
-  readonly mayReadNow: (authorization: string | undefined) => boolean;
+  /** Whether this request's Authorization header was found to be good for reading a moment ago. */
+  readonly mayReadNow: (request: IncomingMessage, response: ServerResponse) => boolean;
   /** Lets pass who may upload. */
   readonly mayPush: Guard;
   /** Lets pass who may see metrics. */
@@ -27,28 +31,29 @@ export type Auth = {
   readonly counts: { failures: number; limited: number };
 };
 
-/** More credentials than any fleet uses at a time; beyond, they are looked up again. */
+/** More than any fleet uses at a time; beyond, they are looked up again. (Any user name goes with a token.) */
 const MAX_KNOWN = 10_000;
 
 export function makeAuth(state: StateReads, open: boolean, now: () => number): Auth {
   const version = new TurnVersion(state);
   const limit = new FailureLimit();
   const counts = { failures: 0, limited: 0 };
-  /** SHA-256 of a token → its credential, as of `knownAt`. */
+  /** Authorization headers, hashed → their credentials, as of `knownAt`. No secret stays in memory. */
   const known = new Map<string, Credential>();
-  /** Authorization header → the same. It is no more secret here than in the requests that bring it. */
-  const headers = new Map<string, Credential>();
   let knownAt = -1;
+  const hashKey = randomBytes(32).toString('hex');
+  const nameOf = (authorization: string): string => hash('sha256', hashKey + authorization);
 
-  const find = async (tokenHash: string): Promise<Credential | null> => {
+  const find = async (authorization: string): Promise<Credential | null> => {
+    const token = tokenFromHeader(authorization);
+    if (token === null) return null;
     const current = await version.read();
-    if (current !== knownAt || known.size > MAX_KNOWN) {
-      known.clear();
-      headers.clear();
-    }
+    if (current !== knownAt || known.size >= MAX_KNOWN) known.clear();
     knownAt = current;
-    const found = known.get(tokenHash) ?? (await state.credential(tokenHash));
-    if (found !== null) known.set(tokenHash, found);
+    const name = nameOf(authorization);
+    const found = known.get(name) ?? (await state.credential(hashToken(token)));
+    // Another request may have seen a newer version while this one waited.
+    if (found !== null && knownAt === current) known.set(name, found);
     return found;
   };
 
@@ -68,13 +73,9 @@ export function makeAuth(state: StateReads, open: boolean, now: () => number): A
     reply: FastifyReply,
   ): Promise<Credential | null> => {
     const { authorization } = request.headers;
-    const token = tokenFromHeader(authorization);
-    const found = token === null ? null : await find(hashToken(token));
+    const found = authorization === undefined ? null : await find(authorization);
     if (found !== null && (found.expiresAt === null || found.expiresAt > now())) {
-      names.set(request, found.name);
-      // One token fits many headers: any user name goes with it.
-      if (headers.size >= MAX_KNOWN) headers.clear();
-      if (authorization !== undefined) headers.set(authorization, found);
+      setCredential(reply.raw, found.name);
       return found;
     }
     // Nix asks without credentials first; only a wrong token is an attempt.
@@ -94,11 +95,14 @@ export function makeAuth(state: StateReads, open: boolean, now: () => number): A
 
   return {
     mayRead: open ? null : withScope('read', 'push', 'host', 'admin'),
-    mayReadNow: (authorization) => {
+    mayReadNow: ({ headers: { authorization } }, response) => {
       if (open) return true;
-      const found = authorization === undefined ? undefined : headers.get(authorization);
-      if (found === undefined || version.recent() !== knownAt) return false;
-      return found.expiresAt === null || found.expiresAt > now();
+      if (authorization === undefined || version.recent() !== knownAt) return false;
+      const found = known.get(nameOf(authorization));
+      if (found === undefined || (found.expiresAt !== null && found.expiresAt <= now()))
+        return false;
+      setCredential(response, found.name);
+      return true;
     },
     mayPush: withScope('push', 'admin'),
     mayAdmin: withScope('admin'),
@@ -115,16 +119,9 @@ export function makeAuth(state: StateReads, open: boolean, now: () => number): A
   };
 }
 
-/** Route options of `guard`; none where everybody may. */
-export function guardedBy(guard: Guard | null): { preHandler?: Guard } {
-  return guard === null ? {} : { preHandler: guard };
-}
-
-const names = new WeakMap<FastifyRequest, string>();
-
-/** The name of the credential that a request came with; null when none was asked for or good. */
-export function credentialName(request: FastifyRequest): string | null {
-  return names.get(request) ?? null;
+/** Route options of `guard`; none where everybody may. A body is read only of those who may send it. */
+export function guardedBy(guard: Guard | null): { onRequest?: Guard } {
+  return guard === null ? {} : { onRequest: guard };
 }
 
 function unauthorized(reply: FastifyReply): FastifyReply {

@@ -38,7 +38,7 @@ export function registerHostRoutes(
 
   app.get<{ Params: { host: string }; Querystring: { root?: string } }>(
     '/v1/hosts/:host/offer',
-    { preHandler: auth.isHost },
+    guardedBy(auth.isHost),
     async (request, reply) => {
       const { host } = request.params;
       touch(host);
@@ -86,7 +86,7 @@ export function registerHostRoutes(
 
   app.post<{ Params: { host: string } }>(
     '/v1/hosts/:host/reports',
-    { preHandler: auth.isHost },
+    guardedBy(auth.isHost),
     async (request, reply) => {
       const { host } = request.params;
       touch(host);

@@ -1,6 +1,7 @@
 // What the server counts, in Prometheus' text form at /metrics. On the way of a request only plain
 // numbers are added up; names, labels and sums are made when somebody asks. Labels come from routes and
 // the like, never from what a client sent, so there is an end to them. docs/OPERATIONS.md lists all.
+import { statfs } from 'node:fs/promises';
 import type { FastifyInstance } from 'fastify';
 import { Counter, collectDefaultMetrics, Gauge, Registry } from 'prom-client';
 import type { CacheTotals } from '../storage/state.ts';
@@ -18,18 +19,32 @@ type RouteStats = {
   readonly buckets: number[];
   seconds: number;
   count: number;
+  bytes: number;
 };
+
+const NONE = { seconds: 0, count: 0, bytes: 0 };
 
 export type Metrics = {
   readonly registry: Registry;
-  readonly observe: (method: string, route: string, status: number, seconds: number) => void;
+  /** `bytes`: what was written for it, head and body. */
+  readonly observe: (
+    method: string,
+    route: string,
+    status: number,
+    seconds: number,
+    bytes: number,
+  ) => void;
   readonly onUpload: (what: 'nar' | 'narinfo', result: 'stored' | 'known' | 'refused') => void;
   readonly onSweep: (removedPaths: number, freedBytes: number) => void;
   /** Requests by route, in Prometheus' text form. */
   readonly requests: () => string;
 };
 
-export function makeMetrics({ state }: StateDir, auth: Auth['counts']): Metrics {
+export function makeMetrics(
+  { state, layout }: StateDir,
+  auth: Auth['counts'],
+  version: string,
+): Metrics {
   const registry = new Registry();
   collectDefaultMetrics({ register: registry });
   const registers = [registry];
@@ -90,6 +105,21 @@ export function makeMetrics({ state }: StateDir, auth: Auth['counts']): Metrics 
     });
   }
   new Gauge({
+    name: 'fleet_disk_free_bytes',
+    help: 'Room left for blobs',
+    registers,
+    async collect() {
+      const { bavail, bsize } = await statfs(layout.blobs);
+      this.set(bavail * bsize);
+    },
+  });
+  new Gauge({
+    name: 'fleet_build_info',
+    help: 'Always 1; the version is a label',
+    labelNames: ['version', 'node'],
+    registers,
+  }).set({ version, node: process.versions.node }, 1);
+  new Gauge({
     name: 'fleet_host_last_seen_timestamp_seconds',
     help: 'When each enrolled host was last heard from',
     labelNames: ['host'],
@@ -104,12 +134,12 @@ export function makeMetrics({ state }: StateDir, auth: Auth['counts']): Metrics 
 
   return {
     registry,
-    observe: (method, route, status, seconds) => {
+    observe: (method, route, status, seconds, bytes) => {
       const key = `${method} ${route}`;
       let route_ = stats.get(key);
       if (route_ === undefined) {
         const buckets = new Array<number>(BUCKETS.length).fill(0);
-        route_ = { labels: { method, route }, statuses: new Map(), buckets, seconds: 0, count: 0 };
+        route_ = { labels: { method, route }, statuses: new Map(), buckets, ...NONE };
         stats.set(key, route_);
       }
       route_.statuses.set(status, (route_.statuses.get(status) ?? 0) + 1);
@@ -117,6 +147,7 @@ export function makeMetrics({ state }: StateDir, auth: Auth['counts']): Metrics 
       if (bucket !== -1) route_.buckets[bucket] = (route_.buckets[bucket] ?? 0) + 1;
       route_.seconds += seconds;
       route_.count += 1;
+      route_.bytes += bytes;
     },
     onUpload: (what, result) => uploads.inc({ what, result }),
     onSweep: (paths, bytes) => {
@@ -143,6 +174,9 @@ function formatRequests(all: readonly RouteStats[]): string {
       lines.push(`${total}{${formatLabels({ ...labels, status: String(status) })}} ${count}`);
     }
   }
+  const sent = 'fleet_http_response_bytes_total';
+  lines.push(`# HELP ${sent} Bytes of answers, heads included`, `# TYPE ${sent} counter`);
+  for (const { labels, bytes } of all) lines.push(`${sent}{${formatLabels(labels)}} ${bytes}`);
   lines.push(
     `# HELP ${duration} Time until the last byte was sent`,
     `# TYPE ${duration} histogram`,

@@ -53,15 +53,19 @@ class Server {
     await this.#running?.done;
   }
 
-  /** Paths that were asked for since `mark`, by method. */
-  log(): string[] {
-    const lines = (this.#running?.stderr() ?? '').split('\n');
-    return lines
-      .filter((line) => line.includes('"incoming request"'))
-      .map((line) => {
-        const { req } = JSON.parse(line) as { req: { method: string; url: string } };
-        return `${req.method} ${req.url}`;
-      });
+  /** What was asked for and answered until now: method and path of each request. */
+  async log(): Promise<string[]> {
+    // A request is logged when its answer has ended, which its client may see before us.
+    const mark = `/mark-${randomBytes(6).toString('hex')}`;
+    await fetch(`${this.url}${mark}`);
+    for (;;) {
+      const lines = (this.#running?.stderr() ?? '').split('\n').slice(0, -1);
+      const asked = lines
+        .map((line) => JSON.parse(line) as { method: string; path: string })
+        .map(({ method, path }) => `${method} ${path}`);
+      if (asked.includes(`GET ${mark}`)) return asked;
+      await sleep(5);
+    }
   }
 }
 
@@ -152,11 +156,12 @@ describe('substitution', () => {
     assert.equal(references.length, 12);
     const half = references.slice(0, 6);
     await ok('nix', ['copy', '--from', server.url, '--to', join(dir, 'parts'), ...half]);
-    const before = server.log().filter((line) => line.startsWith('GET /nar/')).length;
+    const before = (await server.log()).filter((line) => line.startsWith('GET /nar/')).length;
     await ok('nix-store', ['--store', join(dir, 'parts'), '--realise', toplevel], {
       lines: [`substituters = ${server.url}`, 'max-jobs = 0'],
     });
-    const fetched = server.log().filter((line) => line.startsWith('GET /nar/')).length - before;
+    const fetched =
+      (await server.log()).filter((line) => line.startsWith('GET /nar/')).length - before;
     assert.equal(fetched, 7);
     await ok('nix', ['store', 'verify', '--store', join(dir, 'parts'), '--all', '--no-trust']);
     await ok('nix', [
@@ -307,9 +312,9 @@ describe('uploads', () => {
       const path = await newClosure(`up${parameters.replace(/\W/g, '')}`);
       const to = `${server.url}${parameters}`;
       await ok('nix', ['copy', '--to', to, path], { netrc: 'push' });
-      const before = server.log().filter((line) => line.startsWith('PUT')).length;
+      const before = (await server.log()).filter((line) => line.startsWith('PUT')).length;
       await ok('nix', ['copy', '--to', to, path], { netrc: 'push' });
-      assert.equal(server.log().filter((line) => line.startsWith('PUT')).length, before);
+      assert.equal((await server.log()).filter((line) => line.startsWith('PUT')).length, before);
       const store = `back${parameters.replace(/\W/g, '')}`;
       await ok('nix', ['copy', '--from', server.url, '--to', join(dir, store), path]);
       assert.equal(await readFile(join(dir, store, path), 'utf8'), await readFile(path, 'utf8'));
@@ -376,12 +381,12 @@ describe('uploads', () => {
     );
     await ok('nix', ['build', '--no-link', '-f', expression]);
     await ok('nix', ['copy', '--to', server.url, '-f', expression], { netrc: 'push' });
-    assert.ok(server.log().some((line) => line.startsWith('PUT /realisations/')));
+    assert.ok((await server.log()).some((line) => line.startsWith('PUT /realisations/')));
     await ok('nix', ['build', '--no-link', '--store', join(dir, 'ca-back'), '-f', expression], {
       // This realisation is nobody's word: it was built here without a key to sign with.
       lines: [`substituters = ${server.url}`, 'max-jobs = 0', 'require-sigs = false'],
     });
-    assert.ok(server.log().some((line) => line.startsWith('GET /realisations/')));
+    assert.ok((await server.log()).some((line) => line.startsWith('GET /realisations/')));
   });
 });
 

@@ -1,7 +1,7 @@
 // The server over real sockets: who may ask for what, what the cache answers, and hostile requests.
 import assert from 'node:assert/strict';
 import { randomBytes } from 'node:crypto';
-import { appendFile, mkdir, readdir, rm, truncate } from 'node:fs/promises';
+import { appendFile, mkdir, readdir, readFile, rm, truncate } from 'node:fs/promises';
 import { connect } from 'node:net';
 import { join } from 'node:path';
 import { test } from 'node:test';
@@ -507,24 +507,54 @@ test('reports: signed by the host’s key, chained, stored once', async (t) => {
   assert.equal((await dir.state.lastReport('lantern'))?.counter, 2);
 });
 
-test('a request log holds no token', async (t) => {
+test('the request log: a line for each request, who it was, and no secret wherever it stood', async (t) => {
   const lines: string[] = [];
   const made = await makeState(await temporaryDir(t), NOW);
-  const app = buildApp(made, {
-    accessLog: { level: 'info', stream: { write: (line: string) => void lines.push(line) } },
-    now: () => NOW,
-  });
+  const app = buildApp(made, { accessLog: (line) => void lines.push(line), now: () => NOW });
   await app.listen({ host: '127.0.0.1', port: 0 });
   const { port } = app.server.address() as { port: number };
-  const token = generateToken();
-  await fetch(`http://127.0.0.1:${port}/v1/root/1.json`, { headers: bearer(token) });
-  await fetch(`http://127.0.0.1:${port}/v1/enroll`, {
+  const url = `http://127.0.0.1:${port}`;
+  const good = generateToken();
+  const credential = { tokenHash: hashToken(good), name: 'ci', scope: 'read', host: null } as const;
+  await made.state.addCredential({ ...credential, createdAt: NOW, expiresAt: null });
+  const secret = generateToken();
+  const narinfo = `/${'0'.repeat(32)}.narinfo`;
+  // Twice: the second is answered on the quick path.
+  for (let i = 0; i < 2; i++) await fetch(url + narinfo, { headers: bearer(good) });
+  await fetch(`${url}/v1/root/1.json`, { headers: bearer(secret) });
+  await fetch(`${url}/v1/enroll?secret=${secret}`, {
     method: 'POST',
-    headers: bearer(token),
-    body: '{}',
+    headers: bearer(secret),
+    body: JSON.stringify({ secret }),
   });
+  await fetch(`${url}/${secret}/${'x'.repeat(600)}`);
   await app.close();
   await made[Symbol.asyncDispose]();
-  assert.ok(lines.length >= 2);
-  assert.ok(!lines.join('').includes(token));
+  assert.ok(!lines.join('').includes(secret) && !lines.join('').includes(good));
+  const entries = lines.map((line) => JSON.parse(line) as Record<string, unknown>);
+  assert.deepEqual(
+    entries.map(({ id, method, route, status, whole, credential: who }) => [
+      ...[id, method, route, status, whole, who],
+    ]),
+    [
+      [1, 'GET', '/:hash.narinfo', 404, true, 'ci'],
+      [2, 'GET', '/:hash.narinfo', 404, true, 'ci'],
+      [3, 'GET', '/v1/root/:file', 401, true, null],
+      [4, 'POST', '/v1/enroll', 401, true, null],
+      [5, 'GET', 'none', 404, true, null],
+    ],
+  );
+  for (const entry of entries) {
+    assert.equal(entry['remote'], '127.0.0.1');
+    assert.ok(Number(entry['bytes']) > 50 && Number(entry['ms']) > 0);
+    const page = await readFile('docs/OPERATIONS.md', 'utf8');
+    for (const field of Object.keys(entry)) assert.ok(page.includes(`\`${field}\``), field);
+  }
+  assert.deepEqual(
+    entries.map(({ path }) => path),
+    [
+      ...[narinfo, narinfo, '/v1/root/1.json', '/v1/enroll'],
+      `/fleet_[secret]/${'x'.repeat(500 - '/fleet_[secret]/'.length)}…`,
+    ],
+  );
 });

@@ -13,7 +13,7 @@ test('metrics are for admins, count by route, and are those that are documented'
   const dir = await makeState(await temporaryDir(t), NOW);
   t.after(() => dir[Symbol.asyncDispose]());
   await publishHost(dir, 'lantern', 'one', NOW);
-  const app = buildApp(dir, { now: () => NOW });
+  const app = buildApp(dir, { now: () => NOW, version: '1.2.3' });
   t.after(() => app.close());
   const url = await app.listen({ host: '127.0.0.1', port: 0 });
   const tokens = new Map<string, string>();
@@ -54,6 +54,9 @@ test('metrics are for admins, count by route, and are those that are documented'
   assert.equal(value('fleet_http_requests_total{method="GET",route="none",status="404"}'), 1);
   assert.equal(value('fleet_auth_failures_total'), 1);
   assert.equal(value('fleet_cache_paths'), 2);
+  assert.ok(value('fleet_disk_free_bytes') > 0);
+  assert.ok(value(`fleet_http_response_bytes_total{${narinfo}}`) > 3 * 100);
+  assert.match(text, /^fleet_build_info\{version="1\.2\.3",node="[\d.]+"\} 1$/m);
   assert.doesNotMatch(text, /never.heard/);
   for (const token of tokens.values()) assert.ok(!text.includes(token));
 
