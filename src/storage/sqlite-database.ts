@@ -1,7 +1,8 @@
 // Connections to fleet.db: opened only where it exists, never created by accident, with the
 // settings that every one of them needs. SQLite's errors become FleetErrors here.
-import { constants } from 'node:fs';
+import { constants, statfsSync } from 'node:fs';
 import { access } from 'node:fs/promises';
+import { dirname } from 'node:path';
 import Sqlite, { type Database } from 'better-sqlite3';
 import { createDurable } from '../durable.ts';
 import { errnoOf, FleetError, messageOf } from '../errors.ts';
@@ -10,6 +11,8 @@ import { checkSchema, migrate, SCHEMA_VERSION } from './sqlite-schema.ts';
 
 // SQLite keeps the write-ahead log below this many bytes once it has been copied back.
 const WAL_BYTES_KEPT = 32 * 1024 * 1024;
+/** Less room than this is "full", when SQLite says no more than that something failed. */
+const LITTLE = 1024 * 1024;
 
 /**
  * Creates an empty database, durably. Its mode is 0600: it names hosts and holds hashes of tokens.
@@ -83,7 +86,7 @@ async function mustBeThere(file: string, readonly: boolean): Promise<void> {
 export function asStateError(error: unknown, file: string): unknown {
   const code = errnoOf(error);
   if (error instanceof FleetError || code === undefined) return error;
-  if (code === 'SQLITE_FULL') {
+  if (code === 'SQLITE_FULL' || (code.startsWith('SQLITE_IOERR') && isFull(file))) {
     return new FleetError('E_DISK_FULL', `no space left while writing ${file}`, { cause: error });
   }
   if (/^SQLITE_(CORRUPT|NOTADB)/.test(code)) {
@@ -96,5 +99,17 @@ export function asStateError(error: unknown, file: string): unknown {
       cause: error,
     });
   }
+  if (code.startsWith('SQLITE_IOERR')) {
+    return new FleetError('E_STATE_ACCESS', `${file}: ${messageOf(error)} (${code})`, {
+      cause: error,
+      hint: 'see what the machine’s log says of its disk and file system',
+    });
+  }
   return error;
+}
+
+/** SQLite tells of no room for its shared memory, and of some writes, as of an error of the device. */
+function isFull(file: string): boolean {
+  const { bavail, bsize } = statfsSync(dirname(file));
+  return bavail * bsize < LITTLE;
 }

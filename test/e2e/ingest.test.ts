@@ -78,4 +78,8 @@ test('a full disk stops the ingest, keeps what is whole, and goes on when there 
   assert.deepEqual(said.temporaries, []);
   assert.equal(said.enlarged.reused, said.kept);
   assert.equal(said.enlarged.ingested, 24 - said.kept);
+  // SQLite says "I/O error" to both: which one it is, the file system knows.
+  const [[whenFull], [otherwise, hint]] = said.ioErrors;
+  assert.deepEqual([whenFull, otherwise], ['E_DISK_FULL', 'E_STATE_ACCESS']);
+  assert.match(hint, /disk and file system/);
 });
