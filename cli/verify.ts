@@ -5,8 +5,8 @@
 import { createHash } from 'node:crypto';
 import type { Command } from 'commander';
 import { FleetError, isFleetError, messageOf } from '../src/errors.ts';
+import { keyId } from '../src/keyfile.ts';
 import { parseEnvelope } from '../src/manifest/dsse.ts';
-import { keyId } from '../src/manifest/keyfile.ts';
 import { parseOffer } from '../src/manifest/offer.ts';
 import { type Root, requireCurrentRoot, verifyInitialRoot } from '../src/manifest/root.ts';
 import { formatTime, parseTime } from '../src/manifest/time.ts';

@@ -6,14 +6,9 @@ import { dirname, resolve } from 'node:path';
 import { createDurable, makeDirectoryDurable, writeDurable } from '../durable.ts';
 import { generateSecretKey } from '../ed25519.ts';
 import { FleetError } from '../errors.ts';
+import { fingerprint, formatSecretKey, type PublicKey, publicKeyOfSecret } from '../keyfile.ts';
 import { type EnrolFile, parseEnrolFile, rootOfEnrolFile } from '../manifest/enrol-file.ts';
 import { ENROL_REQUEST_PAYLOAD_TYPE, signEnrolRequest } from '../manifest/enrolment.ts';
-import {
-  fingerprint,
-  formatSecretKey,
-  type PublicKey,
-  publicKeyOfSecret,
-} from '../manifest/keyfile.ts';
 import { requireHostKey } from '../manifest/root.ts';
 import { currentSystem } from '../nix/command.ts';
 import { Client } from './client.ts';

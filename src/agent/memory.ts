@@ -10,7 +10,7 @@ import { join } from 'node:path';
 import { parseBaseUrl } from '../config.ts';
 import { removeDurable, writeDurable } from '../durable.ts';
 import { errnoOf, FleetError, messageOf } from '../errors.ts';
-import { parseSecretKey } from '../manifest/keyfile.ts';
+import { parseSecretKey } from '../keyfile.ts';
 import type { Floor } from '../manifest/verify.ts';
 import {
   boolean,

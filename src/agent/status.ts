@@ -1,6 +1,6 @@
 // An agent's state directory and its machine → what a person wants to know of it. Reads only, takes no
 // lock, asks no server; while an agent works it shows the step it is at.
-import { fingerprint, type PublicKey, publicKeyOfSecret } from '../manifest/keyfile.ts';
+import { fingerprint, type PublicKey, publicKeyOfSecret } from '../keyfile.ts';
 import type { Floor } from '../manifest/verify.ts';
 import { trustedRoot } from './ask.ts';
 import { type Rejected, readJournal, type Transaction } from './journal.ts';

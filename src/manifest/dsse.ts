@@ -3,11 +3,12 @@
 // ignored. Every signature is tried with every key; those that fail are skipped; signatures count by
 // distinct public key, so one key that signs twice counts once.
 // Refuses what is no envelope; `requireSignatures` refuses too few signatures.
+
+import { decodeAnyBase64, encodeBase64 } from '../base64.ts';
 import { sign, verify } from '../ed25519.ts';
 import { FleetError } from '../errors.ts';
-import { decodeAnyBase64, encodeBase64 } from './base64.ts';
+import { keyId, type PublicKey, publicKeyBytes, publicKeyOfSecret } from '../keyfile.ts';
 import { canonicalize } from './jcs.ts';
-import { keyId, type PublicKey, publicKeyBytes, publicKeyOfSecret } from './keyfile.ts';
 
 export const MAX_ENVELOPE_BYTES = 60 * 1024;
 const MAX_SIGNATURES = 32;

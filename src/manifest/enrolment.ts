@@ -4,10 +4,10 @@
 import { createHash } from 'node:crypto';
 import type { Static } from 'typebox';
 import { FleetError } from '../errors.ts';
+import { publicKeyOfSecret } from '../keyfile.ts';
 import { type Envelope, requireSignatures, signEnvelope } from './dsse.ts';
 import { Exact, FleetName, HostId, PublicKeyText, Sha256 } from './fields.ts';
 import { canonicalBytes, parseCanonical } from './jcs.ts';
-import { publicKeyOfSecret } from './keyfile.ts';
 import { type Frozen, requireShape } from './shape.ts';
 
 export const ENROL_REQUEST_PAYLOAD_TYPE = 'application/vnd.fleet.enroll+json';

@@ -2,8 +2,8 @@
 // value; those with a meaning of their own (store paths, keys, times) are checked by its parser.
 import { type TSchema, Type } from 'typebox';
 import { parseFleetName } from '../config.ts';
+import { isPublicKey, type PublicKey } from '../keyfile.ts';
 import { parseStorePath, type StorePath } from '../nix/storepath.ts';
-import { isPublicKey, type PublicKey } from './keyfile.ts';
 import { parseTime } from './time.ts';
 
 /** An object without fields other than these. */

@@ -5,6 +5,7 @@
 import { createHash } from 'node:crypto';
 import { type Static, Type } from 'typebox';
 import { FleetError } from '../errors.ts';
+import type { PublicKey } from '../keyfile.ts';
 import { type Envelope, requireSignatures, signEnvelope } from './dsse.ts';
 import {
   Exact,
@@ -18,7 +19,6 @@ import {
   Time,
 } from './fields.ts';
 import { canonicalBytes, parseCanonical } from './jcs.ts';
-import type { PublicKey } from './keyfile.ts';
 import { type Frozen, requireShape } from './shape.ts';
 import { formatTime, parseTime } from './time.ts';
 

@@ -3,13 +3,13 @@
 // a log origin that is not this fleet's, witnesses (reserved), groups that cannot be told apart or
 // approved; and, with E_KEY_ROLE, one public key in two places.
 import { type Static, Type } from 'typebox';
+import { encodeBase64 } from '../base64.ts';
 import { FleetError, messageOf } from '../errors.ts';
+import type { PublicKey } from '../keyfile.ts';
 import { parseNixPublicKey } from '../nix/signature.ts';
-import { encodeBase64 } from './base64.ts';
+import { NOTE_COSIGNATURE, NOTE_ED25519, parseVerifierKey } from '../tlog/vkey.ts';
 import { Count, Exact, FleetName, Ordinal, PublicKeyText, Sha256, Time } from './fields.ts';
-import type { PublicKey } from './keyfile.ts';
 import type { Frozen } from './shape.ts';
-import { NOTE_COSIGNATURE, NOTE_ED25519, parseVerifierKey } from './vkey.ts';
 
 const Role = Exact({
   keys: Type.Array(PublicKeyText, { minItems: 1, maxItems: 32 }),

@@ -4,13 +4,13 @@
 // Expiry counts only for the newest root, so it is a question of its own: `requireCurrentRoot`.
 import { createHash } from 'node:crypto';
 import { FleetError } from '../errors.ts';
+import { keyId, type PublicKey } from '../keyfile.ts';
+import { formatVerifierKey, NOTE_COSIGNATURE, NOTE_ED25519 } from '../tlog/vkey.ts';
 import { type Envelope, requireSignatures } from './dsse.ts';
 import { canonicalBytes, parseCanonical } from './jcs.ts';
-import { keyId, type PublicKey } from './keyfile.ts';
 import { checkRootMeaning, keyUses, type RootPayload, RootSchema } from './root-form.ts';
 import { requireShape } from './shape.ts';
 import { formatTime, parseTime } from './time.ts';
-import { formatVerifierKey, NOTE_COSIGNATURE, NOTE_ED25519 } from './vkey.ts';
 
 export const ROOT_PAYLOAD_TYPE = 'application/vnd.fleet.root+json';
 

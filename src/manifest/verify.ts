@@ -4,9 +4,9 @@
 // it in. Approvals come with the log: until then a host whose group wants one is refused.
 import { createHash } from 'node:crypto';
 import { FleetError } from '../errors.ts';
+import type { PublicKey } from '../keyfile.ts';
 import { type Closure, parseClosure } from '../nix/closure.ts';
 import { parseEnvelope, requireSignatures } from './dsse.ts';
-import type { PublicKey } from './keyfile.ts';
 import { type Deployment, type Manifest, manifestDigest, parseManifest } from './manifest.ts';
 import { approvalThreshold, type Root, requireCurrentRoot } from './root.ts';
 import { STATEMENT_PAYLOAD_TYPE } from './statement.ts';

@@ -5,8 +5,8 @@
 import { createHash } from 'node:crypto';
 import type { FastifyInstance } from 'fastify';
 import { FleetError } from '../errors.ts';
+import { parsePublicKey } from '../keyfile.ts';
 import { parseEnvelope } from '../manifest/dsse.ts';
-import { parsePublicKey } from '../manifest/keyfile.ts';
 import { AGENT_VERSION, formatOffer, MAX_OFFER_ROOTS, OFFER_VERSION } from '../manifest/offer.ts';
 import { verifyReceipt } from '../manifest/receipt.ts';
 import { parseBlobId } from '../storage/blobs.ts';

@@ -7,8 +7,8 @@ import { type Config, formatConfig, parseConfig, parseFleetName } from '../confi
 import { createDurable, makeDirectoryDurable } from '../durable.ts';
 import { generateSecretKey } from '../ed25519.ts';
 import { errnoOf, FleetError, messageOf } from '../errors.ts';
+import { formatSecretKey, keyId, type PublicKey, publicKeyOfSecret } from '../keyfile.ts';
 import { signEnvelope } from '../manifest/dsse.ts';
-import { formatSecretKey, keyId, type PublicKey, publicKeyOfSecret } from '../manifest/keyfile.ts';
 import { formatRoot, makeInitialRoot, ROOT_PAYLOAD_TYPE, type Root } from '../manifest/root.ts';
 import {
   formatNixPublicKey,

@@ -5,8 +5,8 @@ import { readdir, readFile, stat } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import { type Config, parseConfig } from '../config.ts';
 import { errnoOf, FleetError } from '../errors.ts';
+import { parseSecretKey, publicKeyOfSecret } from '../keyfile.ts';
 import { parseEnvelope } from '../manifest/dsse.ts';
-import { parseSecretKey, publicKeyOfSecret } from '../manifest/keyfile.ts';
 import { type Root, verifyInitialRoot, verifyRootUpdate } from '../manifest/root.ts';
 import {
   formatNixPublicKey,

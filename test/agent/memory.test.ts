@@ -21,8 +21,8 @@ import {
 import type { Outcome } from '../../src/agent/outcome.ts';
 import { type Chain, EMPTY_CHAIN, readChain, tell, writeChain } from '../../src/agent/receipts.ts';
 import { generateSecretKey } from '../../src/ed25519.ts';
+import { formatSecretKey, publicKeyOfSecret } from '../../src/keyfile.ts';
 import { parseEnvelope } from '../../src/manifest/dsse.ts';
-import { formatSecretKey, publicKeyOfSecret } from '../../src/manifest/keyfile.ts';
 import { verifyReceipt } from '../../src/manifest/receipt.ts';
 import { parseStorePath } from '../../src/nix/storepath.ts';
 import { temporaryDirectory } from '../helpers/temporary.ts';

@@ -8,13 +8,13 @@ import { join } from 'node:path';
 import { test } from 'node:test';
 import { promisify } from 'node:util';
 import { publicKeyToSpki, sign, verify } from '../../src/ed25519.ts';
-import { pae, parseEnvelope, verifiedBy } from '../../src/manifest/dsse.ts';
 import {
   formatSecretKey,
   parseSecretKey,
   publicKeyBytes,
   publicKeyOfSecret,
-} from '../../src/manifest/keyfile.ts';
+} from '../../src/keyfile.ts';
+import { pae, parseEnvelope, verifiedBy } from '../../src/manifest/dsse.ts';
 import { KEYS, makeManifest, SECRETS, signManifest } from '../helpers/trust.ts';
 
 const run = promisify(execFile);

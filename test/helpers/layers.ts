@@ -10,7 +10,7 @@ type Rule = {
   readonly packages: readonly string[];
 };
 
-const FOUNDATION = ['errors', 'durable', 'config', 'ed25519'];
+const FOUNDATION = ['errors', 'durable', 'config', 'ed25519', 'base64', 'keyfile'];
 const STORAGE_INTERFACES = ['src/storage/state.ts', 'src/storage/blobs.ts'];
 
 /** Layer → what it may import. A layer is a folder of src/, a file directly in src/, or `cli`. */
@@ -19,25 +19,31 @@ export const RULES: ReadonlyMap<string, Rule> = new Map([
   ['durable', { may: ['errors'], packages: [] }],
   ['config', { may: ['errors'], packages: ['typebox'] }],
   ['ed25519', { may: ['errors'], packages: ['@noble/ed25519'] }],
+  ['base64', { may: [], packages: [] }],
+  ['keyfile', { may: ['errors', 'ed25519', 'base64'], packages: [] }],
+  ['tlog', { may: FOUNDATION, packages: [] }],
   ['nix', { may: FOUNDATION, packages: ['xz-decompress'] }],
-  ['storage', { may: [...FOUNDATION, 'nix'], packages: ['better-sqlite3'] }],
+  ['storage', { may: [...FOUNDATION, 'nix', 'tlog'], packages: ['better-sqlite3'] }],
   [
     'cache',
     { may: [...FOUNDATION, 'nix', ...STORAGE_INTERFACES], packages: ['fastify', 'undici'] },
   ],
-  ['manifest', { may: [...FOUNDATION, 'nix', ...STORAGE_INTERFACES], packages: ['typebox'] }],
+  [
+    'manifest',
+    { may: [...FOUNDATION, 'nix', 'tlog', ...STORAGE_INTERFACES], packages: ['typebox'] },
+  ],
   [
     'agent',
     {
       may: [
         ...FOUNDATION,
         'nix',
+        'tlog',
         ...[
           'dsse',
           'enrol-file',
           'enrolment',
           'jcs',
-          'keyfile',
           'manifest',
           'offer',
           'receipt',
@@ -52,14 +58,14 @@ export const RULES: ReadonlyMap<string, Rule> = new Map([
   [
     'server',
     {
-      may: [...FOUNDATION, 'nix', 'storage', 'cache', 'manifest'],
+      may: [...FOUNDATION, 'nix', 'tlog', 'storage', 'cache', 'manifest'],
       packages: ['fastify', 'prom-client'],
     },
   ],
   [
     'cli',
     {
-      may: [...FOUNDATION, 'nix', 'storage', 'cache', 'manifest', 'agent', 'server'],
+      may: [...FOUNDATION, 'nix', 'tlog', 'storage', 'cache', 'manifest', 'agent', 'server'],
       packages: ['commander'],
     },
   ],

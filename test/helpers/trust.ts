@@ -4,9 +4,9 @@ import assert from 'node:assert/strict';
 import { createHash } from 'node:crypto';
 import { publicKeyOf } from '../../src/ed25519.ts';
 import { type ErrorCode, isFleetError } from '../../src/errors.ts';
+import { type PublicKey, publicKeyOfSecret } from '../../src/keyfile.ts';
 import { DEFAULT_ACTIVATION } from '../../src/manifest/activation.ts';
 import { signEnvelope } from '../../src/manifest/dsse.ts';
-import { type PublicKey, publicKeyOfSecret } from '../../src/manifest/keyfile.ts';
 import { type Deployment, formatManifest, type Manifest } from '../../src/manifest/manifest.ts';
 import {
   formatRoot,

@@ -5,10 +5,10 @@ import { createHash, randomBytes } from 'node:crypto';
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import { zstdCompressSync } from 'node:zlib';
 import { generateSecretKey } from '../../src/ed25519.ts';
+import { type PublicKey, publicKeyOfSecret } from '../../src/keyfile.ts';
 import { DEFAULT_ACTIVATION } from '../../src/manifest/activation.ts';
 import { MAX_ENVELOPE_BYTES, parseEnvelope, signEnvelope } from '../../src/manifest/dsse.ts';
 import { formatEnrolFile } from '../../src/manifest/enrol-file.ts';
-import { type PublicKey, publicKeyOfSecret } from '../../src/manifest/keyfile.ts';
 import {
   type Decommission,
   type Deployment,

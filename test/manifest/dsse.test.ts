@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { sign } from '../../src/ed25519.ts';
+import { keyId } from '../../src/keyfile.ts';
 import {
   MAX_ENVELOPE_BYTES,
   pae,
@@ -9,7 +10,6 @@ import {
   signEnvelope,
   verifiedBy,
 } from '../../src/manifest/dsse.ts';
-import { keyId } from '../../src/manifest/keyfile.ts';
 import { publicKey, refuses, secretKey } from '../helpers/trust.ts';
 
 const TYPE = 'http://example.com/HelloWorld';

@@ -16,8 +16,8 @@ import {
   verifyInitialRoot,
   verifyRootUpdate,
 } from '../../src/manifest/root.ts';
-import { formatVerifierKey, NOTE_COSIGNATURE, NOTE_ED25519 } from '../../src/manifest/vkey.ts';
 import { formatNixPublicKey } from '../../src/nix/signature.ts';
+import { formatVerifierKey, NOTE_COSIGNATURE, NOTE_ED25519 } from '../../src/tlog/vkey.ts';
 import {
   KEYS,
   makeRoot,

@@ -5,6 +5,7 @@ import { createHash } from 'node:crypto';
 import { readdirSync, readFileSync } from 'node:fs';
 import { test } from 'node:test';
 import { ERRORS } from '../../src/errors.ts';
+import { keyId, type PublicKey, parsePublicKey } from '../../src/keyfile.ts';
 import {
   ActivationSchema,
   DEFAULT_ACTIVATION,
@@ -19,7 +20,6 @@ import {
   verifyEnrolRequest,
 } from '../../src/manifest/enrolment.ts';
 import { canonicalBytes } from '../../src/manifest/jcs.ts';
-import { keyId, type PublicKey, parsePublicKey } from '../../src/manifest/keyfile.ts';
 import { DeploymentSchema, formatManifest, parseManifest } from '../../src/manifest/manifest.ts';
 import { MAX_OFFER_BYTES, OfferSchema, parseOffer } from '../../src/manifest/offer.ts';
 import {
@@ -40,8 +40,8 @@ import {
 import { RootSchema } from '../../src/manifest/root-form.ts';
 import { STATEMENT_PAYLOAD_TYPE } from '../../src/manifest/statement.ts';
 import { verifyManifest } from '../../src/manifest/verify.ts';
-import { NOTE_ED25519, parseVerifierKey } from '../../src/manifest/vkey.ts';
 import { formatClosure, parseClosure } from '../../src/nix/closure.ts';
+import { NOTE_ED25519, parseVerifierKey } from '../../src/tlog/vkey.ts';
 import { NOW, publicKey, secretKey } from '../helpers/trust.ts';
 
 const SPEC = readFileSync(new URL('../../docs/SPEC.md', import.meta.url), 'utf8');

@@ -4,7 +4,7 @@ import { readdir, symlink } from 'node:fs/promises';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { generateSecretKey } from '../../src/ed25519.ts';
-import { publicKeyOfSecret } from '../../src/manifest/keyfile.ts';
+import { publicKeyOfSecret } from '../../src/keyfile.ts';
 import { type Receipt, signReceipt } from '../../src/manifest/receipt.ts';
 import { collect } from '../../src/server/collect.ts';
 import { openGcRoots } from '../../src/server/gcroots.ts';

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { createPrivateKey, createPublicKey, generateKeyPairSync } from 'node:crypto';
 import { test } from 'node:test';
-import { publicKeyOf } from '../../src/ed25519.ts';
+import { publicKeyOf } from '../src/ed25519.ts';
 import {
   fingerprint,
   formatPublicKey,
@@ -11,14 +11,14 @@ import {
   parsePublicKey,
   parseSecretKey,
   publicKeyOfSecret,
-} from '../../src/manifest/keyfile.ts';
+} from '../src/keyfile.ts';
 import {
   formatVerifierKey,
   NOTE_COSIGNATURE,
   NOTE_ED25519,
   parseVerifierKey,
-} from '../../src/manifest/vkey.ts';
-import { publicKey, refuses, secretKey } from '../helpers/trust.ts';
+} from '../src/tlog/vkey.ts';
+import { publicKey, refuses, secretKey } from './helpers/trust.ts';
 
 test("a secret key's PEM is what node:crypto exports and imports", () => {
   const pem = formatSecretKey(secretKey(1));

@@ -2,9 +2,9 @@
 // public keys as standard base64 of their 32 bytes. Refuses any other spelling, so that equal keys
 // are equal strings, and public keys that `admitPublicKey` does not admit.
 import { createHash } from 'node:crypto';
-import { admitPublicKey, publicKeyOf, secretKeyFromPkcs8, secretKeyToPkcs8 } from '../ed25519.ts';
-import { FleetError } from '../errors.ts';
 import { decodeBase64, encodeBase64 } from './base64.ts';
+import { admitPublicKey, publicKeyOf, secretKeyFromPkcs8, secretKeyToPkcs8 } from './ed25519.ts';
+import { FleetError } from './errors.ts';
 
 /** Standard base64 of an admitted Ed25519 public key (44 characters). */
 export type PublicKey = string & { readonly __brand: 'PublicKey' };

@@ -2,9 +2,9 @@
 // (SPEC §3.3). Type 0x01 signs checkpoints, 0x04 cosigns them with a time (C2SP tlog-cosignature).
 // Refuses a key ID that is not the first 4 bytes of SHA-256(name ‖ 0x0A ‖ type ‖ public key).
 import { createHash } from 'node:crypto';
+import { decodeBase64, encodeBase64 } from '../base64.ts';
 import { FleetError } from '../errors.ts';
-import { decodeBase64, encodeBase64 } from './base64.ts';
-import { formatPublicKey, type PublicKey, publicKeyBytes } from './keyfile.ts';
+import { formatPublicKey, type PublicKey, publicKeyBytes } from '../keyfile.ts';
 
 export const NOTE_ED25519 = 0x01;
 export const NOTE_COSIGNATURE = 0x04;
