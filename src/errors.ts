@@ -105,6 +105,7 @@ export const ERRORS = {
     3,
     'the root wants approvals for this host, which fleet cannot make yet',
   ),
+  E_CHECKPOINT: entry(3, 'this is no checkpoint of a log; ask its source for the one of /tlog/'),
   E_CLOSURE_HASH: entry(3, 'fetch the closure file again; if it stays so, do not trust its source'),
   E_CLOSURE_MISMATCH: entry(
     3,
@@ -127,9 +128,12 @@ export const ERRORS = {
     'a secret key is a PEM file as openssl genpkey -algorithm ed25519 writes it',
   ),
   E_KEY_ROLE: entry(3, 'one key holds one role; use a key of its own'),
+  E_LOG_PROOF: entry(3, 'this is no .tlog-proof, or it was changed on the way; fetch it again'),
   E_MANIFEST_EXPIRED: entry(3, 'publish anew: fleet build; the host keeps running until then'),
   E_MANIFEST_FORM: entry(3, 'the manifest was signed in a form this version does not know'),
   E_MANIFEST_NOT_YET: entry(3, 'wait until then, or correct the clock'),
+  E_NOTE: entry(3, 'a signed note is a text, a blank line, and lines of signatures'),
+  E_NOTE_SIGNATURE: entry(3, 'it was changed on the way, or badly signed; fetch it again'),
   E_OFFER_FORM: entry(3, 'the server sent no offer of the agreed form; is it a fleet server?'),
   E_OFFER_VERSION: entry(3, 'upgrade fleet on this host'),
   E_PAYLOAD_FORM: entry(3, 'signed data must be canonical JSON (RFC 8785) with whole numbers only'),
@@ -154,6 +158,7 @@ export const ERRORS = {
     'none of the keys that count has signed it; is the root current?',
   ),
   E_SYSTEM_MISMATCH: entry(3, 'build the host for the system it is'),
+  E_TILE: entry(3, 'the log is damaged or was changed on the way; fetch it again'),
   E_TIME: entry(3, 'times are written as 2026-01-31T23:59:59Z'),
   E_VERIFY: entry(3, 'do not trust the refused files'),
 

@@ -17,22 +17,21 @@ export type VerifierKey = {
   readonly publicKey: PublicKey;
 };
 
-/** The first 4 bytes of SHA-256(name ‖ 0x0A ‖ type ‖ public key). */
-function noteKeyId({ name, type, publicKey }: VerifierKey): Uint8Array {
+/** The first 4 bytes of SHA-256(name ‖ 0x0A ‖ type ‖ public key), 8 lowercase hex digits. */
+export function noteKeyId({ name, type, publicKey }: VerifierKey): string {
   const digest = createHash('sha256')
     .update(name)
     .update(Uint8Array.of(0x0a, type))
     .update(publicKeyBytes(publicKey))
     .digest();
-  return Uint8Array.from(digest.subarray(0, 4));
+  return digest.toString('hex', 0, 4);
 }
 
 export function formatVerifierKey(key: VerifierKey): string {
-  const id = Buffer.from(noteKeyId(key)).toString('hex');
   const body = encodeBase64(
     Buffer.concat([Uint8Array.of(key.type), publicKeyBytes(key.publicKey)]),
   );
-  return `${key.name}+${id}+${body}`;
+  return `${key.name}+${noteKeyId(key)}+${body}`;
 }
 
 /** @throws FleetError E_PUBLIC_KEY unless `text` is a verifier key of type `type`. */

@@ -121,11 +121,17 @@ export function signManifest(manifest: Manifest, ...secrets: readonly Uint8Array
 }
 
 /** Asserts that `action` throws a FleetError of `code`, and that its message matches `pattern`. */
-export function refuses(code: ErrorCode, action: () => unknown, pattern: RegExp = /./): void {
-  assert.throws(action, (error: unknown) => {
+export function refuses(
+  code: ErrorCode,
+  action: () => unknown,
+  pattern: RegExp = /./,
+  what?: string,
+): void {
+  const check = (error: unknown): true => {
     if (!isFleetError(error)) throw error;
-    assert.equal(error.code, code, error.message);
+    assert.equal(error.code, code, what ?? error.message);
     assert.match(error.message, pattern);
     return true;
-  });
+  };
+  assert.throws(action, check, what);
 }
