@@ -7,6 +7,7 @@ import { type Ingested, type IngestProgress, ingestClosure } from '../cache/inge
 import { askUpstreams } from '../cache/upstream.ts';
 import { FleetError, isFleetError, messageOf } from '../errors.ts';
 import { type HostSettings, parseHostSettings } from '../manifest/activation.ts';
+import { appendEntries, type LogWriter } from '../manifest/append.ts';
 import {
   type BuiltHost,
   type Change,
@@ -31,8 +32,9 @@ import type { StorePath } from '../nix/storepath.ts';
 import { acquireLease } from '../storage/lease.ts';
 import type { LeaseHolder, PublishedManifest } from '../storage/state.ts';
 import { openGcRoots } from './gcroots.ts';
+import { openLogWriter } from './log-writer.ts';
 import { requireUntold } from './rebuilt.ts';
-import { readDirectorKey, type StateDir } from './statedir.ts';
+import { readServerKey, type StateDir } from './statedir.ts';
 
 export type BuildRequest = {
   readonly flake: string;
@@ -82,7 +84,8 @@ export async function buildFleet(dir: StateDir, request: BuildRequest): Promise<
   const hosts = chooseHosts(await listHosts(flake, passed), request.hosts);
   onEvent?.({ kind: 'flake', flake, hosts });
   // Before hours of building, not after.
-  const director = await readDirectorKey(dir);
+  const { secret: director } = await readServerKey(dir, 'director');
+  const log = await openLogWriter(dir);
   const builder = {
     id: hostname(),
     nixVersion: await nixVersion(),
@@ -126,7 +129,7 @@ export async function buildFleet(dir: StateDir, request: BuildRequest): Promise<
   const prepared: (Prepared | FailedHost)[] = [];
   for (const host of hosts) prepared.push(await attempt(host));
   if (request.dryRun) return await compare(dir, prepared);
-  return await publishPrepared(dir, prepared, director, request, (manifest) =>
+  return await publishPrepared(dir, prepared, { director, log }, request, (manifest) =>
     gcroots.keep(manifest),
   );
 }
@@ -231,7 +234,7 @@ async function compare(
 async function publishPrepared(
   dir: StateDir,
   prepared: readonly (Prepared | FailedHost)[],
-  director: Uint8Array,
+  { director, log }: { readonly director: Uint8Array; readonly log: LogWriter },
   { signal, onEvent }: BuildRequest,
   keep: (manifest: PublishedManifest) => Promise<void>,
 ): Promise<HostResult[]> {
@@ -270,7 +273,8 @@ async function publishPrepared(
     }
   }
   if (publication.length > 0) {
-    await dir.state.publish(publication, lease.holder.fence, rules.now);
+    const entries = publication.map((manifest) => ({ manifest }));
+    await appendEntries(log, entries, { fence: lease.holder.fence, now: rules.now });
   }
   return results;
 }

@@ -8,6 +8,7 @@ import { createDurable, makeDirectoryDurable } from '../durable.ts';
 import { generateSecretKey } from '../ed25519.ts';
 import { errnoOf, FleetError, messageOf } from '../errors.ts';
 import { formatSecretKey, keyId, type PublicKey, publicKeyOfSecret } from '../keyfile.ts';
+import { appendEntries } from '../manifest/append.ts';
 import { signEnvelope } from '../manifest/dsse.ts';
 import { formatRoot, makeInitialRoot, ROOT_PAYLOAD_TYPE, type Root } from '../manifest/root.ts';
 import {
@@ -17,7 +18,9 @@ import {
   nixPublicKeyOf,
 } from '../nix/signature.ts';
 import { createFileBlobs } from '../storage/file-blobs.ts';
-import { createState } from '../storage/sqlite.ts';
+import { acquireLease } from '../storage/lease.ts';
+import { createState, openState } from '../storage/sqlite.ts';
+import { openLogWriter } from './log-writer.ts';
 import { stateLayout } from './statedir.ts';
 
 export type InitResult = {
@@ -81,14 +84,25 @@ export async function initStateDir(
     },
   });
   const signer = secrets.get('root') ?? new Uint8Array();
-  await createDurable(layout.root(1), signEnvelope(ROOT_PAYLOAD_TYPE, formatRoot(root), [signer]));
+  const envelope = signEnvelope(ROOT_PAYLOAD_TYPE, formatRoot(root), [signer]);
+  await createDurable(layout.root(1), envelope);
 
   // Whoever may read it could hold its lock, and publication up.
   await createDurable(layout.publishLock, '', 0o600);
   await createFileBlobs(layout.blobs);
   await createState(layout.database);
+  await beginLog(dir, root, envelope, options.now);
   await createDurable(layout.config, formatConfig(config), 0o640);
   return { config, root, cacheKey, rootKeyId: keyId(publicKey('root')) };
+}
+
+/** The log's first entries: the root, and a snapshot of no hosts. */
+async function beginLog(dir: string, root: Root, envelope: string, now: number): Promise<void> {
+  const layout = stateLayout(dir);
+  await using state = await openState(layout.database, { writer: 'inline' });
+  await using lease = await acquireLease({ file: layout.publishLock, state, now: () => now });
+  const log = await openLogWriter({ layout, root, roots: [{ root, envelope }], state });
+  await appendEntries(log, [], { fence: lease.holder.fence, now });
 }
 
 function fleetName(text: string): string {

@@ -5,9 +5,9 @@ import { readdir, readFile, stat } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import { type Config, parseConfig } from '../config.ts';
 import { errnoOf, FleetError } from '../errors.ts';
-import { parseSecretKey, publicKeyOfSecret } from '../keyfile.ts';
+import { type PublicKey, parseSecretKey, publicKeyOfSecret } from '../keyfile.ts';
 import { parseEnvelope } from '../manifest/dsse.ts';
-import { type Root, verifyInitialRoot, verifyRootUpdate } from '../manifest/root.ts';
+import { type Root, roleOfKey, verifyInitialRoot, verifyRootUpdate } from '../manifest/root.ts';
 import {
   formatNixPublicKey,
   type NixSecretKey,
@@ -34,6 +34,7 @@ export function stateLayout(dir: string) {
     roots: join(top, 'root'),
     gcroots: join(top, 'gcroots'),
     gcLock: join(top, 'gc.lock'),
+    log: (number: number) => join(top, 'log', String(number)),
     key: (name: string) => join(top, 'keys', name),
     root: (version: number) => join(top, 'root', `${version}.root.json`),
   };
@@ -112,16 +113,23 @@ async function readCacheKey(layout: StateLayout, name: string): Promise<NixSecre
   return parseNixSecretKey((await readPart(layout, layout.key(name))).trim());
 }
 
+/** Keys of the server, by what they are for. */
+type KeyRole = 'director' | 'log' | 'freshness' | 'nonce';
+
 /**
- * The secret key that manifests are signed with.
+ * A secret key that the newest root names in this role, and its public key.
  * @throws FleetError E_STATE_INCOMPLETE; E_STATE_DAMAGED when the root does not name it, because no
  *   agent would believe what it signs.
  */
-export async function readDirectorKey({ layout, root }: StateDir): Promise<Uint8Array> {
-  const file = layout.key('director.pem');
+export async function readServerKey(
+  { layout, root }: Pick<StateDir, 'layout' | 'root'>,
+  role: KeyRole,
+): Promise<{ readonly secret: Uint8Array; readonly publicKey: PublicKey }> {
+  const file = layout.key(`${role}.pem`);
   const secret = parseSecretKey(await readPart(layout, file));
-  if (!root.roles.director.keys.includes(publicKeyOfSecret(secret))) throw foreignKey(file, root);
-  return secret;
+  const publicKey = publicKeyOfSecret(secret);
+  if (roleOfKey(root, publicKey) !== role) throw foreignKey(file, root);
+  return { secret, publicKey };
 }
 
 function foreignKey(file: string, root: Root): FleetError {

@@ -1,5 +1,6 @@
 // State's questions about hosts, manifests and credentials as SQL, on a connection that cannot write.
 import type { Database } from 'better-sqlite3';
+import type { LogStateReads } from './log.ts';
 import { asking, type CacheReads } from './sqlite-cache-reads.ts';
 import { CREDENTIAL, HOST, INVITATION, MANIFEST, REPORT } from './sqlite-rows.ts';
 import type {
@@ -14,29 +15,31 @@ import type {
 } from './state.ts';
 
 /** The newest manifest of each host: (epoch, sequence) compares as a pair. */
-const NEWEST = `NOT EXISTS (SELECT 1 FROM manifest AS n
-  WHERE n.host = manifest.host AND (n.epoch, n.sequence) > (manifest.epoch, manifest.sequence))`;
+const NEWEST = `NOT EXISTS (SELECT 1 FROM committed_manifest AS n
+  WHERE n.host = m.host AND (n.epoch, n.sequence) > (m.epoch, m.sequence))`;
 
-type HostReads = Omit<StateReads, keyof CacheReads>;
+type HostReads = Omit<StateReads, keyof CacheReads | keyof LogStateReads>;
 
 /** `patience`: milliseconds to wait for a lock before E_STATE_BUSY. */
 export function createReads(db: Database, patience: number): HostReads {
   const closureBytes = db
-    .prepare<[string], number>('SELECT closure_bytes FROM manifest WHERE closure = ? LIMIT 1')
+    .prepare<[string], number>(
+      'SELECT closure_bytes FROM committed_manifest WHERE closure = ? LIMIT 1',
+    )
     .pluck();
   const newestOf = db.prepare<[string], PublishedManifest>(
-    `SELECT ${MANIFEST} FROM manifest WHERE host = ? ORDER BY epoch DESC, sequence DESC LIMIT 1`,
+    `SELECT ${MANIFEST} FROM committed_manifest WHERE host = ? ORDER BY epoch DESC, sequence DESC LIMIT 1`,
   );
   const newest = db.prepare<[], PublishedManifest>(
-    `SELECT ${MANIFEST} FROM manifest WHERE ${NEWEST} ORDER BY host`,
+    `SELECT ${MANIFEST} FROM committed_manifest AS m WHERE ${NEWEST} ORDER BY host`,
   );
   const recent = db.prepare<[number], PublishedManifest>(
     `SELECT ${MANIFEST} FROM (SELECT *, row_number() OVER
-       (PARTITION BY host ORDER BY epoch DESC, sequence DESC) AS age FROM manifest)
+       (PARTITION BY host ORDER BY epoch DESC, sequence DESC) AS age FROM committed_manifest)
      WHERE age <= ? ORDER BY host, epoch, sequence`,
   );
   const history = db.prepare<[string], PublishedManifest>(
-    `SELECT ${MANIFEST} FROM manifest WHERE host = ? ORDER BY epoch, sequence`,
+    `SELECT ${MANIFEST} FROM committed_manifest WHERE host = ? ORDER BY epoch, sequence`,
   );
   const host = db.prepare<[string], HostRecord>(`SELECT ${HOST} FROM host WHERE host = ?`);
   const hosts = db.prepare<[], HostRecord>(`SELECT ${HOST} FROM host ORDER BY host`);

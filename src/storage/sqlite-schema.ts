@@ -211,6 +211,35 @@ export const MIGRATIONS: readonly string[] = [
   CREATE INDEX credential_name ON credential (name);
   CREATE INDEX credential_host ON credential (host);
   `,
+  // 3: the transparency log.
+  `
+  -- What was committed of each log; a checkpoint of just this is signed.
+  CREATE TABLE log_head (
+    log INTEGER PRIMARY KEY CHECK (log > 0),
+    size INTEGER NOT NULL CHECK (size > 0),
+    root BLOB NOT NULL CHECK (length(root) = 32),
+    snapshots INTEGER NOT NULL CHECK (snapshots > 0),
+    roots INTEGER NOT NULL CHECK (roots > 0)
+  ) STRICT;
+
+  -- Entries that are no manifests. Those at or behind the head are staged: part of nothing yet.
+  CREATE TABLE log_entry (
+    log INTEGER NOT NULL,
+    idx INTEGER NOT NULL CHECK (idx >= 0),
+    kind TEXT NOT NULL CHECK (kind IN ('root', 'approval', 'enrolment', 'snapshot')),
+    data BLOB NOT NULL,
+    PRIMARY KEY (log, idx)
+  ) STRICT;
+
+  -- NULL for manifests from before there was a log.
+  ALTER TABLE manifest ADD COLUMN log INTEGER;
+  ALTER TABLE manifest ADD COLUMN log_index INTEGER CHECK ((log IS NULL) = (log_index IS NULL));
+  CREATE UNIQUE INDEX manifest_log ON manifest (log, log_index);
+
+  CREATE VIEW committed_manifest AS SELECT * FROM manifest
+    WHERE log IS NULL
+      OR log_index < (SELECT size FROM log_head WHERE log_head.log = manifest.log);
+  `,
 ];
 
 /** The schema version that this program writes. */

@@ -3,6 +3,7 @@
 import type { Database } from 'better-sqlite3';
 import { createCacheReads } from './sqlite-cache-reads.ts';
 import { createDatabase, openReader } from './sqlite-database.ts';
+import { createLogReads } from './sqlite-log.ts';
 import { DEFAULT_PATIENCE } from './sqlite-patience.ts';
 import { createReads } from './sqlite-reads.ts';
 import { openThreadWriter } from './sqlite-thread.ts';
@@ -45,6 +46,7 @@ export async function openState(file: string, options: OpenStateOptions): Promis
     return {
       ...createReads(reader, patience),
       ...createCacheReads(reader, patience),
+      ...createLogReads(reader, patience),
       ...writesThrough(writer),
       async [Symbol.asyncDispose]() {
         close();
@@ -96,7 +98,14 @@ function writesThrough(writer: Writer): StateWrites {
     sweepPaths: (...args) => writer.write('sweepPaths', args),
     sweepNars: (...args) => writer.write('sweepNars', args),
     sweepLeftovers: (...args) => writer.write('sweepLeftovers', args),
-    publish: (...args) => writer.write('publish', args),
+    dropStaged: (...args) => writer.write('dropStaged', args),
+    async stageEntries(log, entries, fence) {
+      for (let at = 0; at < entries.length; at += ROWS_PER_TRANSACTION) {
+        const part = entries.slice(at, at + ROWS_PER_TRANSACTION);
+        await writer.write('stageEntries', [log, part, fence]);
+      }
+    },
+    commitLog: (...args) => writer.write('commitLog', args),
     recordLease: (...args) => writer.write('recordLease', args),
     invite: (...args) => writer.write('invite', args),
     enrol: (...args) => writer.write('enrol', args),

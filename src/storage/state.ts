@@ -5,6 +5,7 @@ import type { NarHash } from '../nix/hash.ts';
 import type { Compression } from '../nix/narinfo.ts';
 import type { StorePath } from '../nix/storepath.ts';
 import type { BlobId, BlobRef } from './blobs.ts';
+import type { LogStateReads, LogStateWrites } from './log.ts';
 
 type IndexedPath = {
   readonly path: StorePath;
@@ -189,7 +190,7 @@ export type StatusRow = {
 };
 
 /** Reads never wait for writers. */
-export interface StateReads {
+export interface StateReads extends LogStateReads {
   /** Another number whenever anything may have changed since the last call; cheap enough for every request. */
   version(): Promise<number>;
   /** Index row by the 32-character hash part of its store path. */
@@ -244,7 +245,7 @@ export type ReportOutcome = 'stored' | 'duplicate' | 'fork' | 'gap';
  * Every method is one short transaction; fulfilled means durable.
  * @throws FleetError E_STATE_BUSY, E_DISK_FULL.
  */
-export interface StateWrites {
+export interface StateWrites extends LogStateWrites {
   /**
    * Adds or replaces index rows, used now. Their blobs must be durable already. Many rows take several
    * transactions, so a failure may leave the first of them stored.
@@ -294,13 +295,6 @@ export interface StateWrites {
    * no row names, realisations of paths that are gone. Returns how many.
    */
   sweepLeftovers(cutoff: number, limit: number): Promise<number>;
-  /**
-   * Makes `manifests` the newest ones of their hosts, all at once, and marks their systems as used now.
-   * @throws FleetError E_LEASE_LOST when `fence` is no longer the newest lease's;
-   *   E_SEQUENCE when one does not grow (epoch, sequence) of its host;
-   *   E_CACHE_INCOMPLETE when the index has no row for a toplevel.
-   */
-  publish(manifests: readonly PublishedManifest[], fence: number, now: number): Promise<void>;
   /** Records a new holder of the publication lease and returns it with the next fencing number. */
   recordLease(pid: number, now: number): Promise<LeaseHolder>;
   /** Records an invitation (and the host, if new), replacing unused ones of the same host. */

@@ -9,7 +9,7 @@ import { ago } from '../../cli/status.ts';
 import { parseEnvelope, signEnvelope } from '../../src/manifest/dsse.ts';
 import { formatManifest, parseManifest } from '../../src/manifest/manifest.ts';
 import { STATEMENT_PAYLOAD_TYPE } from '../../src/manifest/statement.ts';
-import { openStateDir, readDirectorKey } from '../../src/server/statedir.ts';
+import { openStateDir, readServerKey } from '../../src/server/statedir.ts';
 import { fleet, fleetOk, run, startFleet } from '../helpers/cli.ts';
 import { makeState, publishHost } from '../helpers/state.ts';
 import { temporaryDir } from '../helpers/temporary.ts';
@@ -105,7 +105,7 @@ test('keys that the root does not name are not used', async (t) => {
   assert.match(message, /cache\.sec is not a key that root version 1 of fleet a\.test names/);
   await cp(join(ours, 'keys/director.pem'), join(theirs, 'keys/director.pem'));
   await using open = await openStateDir(theirs, { writer: 'inline' });
-  await assert.rejects(readDirectorKey(open), { code: 'E_STATE_DAMAGED' });
+  await assert.rejects(readServerKey(open, 'director'), { code: 'E_STATE_DAMAGED' });
 });
 
 test('init by root, in a directory of another user, leaves it theirs and closed', async (t) => {
@@ -264,7 +264,7 @@ test('verify: two manifests of one number, both signed, are found out', async (t
   assert.ok(first !== null && second !== null);
   const manifest = parseManifest(parseEnvelope(second.envelope).payload);
   const forged = formatManifest({ ...manifest, sequence: 1, previous: null });
-  const director = await readDirectorKey(made);
+  const { secret: director } = await readServerKey(made, 'director');
   await made[Symbol.asyncDispose]();
   await writeFile(join(dir, 'a'), first.envelope);
   await writeFile(join(dir, 'b'), signEnvelope(STATEMENT_PAYLOAD_TYPE, forged, [director]));

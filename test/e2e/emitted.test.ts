@@ -23,7 +23,7 @@ test('the database thread runs from emitted JavaScript', async () => {
     await createState(${file});
     await using state = await openState(${file}, { writer: 'thread' });
     console.log((await state.recordLease(5, 6)).fence);
-    await state.publish([], 9).catch((error) => console.log(error.code, error.constructor.name));
+    await state.dropStaged(1, 9).catch((error) => console.log(error.code, error.constructor.name));
   `;
   const run = spawnSync(process.execPath, ['--input-type=module', '--eval', program], {
     cwd: dir.path,

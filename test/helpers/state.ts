@@ -4,6 +4,7 @@ import { createHash } from 'node:crypto';
 import { join } from 'node:path';
 import { zstdCompressSync } from 'node:zlib';
 import { DEFAULT_ACTIVATION } from '../../src/manifest/activation.ts';
+import { appendEntries } from '../../src/manifest/append.ts';
 import {
   type BuiltHost,
   requireServable,
@@ -14,7 +15,8 @@ import type { PathInfo } from '../../src/nix/closure.ts';
 import { formatNarHash } from '../../src/nix/hash.ts';
 import { parseStorePath, type StorePath } from '../../src/nix/storepath.ts';
 import { initStateDir } from '../../src/server/init.ts';
-import { openStateDir, readDirectorKey, type StateDir } from '../../src/server/statedir.ts';
+import { openLogWriter } from '../../src/server/log-writer.ts';
+import { openStateDir, readServerKey, type StateDir } from '../../src/server/statedir.ts';
 import { acquireLease } from '../../src/storage/lease.ts';
 
 /** A new state in `dir`/state, opened. */
@@ -103,9 +105,10 @@ export async function publishHost(
   const rules = { root: dir.root, now, validSeconds: 90 * 86_400 };
   const stored = await storeClosure(built, dir.blobs, dir.root.limits);
   const current = await dir.state.currentManifest(host);
-  const director = await readDirectorKey(dir);
+  const { secret: director } = await readServerKey(dir, 'director');
   const manifest = signManifest(built, stored, current, director, rules);
   await requireServable(host, stored.closure, dir);
-  await dir.state.publish([manifest], lease.holder.fence, now);
+  const log = await openLogWriter(dir);
+  await appendEntries(log, [{ manifest }], { fence: lease.holder.fence, now });
   return { toplevel: system.path, closure: built.closure };
 }

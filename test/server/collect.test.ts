@@ -11,7 +11,7 @@ import { retentionRoots } from '../../src/server/retention.ts';
 import type { StateDir } from '../../src/server/statedir.ts';
 import type { StagedNar, StoredPath } from '../../src/storage/state.ts';
 import { storePath } from '../helpers/paths.ts';
-import { hex, manifest } from '../helpers/rows.ts';
+import { commitManifests, hex, manifest } from '../helpers/rows.ts';
 import { makeState } from '../helpers/state.ts';
 import { temporaryDir } from '../helpers/temporary.ts';
 
@@ -145,7 +145,7 @@ class History {
         const host = HOSTS[one.host] ?? 'a';
         const toplevels = model.told.get(host) ?? [];
         const next = { ...manifest(host, 1, toplevels.length + 1), toplevel: path };
-        await state.publish([next], this.#fence, model.now);
+        await commitManifests(state, [next], this.#fence, model.now);
         model.told.set(host, [...toplevels, path]);
         model.use(path);
       } else if (one.type === 'pin') {

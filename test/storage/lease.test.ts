@@ -8,7 +8,7 @@ import { acquireLease } from '../../src/storage/lease.ts';
 import type { LeaseHolder } from '../../src/storage/state.ts';
 import { refused } from '../helpers/nix-scratch.ts';
 import { startProgram } from '../helpers/programs.ts';
-import { emptyState, manifest } from '../helpers/rows.ts';
+import { commitManifests, emptyState, manifest } from '../helpers/rows.ts';
 
 test('a lease is recorded with a growing fence, and ends when disposed of', async () => {
   await using made = await emptyState();
@@ -71,7 +71,7 @@ test('a killed holder frees it; whom it waits for is told once', async () => {
   assert.equal(lease.holder.fence, theirs + 1);
   // What the killed one might still have wanted to publish is refused.
   await assert.rejects(
-    state.publish([manifest('a', 1, 1)], theirs, 1000),
+    commitManifests(state, [manifest('a', 1, 1)], theirs, 1000),
     refused('E_LEASE_LOST', /this process lost/),
   );
 });

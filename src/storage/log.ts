@@ -1,0 +1,85 @@
+// Where a transparency log lies: tiles and one checkpoint, as C2SP tlog-tiles names them (LogStore: files
+// today), and what State keeps of it: the entries that are being appended, and how far the log was committed.
+// Only who holds the publication lock writes. A log is committed first, in one transaction, and written out
+// and signed after that: what is committed can be written again and again, and never comes out otherwise.
+import type { TileId } from '../tlog/tile.ts';
+import type { PublishedManifest } from './state.ts';
+
+export interface LogReads {
+  /** The bytes of a tile or bundle of just this width, or null. */
+  tile(id: TileId): Promise<Uint8Array | null>;
+  /** The newest checkpoint's text, or null for a log that has none. */
+  checkpoint(): Promise<string | null>;
+}
+
+export interface LogStore extends LogReads {
+  /**
+   * Stores a tile or bundle, durably, in place of one of the same name.
+   * @throws FleetError E_DISK_FULL, E_STATE_ACCESS.
+   */
+  putTile(id: TileId, bytes: Uint8Array): Promise<void>;
+  /**
+   * Replaces the checkpoint, durably. Every tile of its tree must be stored.
+   * @throws FleetError E_LOG_DAMAGED when the one that is there is not `before`: somebody else writes.
+   */
+  putCheckpoint(text: string, before: string | null): Promise<void>;
+}
+
+/** What was committed: a checkpoint of just this tree is signed, sooner or later, and none beside it. */
+export type LogHead = {
+  /** The number of the log: its origin is `<fleet>/log/<number>`. */
+  readonly log: number;
+  /** Entries. */
+  readonly size: number;
+  /** The tree's hash, 32 bytes in lowercase hex. */
+  readonly root: string;
+  /** How many of the entries are snapshots, and how many are roots: versions from 1 on. */
+  readonly snapshots: number;
+  readonly roots: number;
+};
+
+/** What an entry is; manifests are kept with their hosts, the others by themselves. */
+export type EntryKind = 'root' | 'approval' | 'enrolment' | 'snapshot';
+
+export type LogEntry = {
+  readonly index: number;
+  /** The bytes that are hashed; at most 65,535. */
+  readonly data: Uint8Array;
+};
+
+export type StagedEntry =
+  | { readonly index: number; readonly manifest: PublishedManifest }
+  | { readonly index: number; readonly kind: EntryKind; readonly data: Uint8Array };
+
+/** A host's newest manifest and where it is in the log. */
+export type LoggedManifest = PublishedManifest & { readonly logIndex: number };
+
+/** The number and digest of a host's newest manifest. */
+export type HostEntry = Pick<PublishedManifest, 'host' | 'epoch' | 'sequence' | 'digest'>;
+
+export interface LogStateReads {
+  logHead(log: number): Promise<LogHead | null>;
+  /** Entries from index `from` on, committed or staged, at most `limit` of those that State has, in order. */
+  logEntries(log: number, from: number, limit: number): Promise<LogEntry[]>;
+  /** The newest manifest of every host among those below `size` of a log and those of older logs, by host. */
+  hostEntries(log: number, size: number): Promise<HostEntry[]>;
+  /** The newest manifest of `host` among the first `size` entries of a log. */
+  loggedManifest(host: string, log: number, size: number): Promise<LoggedManifest | null>;
+}
+
+/** Each throws E_LEASE_LOST when `fence` is no longer the newest lease's. */
+export interface LogStateWrites {
+  /** Forgets what was staged and not committed, by a publisher that died or failed. */
+  dropStaged(log: number, fence: number): Promise<void>;
+  /**
+   * Stages entries behind what is committed. Several transactions when there are many.
+   * @throws FleetError E_SEQUENCE when a manifest does not follow its host's newest.
+   */
+  stageEntries(log: number, entries: readonly StagedEntry[], fence: number): Promise<void>;
+  /**
+   * Commits what is staged below `head.size`: its manifests are the newest ones of their hosts, all at once,
+   * and their systems are used now.
+   * @throws FleetError E_CACHE_INCOMPLETE when the index has no row for a toplevel.
+   */
+  commitLog(head: LogHead, fence: number, now: number): Promise<void>;
+}

@@ -1,0 +1,157 @@
+// What State keeps of a transparency log, as SQL: entries are staged behind the head in short transactions,
+// which nobody sees, and become part of the log when one small transaction moves the head.
+import type { Database } from 'better-sqlite3';
+import { FleetError } from '../errors.ts';
+import { hashPartOf, type StorePath } from '../nix/storepath.ts';
+import type {
+  HostEntry,
+  LogEntry,
+  LoggedManifest,
+  LogHead,
+  LogStateReads,
+  LogStateWrites,
+  StagedEntry,
+} from './log.ts';
+import { asking } from './sqlite-cache-reads.ts';
+import { MANIFEST } from './sqlite-rows.ts';
+import type { LeaseHolder } from './state.ts';
+
+/** Read-only connections. */
+export function createLogReads(db: Database, patience: number): LogStateReads {
+  const ask = asking(db, patience);
+  const head = db.prepare<[number], LogHead>(HEAD);
+  const entries = db.prepare<{ log: number; from: number; limit: number }, LogEntry>(
+    `SELECT * FROM (
+       SELECT idx AS "index", data FROM log_entry WHERE log = @log AND idx >= @from
+       UNION ALL
+       SELECT log_index, CAST(envelope AS BLOB) FROM manifest WHERE log = @log AND log_index >= @from
+     ) ORDER BY 1 LIMIT @limit`,
+  );
+  const hosts = db.prepare<[number, number, number], HostEntry>(
+    `SELECT host, epoch, sequence, digest FROM (
+       SELECT host, epoch, sequence, digest, row_number() OVER
+         (PARTITION BY host ORDER BY epoch DESC, sequence DESC) AS age
+       FROM manifest WHERE log IS NULL OR log < ? OR (log = ? AND log_index < ?)
+     ) WHERE age = 1 ORDER BY host`,
+  );
+  const logged = db.prepare<[string, number, number], LoggedManifest>(
+    `SELECT ${MANIFEST}, log_index AS logIndex FROM manifest
+     WHERE host = ? AND log = ? AND log_index < ? ORDER BY epoch DESC, sequence DESC LIMIT 1`,
+  );
+  return {
+    logHead: (log) => ask(() => head.get(log) ?? null),
+    logEntries: (log, from, limit) => ask(() => entries.all({ log, from, limit })),
+    hostEntries: (log, size) => ask(() => hosts.all(log, log, size)),
+    loggedManifest: (host, log, size) => ask(() => logged.get(host, log, size) ?? null),
+  };
+}
+
+type SyncLogWrites = {
+  readonly [K in keyof LogStateWrites]: (...args: Parameters<LogStateWrites[K]>) => void;
+};
+
+const HEAD =
+  'SELECT log, size, lower(hex(root)) AS root, snapshots, roots FROM log_head WHERE log = ?';
+
+/** Each function is one IMMEDIATE transaction. */
+export function createLogWrites(db: Database): SyncLogWrites {
+  const head = db.prepare<[number], LogHead>(HEAD);
+  const lease = db.prepare<[], LeaseHolder>('SELECT pid, since, fence FROM lease');
+  const dropEntries = db.prepare('DELETE FROM log_entry WHERE log = ? AND idx >= ?');
+  const dropManifests = db.prepare('DELETE FROM manifest WHERE log = ? AND log_index >= ?');
+  const addEntry = db.prepare('INSERT INTO log_entry (log, idx, kind, data) VALUES (?, ?, ?, ?)');
+  const addHost = db.prepare('INSERT OR IGNORE INTO host (host) VALUES (?)');
+  const newest = db.prepare<[string], { epoch: number; sequence: number }>(
+    `SELECT epoch, sequence FROM committed_manifest WHERE host = ?
+     ORDER BY epoch DESC, sequence DESC LIMIT 1`,
+  );
+  const addManifest = db.prepare(
+    `INSERT INTO manifest (host, epoch, sequence, digest, envelope, toplevel, closure,
+       closure_bytes, issued_at, expires_at, log, log_index)
+     VALUES (@host, @epoch, @sequence, @digest, @envelope, @toplevel, @closure,
+       @closureBytes, @issuedAt, @expiresAt, @log, @index)`,
+  );
+  const staged = db.prepare<[number, number, number], { host: string; toplevel: StorePath }>(
+    'SELECT host, toplevel FROM manifest WHERE log = ? AND log_index >= ? AND log_index < ?',
+  );
+  const counts = db.prepare<{ log: number; from: number; to: number }, { n: number }>(
+    `SELECT (SELECT count(*) FROM manifest WHERE log = @log AND log_index >= @from AND log_index < @to)
+       + (SELECT count(*) FROM log_entry WHERE log = @log AND idx >= @from AND idx < @to) AS n`,
+  );
+  const useToplevel = db.prepare(
+    'UPDATE cached_path SET used_at = max(used_at, ?) WHERE hash_part = ? AND path = ?',
+  );
+  const putHead = db.prepare(
+    `INSERT OR REPLACE INTO log_head (log, size, root, snapshots, roots)
+     VALUES (@log, @size, unhex(@root), @snapshots, @roots)`,
+  );
+
+  const requireLease = (fence: number): void => {
+    const holder = lease.get();
+    if (holder?.fence === fence) return;
+    const now = holder === undefined ? 'nobody holds it' : `process ${holder.pid} holds it now`;
+    throw new FleetError('E_LEASE_LOST', `this process lost the publication lease: ${now}`);
+  };
+  const sizeOf = (log: number): number => head.get(log)?.size ?? 0;
+
+  const dropStaged = db.transaction((log: number, fence: number): void => {
+    requireLease(fence);
+    const size = sizeOf(log);
+    dropEntries.run(log, size);
+    dropManifests.run(log, size);
+  });
+
+  const stageEntries = db.transaction(
+    (log: number, entries: readonly StagedEntry[], fence: number): void => {
+      requireLease(fence);
+      const size = sizeOf(log);
+      for (const entry of entries) {
+        const { index } = entry;
+        if (index < size) throw new FleetError('E_INTERNAL', `entry ${index} is committed already`);
+        if (!('manifest' in entry)) {
+          addEntry.run(log, index, entry.kind, entry.data);
+          continue;
+        }
+        const { host, epoch, sequence } = entry.manifest;
+        const last = newest.get(host);
+        const grows =
+          last === undefined ||
+          epoch > last.epoch ||
+          (epoch === last.epoch && sequence > last.sequence);
+        if (!grows) {
+          const numbers = `manifest ${epoch}.${sequence} of host ${host}`;
+          const follows = `does not follow ${last.epoch}.${last.sequence}`;
+          throw new FleetError('E_SEQUENCE', `${numbers} ${follows}`);
+        }
+        addHost.run(host);
+        addManifest.run({ ...entry.manifest, log, index });
+      }
+    },
+  );
+
+  const commitLog = db.transaction((next: LogHead, fence: number, now: number): void => {
+    requireLease(fence);
+    const { log, size } = next;
+    const from = sizeOf(log);
+    const there = counts.get({ log, from, to: size })?.n ?? 0;
+    if (there !== size - from) {
+      throw new FleetError(
+        'E_INTERNAL',
+        `${there} of ${size - from} entries of the log are staged`,
+      );
+    }
+    for (const { host, toplevel } of staged.all(log, from, size)) {
+      // With it all that it refers to is there, and stays: no row refers to a missing one.
+      if (useToplevel.run(now, hashPartOf(toplevel), toplevel).changes === 0) {
+        throw new FleetError('E_CACHE_INCOMPLETE', `the cache lacks ${toplevel}, for ${host}`);
+      }
+    }
+    putHead.run(next);
+  });
+
+  return {
+    dropStaged: (log, fence) => dropStaged.immediate(log, fence),
+    stageEntries: (log, entries, fence) => stageEntries.immediate(log, entries, fence),
+    commitLog: (next, fence, now) => commitLog.immediate(next, fence, now),
+  };
+}
