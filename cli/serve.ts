@@ -24,6 +24,8 @@ export function registerServe(program: Command): void {
       const tls = await readTls(options);
       const { buildApp } = await import('../src/server/app.ts');
       const { collectRegularly } = await import('../src/server/collect.ts');
+      const { keepLog } = await import('../src/server/log-keeper.ts');
+      const { openLogWriter } = await import('../src/server/log-writer.ts');
       await withStateDir(
         globals,
         async (dir) => {
@@ -58,15 +60,25 @@ export function registerServe(program: Command): void {
             { version: 1, url, pid: process.pid },
             `serving fleet ${dir.config.fleet} at ${url}`,
           );
-          const collecting = new AbortController();
-          const collected = collectRegularly(dir, collecting.signal, {
+          const ending = new AbortController();
+          const onError = (error: unknown) => process.stderr.write(`${formatFault(error)}\n`);
+          const kept = keepLog(
+            await openLogWriter(dir),
+            {
+              publishLock: dir.layout.publishLock,
+              now: () => Math.floor(Date.now() / 1000),
+              onError,
+            },
+            ending.signal,
+          );
+          const collected = collectRegularly(dir, ending.signal, {
             onDone: ({ paths, blobBytes }) => app.metrics.onSweep(paths, blobBytes),
-            onError: (error) => process.stderr.write(`${formatFault(error)}\n`),
+            onError,
           });
           await stopped;
           say(globals, 'stopping');
-          collecting.abort();
-          await collected;
+          ending.abort();
+          await Promise.all([collected, kept]);
           await app.close();
         },
         'thread',

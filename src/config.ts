@@ -12,6 +12,8 @@ export type Config = {
   readonly listen: string;
   /** True: the cache's read side needs no token. */
   readonly public: boolean;
+  /** Whether anybody may read the transparency log. */
+  readonly publicLog: boolean;
   /** zstd level of stored NARs, 1 to 19. */
   readonly zstdLevel: number;
   /** How long a manifest is valid, in days, 1 to 3650. It is issued anew when a third of that is left. */
@@ -68,6 +70,7 @@ const FIELDS = new Map<string, Field>([
   ['url', { parse: (value) => (value === null ? null : parseBaseUrl(value)), fallback: null }],
   ['listen', { parse: (value) => formatListen(parseListen(value)), fallback: '127.0.0.1:8080' }],
   ['public', { parse: parseBoolean, fallback: false }],
+  ['publicLog', { parse: parseBoolean, fallback: false }],
   ['zstdLevel', integer(1, 19, 3)],
   ['manifestDays', integer(1, 3650, 90)],
   ['cachePriority', integer(1, 1000, 30)],

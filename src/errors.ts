@@ -177,6 +177,7 @@ export const ERRORS = {
     3,
     'none of the keys that count has signed it; is the root current?',
   ),
+  E_SNAPSHOT_ENTRY: entry(3, 'the server mixes two states of the log; do not trust its answers'),
   E_SNAPSHOT_FORM: entry(3, 'the log was written in a form this version does not know'),
   E_SNAPSHOT_PROOF: entry(3, 'the server mixes two states of the log; do not trust its answers'),
   E_STALE: entry(

@@ -28,6 +28,7 @@ test('what is not said has its default, and the whole comes back from its own te
     url: null,
     listen: '127.0.0.1:8080',
     public: false,
+    publicLog: false,
     zstdLevel: 3,
     manifestDays: 90,
     cachePriority: 30,

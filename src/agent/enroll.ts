@@ -74,7 +74,14 @@ export async function enroll(options: EnrollOptions): Promise<Enrolled> {
   requireHostKey(root, publicKey);
   const token = await askForToken(file, config, secret);
   await writeDurable(files.token, `${token}\n`, 0o600);
-  await writeTrust(dir, { root: file.root, floor: null, decommissioned: false });
+  await writeTrust(dir, {
+    root: file.root,
+    floor: null,
+    decommissioned: false,
+    checkpoint: null,
+    earlier: [],
+    time: null,
+  });
   await writeJournal(dir, EMPTY_JOURNAL);
   await writeChain(dir, EMPTY_CHAIN);
   await writeConfig(dir, config);

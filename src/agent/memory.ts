@@ -59,6 +59,12 @@ export type Trust = {
   readonly floor: Floor | null;
   /** True once a verified manifest ended this host's service. */
   readonly decommissioned: boolean;
+  /** Text of the checkpoint that was accepted last. */
+  readonly checkpoint: string | null;
+  /** The last accepted ones of earlier logs, newest first: evidence of what they said. */
+  readonly earlier: readonly string[];
+  /** POSIX seconds: no trusted time was later. The machine's clock may be behind it. */
+  readonly time: number | null;
 };
 
 /** What a receipt calls a manifest by. */
@@ -99,6 +105,9 @@ const TRUST: Fields<Trust> = {
   root: string,
   floor: nullable(record<Floor>({ epoch: integer(0), sequence: integer(0), digest })),
   decommissioned: boolean,
+  checkpoint: since(null, nullable(string)),
+  earlier: since([], list(string)),
+  time: since(null, nullable(integer(0))),
 };
 
 export const MANIFEST_ID = record<ManifestId>({

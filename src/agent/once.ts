@@ -1,21 +1,23 @@
 // One run of the agent: ask, verify, fetch, activate, report (SPEC §5, ARCHITECTURE "The agent"). Each step
 // trusts nothing of the one before it but what that verified; whatever refuses or fails leaves the
-// system as it was, or takes it back there. The checks of the
-// transparency log are not there yet.
+// system as it was, or takes it back there.
 import { rm } from 'node:fs/promises';
 import { FleetError, isFleetError, messageOf } from '../errors.ts';
+import { type VerifiedCheckpoint, verifyCheckpoint } from '../manifest/log-view.ts';
 import type { Deployment } from '../manifest/manifest.ts';
+import type { Offer } from '../manifest/offer.ts';
 import { makeReason } from '../manifest/receipt.ts';
-import type { Root } from '../manifest/root.ts';
-import { type VerifiedManifest, verifyClosure, verifyManifest } from '../manifest/verify.ts';
+import { type VerifiedManifest, verifyClosure } from '../manifest/verify.ts';
+import { type TrustedRoot, verifyOfferedManifest } from '../manifest/verify-offer.ts';
 import { parseNixPublicKey } from '../nix/signature.ts';
+import { acceptLog, acceptManifest, nowOf } from './accept.ts';
 import { activate, requireSwitchable, settle } from './activate.ts';
 import { askForOffer, getClosure } from './ask.ts';
 import { Client } from './client.ts';
 import type { Host } from './host.ts';
 import { readJournal } from './journal.ts';
 import { tryLock } from './lock.ts';
-import { type ManifestId, type Memory, memoryFiles, readMemory, writeTrust } from './memory.ts';
+import { type ManifestId, type Memory, memoryFiles, readMemory } from './memory.ts';
 import {
   type Attempt,
   attemptOf,
@@ -69,6 +71,8 @@ class Run implements AsyncDisposable {
   #chain: Chain;
   #manifest: ManifestId | null = null;
   #fetched: Fetched | null = null;
+  /** A checkpoint that contradicts the one that was accepted. */
+  #conflict: string | null = null;
   /** Why an outcome could not be kept to be told. */
   #untold: FleetError | null = null;
 
@@ -123,8 +127,8 @@ class Run implements AsyncDisposable {
       error = thrown;
       attempt = attemptOf(thrown, this.#manifest);
     }
-    // An activation that an earlier run began and this one did not take over. While another switch is going
-    // on it can neither be taken over nor undone.
+    // What an earlier run began and this one did not take over. While another switch is going on it can
+    // neither be taken over nor undone.
     if (attempt?.phase !== 'awaiting-lock')
       attempt = (await this.#undoUnfinished(error)) ?? attempt;
     const outcome = attempt === null ? null : await this.#tell(attempt, this.#manifest);
@@ -140,37 +144,50 @@ class Run implements AsyncDisposable {
       if (floor !== null) this.#manifest = idOf(floor, floor.digest);
       return DECOMMISSIONED;
     }
-    const asked = await askForOffer(this.#client, this.#memory);
+    const now = nowOf(this.#memory.trust, this.#options.clock());
+    const asked = await askForOffer(this.#client, this.#memory, now);
     this.#memory = { ...this.#memory, trust: asked.trust };
-    if (asked.manifest === null) return null;
-    const { root, manifest: envelope } = asked;
-    const verified = this.#verify(envelope, root);
+    const { root, offer } = asked;
+    if (offer === null) return null;
+    const checkpoint = await this.#acceptLog(offer, root);
+    const verified = this.#verify(offer, root, checkpoint);
     await this.#accept(verified);
     await asked.keep();
     const { manifest } = verified;
     if (manifest.intent === 'decommission') return DECOMMISSIONED;
     const standing = await this.#standing(manifest);
     if (standing !== null) return standing;
-    return await this.#deploy(manifest, envelope, root);
+    return await this.#deploy(manifest, offer, root);
   }
 
-  #verify(envelope: string, root: Root): VerifiedManifest {
+  /** Verifies the log's checkpoint, and keeps what it says. */
+  async #acceptLog(offer: Offer, root: TrustedRoot): Promise<VerifiedCheckpoint> {
+    const { trust, dir } = this.#memory;
+    try {
+      const accepted = await acceptLog(dir, trust, offer, root, this.#options.clock());
+      this.#memory = { ...this.#memory, trust: accepted.trust };
+      return accepted.log;
+    } catch (error) {
+      // Two histories: what each of them signed is told, so that it can be proved.
+      const contradicts = isFleetError(error, 'E_FORK', 'E_CONSISTENCY', 'E_CHECKPOINT_OLDER');
+      if (contradicts) this.#conflict = verifyCheckpoint(offer.checkpoint, root.root).text;
+      throw error;
+    }
+  }
+
+  #verify(offer: Offer, root: TrustedRoot, checkpoint: VerifiedCheckpoint): VerifiedManifest {
     const { host, system } = this.#memory.config;
     const { floor } = this.#memory.trust;
-    const now = this.#options.clock();
-    return verifyManifest({ envelope, root, now, expect: { host, system, floor } });
+    const expect = { host, system, floor };
+    const now = nowOf(this.#memory.trust, this.#options.clock());
+    return verifyOfferedManifest(offer, root, checkpoint, expect, now);
   }
 
-  /** Persists how far this host has come, before anything is fetched. */
-  async #accept({ manifest, digest }: VerifiedManifest): Promise<void> {
-    const { epoch, sequence, intent } = manifest;
-    this.#manifest = idOf(manifest, digest);
-    const { trust, dir } = this.#memory;
-    const decommissioned = intent === 'decommission';
-    if (trust.floor?.digest === digest && !decommissioned) return;
-    const next = { ...trust, floor: { epoch, sequence, digest }, decommissioned };
-    await writeTrust(dir, next);
-    this.#memory = { ...this.#memory, trust: next };
+  /** Keeps how far this host has come, before anything is fetched. */
+  async #accept(verified: VerifiedManifest): Promise<void> {
+    this.#manifest = idOf(verified.manifest, verified.digest);
+    const trust = await acceptManifest(this.#memory.dir, this.#memory.trust, verified);
+    this.#memory = { ...this.#memory, trust };
   }
 
   /** What holds already and needs no activation, or null. */
@@ -202,7 +219,7 @@ class Run implements AsyncDisposable {
     return manifest != null && manifest.sha256 === this.#manifest?.sha256;
   }
 
-  async #deploy(manifest: Deployment, envelope: string, root: Root): Promise<Attempt> {
+  async #deploy(manifest: Deployment, offer: Offer, root: TrustedRoot): Promise<Attempt> {
     const { toplevel } = manifest;
     const { place } = this.#host;
     const { config, dir } = this.#memory;
@@ -215,13 +232,13 @@ class Run implements AsyncDisposable {
       client: this.#client,
       place,
       closure,
-      keys: root.cache.keys.map(parseNixPublicKey),
+      keys: root.root.cache.keys.map(parseNixPublicKey),
       roots: memoryFiles(dir).roots,
       repair: config.repair,
     });
     await requireSwitchable(place, toplevel);
     // 11: fetching may have taken days.
-    const again = this.#verify(envelope, root);
+    const again = this.#verify(offer, root, await this.#acceptLog(offer, root));
     await requireStore(place, closure);
     say(`activating ${toplevel}`);
     const { transaction } = await readJournal(dir);
@@ -259,6 +276,7 @@ class Run implements AsyncDisposable {
       bootId: this.#host.bootId,
       started: this.#started,
       finished: this.#options.clock(),
+      conflict: this.#conflict,
     };
     try {
       this.#chain = await tell(this.#memory, this.#chain, outcome, context);

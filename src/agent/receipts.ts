@@ -90,7 +90,13 @@ export async function tell(
   memory: Memory,
   chain: Chain,
   outcome: Outcome,
-  context: { readonly bootId: string; readonly started: number; readonly finished: number },
+  context: {
+    readonly bootId: string;
+    readonly started: number;
+    readonly finished: number;
+    /** A checkpoint that contradicts the accepted one. */
+    readonly conflict: string | null;
+  },
 ): Promise<Chain> {
   const told: Told = {
     phase: outcome.phase,
@@ -111,7 +117,8 @@ export async function tell(
     counter: chain.counter + 1,
     previous: chain.head,
     manifest: outcome.manifest,
-    checkpoint: null,
+    checkpoint: memory.trust.checkpoint,
+    conflict: context.conflict,
     phase: outcome.phase,
     reason: outcome.reason,
     ...outcome.systems,

@@ -1,5 +1,5 @@
 // A log's checkpoint and proofs, under a trusted root → what may be believed of a host's manifest, or the
-// one reason why not (SPEC §5.2; the agent's checks 2 to 5). A flat list of steps, each with a code of its
+// one reason why not (SPEC §5.1, steps 3 to 8). A flat list of steps, each with a code of its
 // own. Pure: no network, no clock, no files; the caller reads "now" once and passes it in.
 import { FleetError } from '../errors.ts';
 import { type Checkpoint, parseCheckpoint } from '../tlog/checkpoint.ts';
@@ -11,7 +11,7 @@ import {
   verifyConsistency,
   verifyInclusion,
 } from '../tlog/merkle.ts';
-import { parseNote, verifyNote } from '../tlog/note.ts';
+import { formatNote, parseNote, verifyNote } from '../tlog/note.ts';
 import { NOTE_COSIGNATURE, NOTE_ED25519, parseVerifierKey } from '../tlog/vkey.ts';
 import type { Root } from './root.ts';
 import { hashEntry, parseSnapshot, type Snapshot, type SnapshotEntry } from './snapshot.ts';
@@ -22,7 +22,7 @@ const CLOCK_SKEW_SECONDS = 300;
 
 export type VerifiedCheckpoint = {
   readonly checkpoint: Checkpoint;
-  /** The signed note, verbatim. */
+  /** The note with the log's signature and the newest freshness: what others may be shown of it. */
   readonly text: string;
   /** POSIX seconds: when a freshness key last said that it is the newest; null when none did. */
   readonly freshAt: number | null;
@@ -46,11 +46,16 @@ export function verifyCheckpoint(
     const logs = `the checkpoint is of log ${checkpoint.origin}, and the root names ${origin}`;
     throw new FleetError('E_LOG_ORIGIN', logs);
   }
-  if (!signed.some(({ key }) => key.type === NOTE_ED25519)) {
+  const byLog = signed.find(({ key }) => key.type === NOTE_ED25519);
+  if (byLog === undefined) {
     throw new FleetError('E_CHECKPOINT_UNSIGNED', `the key of log ${logKey.name} has not signed`);
   }
-  const times = signed.map(({ time }) => time).filter((time) => time !== null);
-  return { checkpoint, text, freshAt: times.length === 0 ? null : Math.max(...times) };
+  const [newest] = signed
+    .filter(({ time }) => time !== null)
+    .sort((one, other) => Number(other.time) - Number(one.time));
+  const lines = newest === undefined ? [byLog.line] : [byLog.line, newest.line];
+  const kept = formatNote({ text: note.text, signatures: lines });
+  return { checkpoint, text: kept, freshAt: newest?.time ?? null };
 }
 
 /**
@@ -77,20 +82,20 @@ export function requireFresh({ freshAt }: VerifiedCheckpoint, root: Root, now: n
 const MAX_TIME = 253_402_300_799;
 
 /**
- * The log only grew since `before`, which this host accepted.
+ * The log only grew since `before`. `known` says in errors how it is known.
  * @throws FleetError E_CHECKPOINT_OLDER, E_FORK, E_CONSISTENCY.
  */
 export function requireGrowth(
   before: TreeHead,
-  { checkpoint }: VerifiedCheckpoint,
+  { checkpoint }: Pick<VerifiedCheckpoint, 'checkpoint'>,
   proof: readonly Uint8Array[],
+  known: 'was seen before' | 'is the root’s anchor',
 ): void {
-  const sizes = `${before.size} entries were seen before, and now there are ${checkpoint.size}`;
-  if (checkpoint.size < before.size)
-    throw new FleetError('E_CHECKPOINT_OLDER', `the log: ${sizes}`);
+  const sizes = `a log of ${before.size} entries ${known}, and now it has ${checkpoint.size}`;
+  if (checkpoint.size < before.size) throw new FleetError('E_CHECKPOINT_OLDER', sizes);
   if (checkpoint.size === before.size) {
     if (equalHashes(checkpoint.root, before.root)) return;
-    throw new FleetError('E_FORK', `two checkpoints of ${before.size} entries differ`);
+    throw new FleetError('E_FORK', `${sizes} of another history`);
   }
   // All trees begin with that of no entries; there is no proof of it.
   if (before.size === 0) {
@@ -98,7 +103,7 @@ export function requireGrowth(
     throw new FleetError('E_FORK', 'the hash of a log without entries is not that of nothing');
   }
   if (!verifyConsistency({ older: before, newer: checkpoint, proof })) {
-    throw new FleetError('E_CONSISTENCY', `the log does not go on from what was seen: ${sizes}`);
+    throw new FleetError('E_CONSISTENCY', `${sizes}, and does not begin with those`);
   }
 }
 
@@ -155,18 +160,20 @@ export function requireSnapshotRoot(
 export type EntryProof = { readonly index: number; readonly proof: readonly Uint8Array[] };
 
 /**
- * The manifest is its host's newest, as the snapshot has it.
- * @throws FleetError E_MANIFEST_WITHHELD.
+ * The snapshot says this of a host.
+ * @throws FleetError E_SNAPSHOT_ENTRY.
  */
-export function requireNewest(
+export function requireEntry(
   snapshot: Snapshot,
   entry: SnapshotEntry,
   { index, proof }: EntryProof,
 ): void {
   const { hosts: size, root } = snapshot;
   if (verifyInclusion({ index, size, leafHash: hashEntry(entry), root, proof })) return;
-  const which = `manifest ${entry.epoch}.${entry.sequence} of ${entry.host}`;
-  throw new FleetError('E_MANIFEST_WITHHELD', `${which} is not the one that the log names for it`);
+  throw new FleetError(
+    'E_SNAPSHOT_ENTRY',
+    `the log's snapshot says something else of ${entry.host}`,
+  );
 }
 
 /**

@@ -75,6 +75,9 @@ const Units = Type.Array(Type.String({ pattern: '^[!-~]{1,255}$' }), {
   uniqueItems: true,
 });
 
+/** The text of a signed note. */
+const Note = Type.String({ minLength: 1, maxLength: 2048 });
+
 /** The payload of a receipt. */
 export const ReceiptSchema = Exact({
   fleet: FleetName,
@@ -82,7 +85,10 @@ export const ReceiptSchema = Exact({
   counter: Ordinal,
   previous: Nullable(Sha256),
   manifest: Nullable(Exact({ epoch: Ordinal, sequence: Ordinal, sha256: Sha256 })),
-  checkpoint: Type.Null(),
+  /** The signed checkpoint that the host accepted last. */
+  checkpoint: Nullable(Note),
+  /** Another one, of the same log, that contradicts it. */
+  conflict: Nullable(Note),
   phase: Type.Enum(REPORTED),
   reason: Nullable(Exact({ code: Type.String({ pattern: '^[A-Za-z0-9_-]{1,64}$' }), text: Line })),
   booted: Nullable(StorePathText),

@@ -57,26 +57,26 @@ export type VerifiedManifest = {
 /** @throws FleetError with the code of the first step that refuses. SPEC §5.1 */
 export function verifyManifest(input: VerifyInput): VerifiedManifest {
   const { root, now, expect } = input;
-  requireCurrentRoot(root, now); // 1
-  const opened = openManifest(input.envelope, root); // 2, 3
+  requireCurrentRoot(root, now); // 2
+  const opened = openManifest(input.envelope, root); // 9, 10
   const { manifest, digest } = opened;
-  requireApproval(manifest, root); // 4
-  requireThisFleet(manifest, root); // 5, 6
+  requireApproval(manifest, root); // 11
+  requireThisFleet(manifest, root); // 12, 13
   if (expect !== undefined) {
-    requireThisHost(manifest, expect); // 7
-    requireNotOlder(manifest, digest, expect.floor); // 8
+    requireThisHost(manifest, expect); // 14
+    requireNotOlder(manifest, digest, expect.floor); // 15
   }
-  requireValidAt(manifest, now); // 9
-  requireWithinLimits(manifest, root); // 10
+  requireValidAt(manifest, now); // 16
+  requireWithinLimits(manifest, root); // 17
   const closure =
     input.closure === undefined || manifest.intent === 'decommission'
       ? null
-      : verifyClosure(manifest, input.closure); // 11 to 13
+      : verifyClosure(manifest, input.closure); // 18 to 20
   return { ...opened, rootVersion: root.version, closure };
 }
 
 /**
- * Steps 2 and 3: the director's signatures over the envelope's bytes, and only then their meaning.
+ * Steps 9 and 10: the director's signatures over the envelope's bytes, and only then their meaning.
  * @throws FleetError E_ENVELOPE, E_SIGNATURE, E_SIGNATURE_UNKNOWN_KEY, E_SIGNATURE_THRESHOLD,
  *   E_PAYLOAD_FORM, E_MANIFEST_FORM.
  */
@@ -94,7 +94,7 @@ function openManifest(
   return { manifest, digest: manifestDigest(envelope.payload), signers, threshold };
 }
 
-/** Step 4. @throws FleetError E_HOST_UNGROUPED, E_APPROVAL_MISSING. SPEC §3.5 */
+/** Step 11. @throws FleetError E_HOST_UNGROUPED, E_APPROVAL_MISSING. SPEC §3.5 */
 function requireApproval(manifest: Manifest, root: Root): void {
   const needed = approvalThreshold(root, manifest.host.id);
   if (needed === 0) return;
@@ -102,7 +102,7 @@ function requireApproval(manifest: Manifest, root: Root): void {
   throw new FleetError('E_APPROVAL_MISSING', `${nameOf(manifest)} is approved by ${count}`);
 }
 
-/** Steps 5 and 6. @throws FleetError E_FLEET_MISMATCH, E_ROOT_VERSION, E_EPOCH. */
+/** Steps 12 and 13. @throws FleetError E_FLEET_MISMATCH, E_ROOT_VERSION, E_EPOCH. */
 function requireThisFleet(manifest: Manifest, root: Root): void {
   const { fleet, epoch } = manifest;
   if (fleet.name !== root.fleet) {
@@ -117,7 +117,7 @@ function requireThisFleet(manifest: Manifest, root: Root): void {
   }
 }
 
-/** Step 7. @throws FleetError E_HOST_MISMATCH, E_SYSTEM_MISMATCH. */
+/** Step 14. @throws FleetError E_HOST_MISMATCH, E_SYSTEM_MISMATCH. */
 function requireThisHost(manifest: Manifest, expect: Pick<Expectation, 'host' | 'system'>): void {
   const { id, system } = manifest.host;
   if (id !== expect.host) {
@@ -132,7 +132,7 @@ function requireThisHost(manifest: Manifest, expect: Pick<Expectation, 'host' | 
 }
 
 /**
- * Step 8: (epoch, sequence) only grows. The very manifest of the floor passes, as it is verified again
+ * Step 15: (epoch, sequence) only grows. The very manifest of the floor passes, as it is verified again
  * just before activation. @throws FleetError E_EPOCH, E_SEQUENCE_OLDER, E_SEQUENCE_CONFLICT.
  */
 function requireNotOlder(manifest: Manifest, digest: string, floor: Floor | null): void {
@@ -150,7 +150,7 @@ function requireNotOlder(manifest: Manifest, digest: string, floor: Floor | null
   }
 }
 
-/** Step 9. @throws FleetError E_MANIFEST_NOT_YET, E_MANIFEST_EXPIRED. */
+/** Step 16. @throws FleetError E_MANIFEST_NOT_YET, E_MANIFEST_EXPIRED. */
 export function requireValidAt(manifest: Manifest, now: number): void {
   // Written so that a "now" that is no number is refused.
   if (!(now >= manifest.notBefore)) {
@@ -163,7 +163,7 @@ export function requireValidAt(manifest: Manifest, now: number): void {
   }
 }
 
-/** Step 10: what it would have us fetch. @throws FleetError E_CLOSURE_SIZE. */
+/** Step 17: what it would have us fetch. @throws FleetError E_CLOSURE_SIZE. */
 function requireWithinLimits(manifest: Manifest, root: Root): void {
   if (manifest.intent === 'decommission') return;
   const { bytes, paths, narBytes } = manifest.closure;
@@ -177,7 +177,7 @@ function requireWithinLimits(manifest: Manifest, root: Root): void {
 }
 
 /**
- * Steps 11 to 13: closure.fp is the file that the manifest signs, well formed, whole, and says the
+ * Steps 18 to 20: closure.fp is the file that the manifest signs, well formed, whole, and says the
  * same as the manifest. @throws FleetError E_CLOSURE_SIZE, E_CLOSURE_HASH, E_CLOSURE_FORM,
  *   E_CLOSURE_MISSING, E_CLOSURE_UNREACHABLE, E_CLOSURE_MISMATCH.
  */

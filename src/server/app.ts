@@ -12,9 +12,12 @@ import { guardedBy, makeAuth } from './auth.ts';
 import { registerEnrolment } from './enrolment.ts';
 import { registerHealth } from './health.ts';
 import { registerHostRoutes } from './hosts.ts';
+import { logStoreOf } from './log-writer.ts';
 import { type Metrics, makeMetrics, registerMetrics } from './metrics.ts';
+import { PublishedLog } from './published.ts';
 import { refuse, refuseError, statusOf } from './replies.ts';
 import type { StateDir } from './statedir.ts';
+import { registerLog } from './tlog.ts';
 import { requestId, setRoute, watch } from './watch.ts';
 
 export type AppOptions = {
@@ -142,7 +145,10 @@ export function buildApp(dir: StateDir, options: AppOptions): App {
     onUpload: metrics.onUpload,
   });
   registerMetrics(app, metrics, auth.mayAdmin);
-  registerHostRoutes(app, dir, auth, now, options.onError);
+  const store = logStoreOf(dir);
+  const published = new PublishedLog(dir.state, store, dir.root);
+  registerHostRoutes(app, dir, published, auth, now, options.onError);
+  registerLog(app, store, dir.config.publicLog ? null : auth.mayRead);
   registerEnrolment(app, dir, auth, now);
 
   app.get<{ Params: { file: string } }>(

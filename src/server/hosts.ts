@@ -2,15 +2,15 @@
 // A host's own routes want that host's token; a report is checked against the key it enrolled with,
 // so that a stolen token alone cannot speak for a host.
 
-import { createHash } from 'node:crypto';
 import type { FastifyInstance } from 'fastify';
 import { FleetError } from '../errors.ts';
 import { parsePublicKey } from '../keyfile.ts';
 import { parseEnvelope } from '../manifest/dsse.ts';
-import { AGENT_VERSION, formatOffer, MAX_OFFER_ROOTS, OFFER_VERSION } from '../manifest/offer.ts';
 import { verifyReceipt } from '../manifest/receipt.ts';
 import { parseBlobId } from '../storage/blobs.ts';
 import { type Auth, guardedBy } from './auth.ts';
+import { makeOffer } from './offers.ts';
+import type { PublishedLog } from './published.ts';
 import { refuse } from './replies.ts';
 import type { StateDir } from './statedir.ts';
 
@@ -20,6 +20,7 @@ const TOUCH_EVERY = 30;
 export function registerHostRoutes(
   app: FastifyInstance,
   dir: StateDir,
+  published: PublishedLog,
   auth: Auth,
   now: () => number,
   onError?: (error: unknown) => void,
@@ -36,31 +37,25 @@ export function registerHostRoutes(
     state.touchHost(host, at).catch((error) => onError?.(error));
   };
 
-  app.get<{ Params: { host: string }; Querystring: { root?: string } }>(
+  app.get<{ Params: { host: string }; Querystring: { root?: string; from?: string } }>(
     '/v1/hosts/:host/offer',
     guardedBy(auth.isHost),
     async (request, reply) => {
       const { host } = request.params;
       touch(host);
       const known = Number(/^[1-9]\d{0,6}$/.exec(request.query.root ?? '1')?.[0] ?? Number.NaN);
-      if (Number.isNaN(known)) {
-        return refuse(reply, 400, 'E_REQUEST', 'root must be the number of a root version');
+      const from = Number(/^\d{1,15}$/.exec(request.query.from ?? '0')?.[0] ?? Number.NaN);
+      if (Number.isNaN(known) || Number.isNaN(from)) {
+        const numbers = 'root must be the number of a root version, from a number of entries';
+        return refuse(reply, 400, 'E_REQUEST', numbers);
       }
-      const manifest = await state.currentManifest(host);
-      if (manifest === null) {
+      const made = await makeOffer(dir, published, host, { root: known, from });
+      if (made === null) {
         return refuse(reply, 404, 'E_NO_MANIFEST', `nothing was published for ${host} yet`);
       }
-      const offer = formatOffer({
-        offerVersion: OFFER_VERSION,
-        minAgent: AGENT_VERSION,
-        roots: dir.roots.slice(known, known + MAX_OFFER_ROOTS).map(({ envelope }) => envelope),
-        manifest: manifest.envelope,
-        closure: { sha256: manifest.closure, bytes: manifest.closureBytes },
-      });
-      const etag = `"${createHash('sha256').update(offer).digest('hex')}"`;
-      reply.header('etag', etag).header('cache-control', 'private, no-cache');
-      if (request.headers['if-none-match'] === etag) return reply.code(304).send();
-      return reply.type('application/json; charset=utf-8').send(offer);
+      reply.header('etag', made.etag).header('cache-control', 'private, no-cache');
+      if (request.headers['if-none-match'] === made.etag) return reply.code(304).send();
+      return reply.type('application/json; charset=utf-8').send(made.text);
     },
   );
 

@@ -22,8 +22,12 @@ export type Note = {
   readonly signatures: readonly NoteSignature[];
 };
 
-/** A known key that signed; `time`, in POSIX seconds, is what a cosignature adds. */
-export type Signed = { readonly key: VerifierKey; readonly time: number | null };
+/** A known key that signed, and its line; `time`, in POSIX seconds, is what a cosignature adds. */
+export type Signed = {
+  readonly key: VerifierKey;
+  readonly time: number | null;
+  readonly line: NoteSignature;
+};
 
 const MAX_NOTE_BYTES = 64 * 1024;
 const MAX_LINES = 32;
@@ -66,14 +70,15 @@ export function formatNote({ text, signatures }: Note): string {
  */
 export function verifyNote({ text, signatures }: Note, known: readonly VerifierKey[]): Signed[] {
   const all: Signed[] = [];
-  for (const { name, keyId, signature } of signatures) {
+  for (const line of signatures) {
+    const { name, keyId, signature } = line;
     const key = known.find((one) => one.name === name && noteKeyId(one) === keyId);
     if (key === undefined) continue;
     const { message, bytes, time } = signedBy(key, text, signature);
     if (!verify(bytes, message, publicKeyBytes(key.publicKey))) {
       throw new FleetError('E_NOTE_SIGNATURE', `the signature by ${name} does not hold`);
     }
-    all.push({ key, time });
+    all.push({ key, time, line });
   }
   return all;
 }

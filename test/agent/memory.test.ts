@@ -45,7 +45,14 @@ async function enrolled(dir: string): Promise<Memory> {
   const files = memoryFiles(dir);
   await writeFile(files.hostKey, formatSecretKey(generateSecretKey()));
   await writeFile(files.token, 'fleet_token\n');
-  await writeTrust(dir, { root: '{}', floor: null, decommissioned: false });
+  await writeTrust(dir, {
+    root: '{}',
+    floor: null,
+    decommissioned: false,
+    checkpoint: null,
+    earlier: [],
+    time: null,
+  });
   await writeJournal(dir, EMPTY_JOURNAL);
   await writeChain(dir, EMPTY_CHAIN);
   await writeConfig(dir, {
@@ -72,6 +79,9 @@ test('what is written is read back', async () => {
     root: '{"x":1}',
     floor: { epoch: 1, sequence: 2, digest: 'b'.repeat(64) },
     decommissioned: true,
+    checkpoint: 'a note',
+    earlier: ['an older one'],
+    time: 1_800_000_000,
   };
   await writeTrust(dir.path, trust);
   const rejected = {
@@ -142,7 +152,7 @@ const OUTCOME: Outcome = {
   exitCode: 0,
 };
 
-const CONTEXT = { bootId: 'boot', started: 1_800_000_000, finished: 1_800_000_010 };
+const CONTEXT = { bootId: 'boot', started: 1_800_000_000, finished: 1_800_000_010, conflict: null };
 
 test('receipts are signed, chained, durable, and tell news only', async () => {
   await using dir = await temporaryDirectory();

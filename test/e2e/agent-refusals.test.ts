@@ -229,9 +229,9 @@ test('offers that are none', async () => {
   const answers: [string, ErrorCode][] = [
     // Never the same code twice in a row: that is told once.
     ['{}', 'E_OFFER_FORM'],
-    ['{"offerVersion":2}', 'E_OFFER_VERSION'],
+    ['{"offerVersion":3}', 'E_OFFER_VERSION'],
     ['', 'E_OFFER_FORM'],
-    ['{"offerVersion":1,"minAgent":99}', 'E_OFFER_VERSION'],
+    ['{"offerVersion":2,"minAgent":99}', 'E_OFFER_VERSION'],
     ['<html>', 'E_OFFER_FORM'],
   ];
   for (const [text, code] of answers) {

@@ -58,7 +58,7 @@ test('in sync: one request, no Nix, no activation, no receipt', async () => {
   world.requests.length = 0;
   const again = await host.once();
   assert.equal(again.outcome?.phase, 'in-sync');
-  assert.deepEqual(world.requests, [`GET /v1/hosts/${HOST}/offer?root=1`]);
+  assert.deepEqual(world.requests, [`GET /v1/hosts/${HOST}/offer?root=1&from=4`]);
   assert.deepEqual(await logOf(host), []);
   assert.equal(world.reports.length, 1);
 });

@@ -16,7 +16,13 @@ import {
   type Manifest,
   manifestDigest,
 } from '../../src/manifest/manifest.ts';
-import { formatOffer } from '../../src/manifest/offer.ts';
+import {
+  AGENT_VERSION,
+  formatOffer,
+  MAX_OFFER_ROOTS,
+  OFFER_VERSION,
+  type Offer,
+} from '../../src/manifest/offer.ts';
 import { type Receipt, verifyReceipt } from '../../src/manifest/receipt.ts';
 import {
   formatRoot,
@@ -24,6 +30,7 @@ import {
   ROOT_PAYLOAD_TYPE,
   type Root,
 } from '../../src/manifest/root.ts';
+import { rootDigest } from '../../src/manifest/snapshot.ts';
 import { STATEMENT_PAYLOAD_TYPE } from '../../src/manifest/statement.ts';
 import { formatClosure, type PathInfo } from '../../src/nix/closure.ts';
 import { formatNarInfo, type NarInfo } from '../../src/nix/narinfo.ts';
@@ -36,6 +43,7 @@ import {
 } from '../../src/nix/signature.ts';
 import { hashPartOf, parseStorePath } from '../../src/nix/storepath.ts';
 import { serveHttp } from './http.ts';
+import { type LogKeys, TestLog } from './log.ts';
 import { type BuiltSystem, SYSTEM } from './systems.ts';
 
 export const FLEET = 'world.test';
@@ -52,6 +60,10 @@ export class World implements AsyncDisposable {
   readonly dir: string;
   readonly rootKey = generateSecretKey();
   readonly directorKey = generateSecretKey();
+  readonly logKeys: LogKeys = { log: generateSecretKey(), freshness: generateSecretKey() };
+  log = new TestLog();
+  /** When the log's checkpoint was said to be the newest; null: now, always. */
+  freshAt: number | null = null;
   readonly cacheKey: NixSecretKey = generateNixKey('world.test-1');
   readonly secret = randomBytes(32).toString('base64url');
   readonly token = `fleet_${randomBytes(32).toString('base64url')}`;
@@ -66,7 +78,7 @@ export class World implements AsyncDisposable {
   /** What is sent as the offer, under the ETag of the honest one. */
   distort: (offer: string) => string = (offer) => offer;
   /** Seconds since 1970; the agents' clock too. */
-  now = 1_800_000_000;
+  now = Math.floor(Date.now() / 1000) - 7200;
   readonly reports: Receipt[] = [];
   readonly requests: string[] = [];
   url = '';
@@ -85,13 +97,20 @@ export class World implements AsyncDisposable {
         root: [publicKeyOfSecret(this.rootKey)],
         release: [key()],
         director: [publicKeyOfSecret(this.directorKey)],
-        log: key(),
-        freshness: key(),
+        log: publicKeyOfSecret(this.logKeys.log),
+        freshness: publicKeyOfSecret(this.logKeys.freshness),
         nonce: key(),
         cache: [formatNixPublicKey(nixPublicKeyOf(this.cacheKey))],
       },
     });
     this.roots.push(this.signRoot(this.root));
+    this.append([this.roots[0] ?? '']);
+  }
+
+  /** Appends entries and a snapshot to the log. */
+  append(entries: readonly string[]): void {
+    const sha256 = rootDigest(parseEnvelope(this.roots.at(-1) ?? '').payload);
+    this.log.publish(entries, { version: this.root.version, sha256 });
   }
 
   static async open(dir: string): Promise<World> {
@@ -122,6 +141,7 @@ export class World implements AsyncDisposable {
   rotate(changes: Partial<Root>): void {
     this.root = { ...this.root, version: this.root.version + 1, ...changes };
     this.roots.push(this.signRoot(this.root));
+    this.append([this.roots.at(-1) ?? '']);
   }
 
   /** The manifest of `system`, one sequence further, with `changes`. */
@@ -174,7 +194,11 @@ export class World implements AsyncDisposable {
   show(manifest: Manifest, keys: readonly Uint8Array[] = [this.directorKey]): string {
     const payload = formatManifest(manifest);
     this.manifest = signEnvelope(STATEMENT_PAYLOAD_TYPE, payload, keys);
-    return manifestDigest(payload);
+    const sha256 = manifestDigest(payload);
+    const { epoch, sequence } = manifest;
+    this.log.hosts.set(HOST, { host: HOST, epoch, sequence, sha256 });
+    this.append([this.manifest]);
+    return sha256;
   }
 
   /** Ends the host. */
@@ -258,17 +282,35 @@ export class World implements AsyncDisposable {
       refuse(response, 404, 'E_NO_MANIFEST');
       return;
     }
-    const roots = this.roots.slice(Number(url.searchParams.get('root')));
-    const text = formatOffer({
-      offerVersion: 1,
-      minAgent: 1,
-      roots,
-      manifest: this.manifest,
-      closure: null,
-    });
-    const etag = `"${sha256(Buffer.from(text)).slice(0, 16)}"`;
+    const offer = this.offer(
+      Number(url.searchParams.get('root')),
+      Number(url.searchParams.get('from')),
+    );
+    const lasting = JSON.stringify({ ...offer, checkpoint: '', growth: [] });
+    const etag = `"${sha256(Buffer.from(lasting)).slice(0, 16)}"`;
     if (request.headers['if-none-match'] === etag) return void response.writeHead(304).end();
-    response.setHeader('etag', etag).end(this.distort(text));
+    response.setHeader('etag', etag).end(this.distort(formatOffer(offer)));
+  }
+
+  /** What is offered to a host that has root version `root` and saw `from` entries of the log. */
+  offer(root: number, from: number): Offer {
+    const { log, manifest } = this;
+    return {
+      offerVersion: OFFER_VERSION,
+      minAgent: AGENT_VERSION,
+      roots: this.roots.slice(root, root + MAX_OFFER_ROOTS),
+      checkpoint: log.checkpoint(this.root, this.logKeys, this.freshAt ?? this.now),
+      growth: log.consistency(from),
+      anchor: log.consistency(this.root.log.anchor.size),
+      snapshot: {
+        text: log.leaves.at(-1)?.toString() ?? '',
+        proof: log.inclusion(log.size - 1),
+      },
+      entry: log.entry(HOST),
+      manifest: manifest ?? '',
+      logged: log.logged(manifest ?? ''),
+      closure: null,
+    };
   }
 
   async #report(request: IncomingMessage, response: ServerResponse): Promise<void> {

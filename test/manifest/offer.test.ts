@@ -9,11 +9,19 @@ import {
 } from '../../src/manifest/offer.ts';
 import { makeManifest, makeRoot, refuses, signManifest, signRoot } from '../helpers/trust.ts';
 
+const HASH = `${'A'.repeat(43)}=`;
+
 const OFFER: Offer = {
-  offerVersion: 1,
-  minAgent: 1,
+  offerVersion: 2,
+  minAgent: 2,
   roots: [signRoot({ ...makeRoot(), version: 2 })],
+  checkpoint: 'a note\n',
+  growth: [HASH, HASH],
+  anchor: [],
+  snapshot: { text: 'fleet-snapshot/v1\n', proof: [HASH] },
+  entry: { index: 0, epoch: 1, sequence: 1, sha256: 'ab'.repeat(32), proof: [] },
   manifest: signManifest(makeManifest()),
+  logged: { index: 7, proof: [HASH] },
   closure: { sha256: 'ab'.repeat(32), bytes: 1234 },
 };
 const text = (changes: object): string => JSON.stringify({ ...OFFER, ...changes });
@@ -26,19 +34,27 @@ test('an offer carries its envelopes verbatim', () => {
 });
 
 test('an offer that is too new says so, and to upgrade, whatever else it holds', () => {
-  for (const changes of [{ offerVersion: 2 }, { minAgent: 2 }, { offerVersion: 9, later: {} }]) {
+  for (const changes of [{ offerVersion: 3 }, { minAgent: 3 }, { offerVersion: 9, later: {} }]) {
     refuses('E_OFFER_VERSION', () => parseOffer(text(changes)), /too new/);
   }
-  assert.throws(() => parseOffer(text({ minAgent: 2 })), { hint: /upgrade/ });
+  assert.throws(() => parseOffer(text({ minAgent: 3 })), { hint: /upgrade/ });
 });
 
 test('an offer of a wrong form is refused by name', () => {
   for (const [changes, pattern] of [
     [{ offerVersion: 0 }, /offerVersion/],
-    [{ offerVersion: '1' }, /offerVersion/],
+    [{ offerVersion: 1 }, /offerVersion/],
+    [{ offerVersion: '2' }, /offerVersion/],
     [{ minAgent: 0 }, /minAgent/],
     [{ roots: {} }, /roots/],
     [{ roots: [5] }, /roots\.0/],
+    [{ checkpoint: 5 }, /checkpoint/],
+    [{ checkpoint: 'x'.repeat(8193) }, /checkpoint/],
+    [{ growth: ['AAAA'] }, /growth\.0/],
+    [{ growth: new Array(55).fill(HASH) }, /growth/],
+    [{ snapshot: { text: '' } }, /snapshot\.proof/],
+    [{ entry: { ...OFFER.entry, index: -1 } }, /entry\.index/],
+    [{ logged: { index: 1.5, proof: [] } }, /logged\.index/],
     [{ manifest: null }, /manifest/],
     [{ closure: { sha256: 'x', bytes: 1 } }, /closure\.sha256/],
     [{ closure: { sha256: 'ab'.repeat(32), bytes: 0 } }, /closure\.bytes/],

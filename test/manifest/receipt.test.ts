@@ -22,6 +22,7 @@ const RECEIPT: Receipt = {
   previous: null,
   manifest: { epoch: 1, sequence: 7, sha256: 'ab'.repeat(32) },
   checkpoint: null,
+  conflict: null,
   phase: 'in-sync',
   reason: null,
   booted: storePath('a', 'old'),
@@ -103,7 +104,9 @@ test('unknown fields, missing ones, and values of a wrong form are refused', () 
   }
   for (const [name, value] of [
     ['counter', 0],
-    ['checkpoint', 'x'],
+    ['checkpoint', 5],
+    ['conflict', ''],
+    ['conflict', 'x'.repeat(2049)],
     ['booted', '/run/booted-system'],
     ['exitCode', 256],
     ['who', 'me'],
@@ -128,6 +131,8 @@ test('any text becomes a reason that a receipt can carry', () => {
 test('the largest receipt there can be still fits an envelope', () => {
   const units = Array.from({ length: 64 }, (_, i) => `${i}`.padStart(255, 'u'));
   const reason = makeReason('E_NIX_FAILED', '😀'.repeat(5000));
-  const receipt = { ...RECEIPT, reason, failedUnits: { added: units, removed: units } };
+  const [checkpoint, conflict] = ['\n'.repeat(2048), '—'.repeat(2048)];
+  const failedUnits = { added: units, removed: units };
+  const receipt = { ...RECEIPT, reason, checkpoint, conflict, failedUnits };
   assert.ok(signReceipt(receipt, SECRETS.host).envelope.length < 61_440);
 });

@@ -21,7 +21,7 @@ import {
 } from '../../src/manifest/enrolment.ts';
 import { canonicalBytes } from '../../src/manifest/jcs.ts';
 import { DeploymentSchema, formatManifest, parseManifest } from '../../src/manifest/manifest.ts';
-import { MAX_OFFER_BYTES, OfferSchema, parseOffer } from '../../src/manifest/offer.ts';
+import { formatProof, MAX_OFFER_BYTES, OfferSchema, parseOffer } from '../../src/manifest/offer.ts';
 import {
   formatReceipt,
   PHASES,
@@ -38,10 +38,14 @@ import {
   verifyInitialRoot,
 } from '../../src/manifest/root.ts';
 import { RootSchema } from '../../src/manifest/root-form.ts';
+import { rootDigest, type SnapshotEntry } from '../../src/manifest/snapshot.ts';
 import { STATEMENT_PAYLOAD_TYPE } from '../../src/manifest/statement.ts';
 import { verifyManifest } from '../../src/manifest/verify.ts';
+import { verifyOfferedLog, verifyOfferedManifest } from '../../src/manifest/verify-offer.ts';
 import { formatClosure, parseClosure } from '../../src/nix/closure.ts';
+import { parseLogProof } from '../../src/tlog/proof.ts';
 import { NOTE_ED25519, parseVerifierKey } from '../../src/tlog/vkey.ts';
+import { TestLog } from '../helpers/log.ts';
 import { NOW, publicKey, secretKey } from '../helpers/trust.ts';
 
 const SPEC = readFileSync(new URL('../../docs/SPEC.md', import.meta.url), 'utf8');
@@ -153,17 +157,52 @@ test('the enrolment file, request and Statement of §7 are reproduced', () => {
   assert.equal(verifyEnrolRequest(parseEnvelope(request), expect).publicKey, publicKey(8));
 });
 
-test('the offer of §8 is one, and carries the manifest of §4', () => {
-  const text = example('offer').replace(
-    '"«manifest envelope»"',
-    JSON.stringify(manifestEnvelope()).replaceAll('$', '$$$$'),
+/** The log of §9: a root, a snapshot of no hosts, the manifest of §4, and the snapshot of it. */
+function exampleLog(): TestLog {
+  const version = { version: 1, sha256: rootDigest(payloadOf('root')) };
+  const log = new TestLog();
+  log.publish([rootEnvelope()], version);
+  log.hosts.set('web-1', JSON.parse(example('snapshot-entry')) as SnapshotEntry);
+  log.publish([manifestEnvelope()], version);
+  return log;
+}
+
+test('the log of §9 is reproduced: snapshot, checkpoint and proof', () => {
+  const log = exampleLog();
+  assert.equal(log.leaves.at(-1)?.toString(), `${example('snapshot')}\n`);
+  const entry = JSON.parse(example('snapshot-entry')) as SnapshotEntry;
+  assert.equal(Buffer.from(canonicalBytes(entry)).toString(), example('snapshot-entry'));
+  const { epoch, sequence } = parseManifest(payloadOf('manifest'));
+  assert.deepEqual(
+    [entry.epoch, entry.sequence, entry.sha256],
+    [epoch, sequence, example('manifest-digest').slice(0, 64)],
+  );
+  const root = parseRoot(payloadOf('root'));
+  const checkpoint = log.checkpoint(root, { log: secretKey(4), freshness: secretKey(5) }, NOW);
+  assert.equal(checkpoint, `${example('checkpoint')}\n`);
+  const proof = parseLogProof(`${example('log-proof')}\n`);
+  const { index, proof: hashes } = log.logged(manifestEnvelope());
+  assert.deepEqual([proof.index, formatProof(proof.hashes)], [index, hashes]);
+  assert.equal(proof.checkpoint, checkpoint);
+});
+
+test('the offer of §8 carries the manifest of §4 and the log of §9, and passes verification', () => {
+  const text = Object.entries({
+    '«manifest envelope»': manifestEnvelope(),
+    '«checkpoint»': `${example('checkpoint')}\n`,
+    '«snapshot»': `${example('snapshot')}\n`,
+  }).reduce(
+    (all, [name, value]) => all.replace(`"${name}"`, () => JSON.stringify(value)),
+    example('offer'),
   );
   const offer = parseOffer(text);
-  assert.equal(offer.manifest, manifestEnvelope());
-  const closure = parseManifest(payloadOf('manifest'));
-  assert.ok(closure.intent !== 'decommission');
-  assert.equal(offer.closure?.sha256, closure.closure.sha256);
-  assert.equal(offer.closure?.bytes, closure.closure.bytes);
+  const root = { root: parseRoot(payloadOf('root')), envelope: rootEnvelope() };
+  const log = verifyOfferedLog(offer, root, null, NOW);
+  const expect = { host: 'web-1', system: 'x86_64-linux', floor: null };
+  const { manifest } = verifyOfferedManifest(offer, root, log, expect, NOW);
+  assert.ok(manifest.intent !== 'decommission');
+  assert.equal(offer.closure?.sha256, manifest.closure.sha256);
+  assert.equal(offer.closure?.bytes, manifest.closure.bytes);
   assert.ok(clause('8').includes(`at most ${MAX_OFFER_BYTES} bytes`));
 });
 
@@ -215,10 +254,13 @@ test('every error code that the document names exists', () => {
   }
 });
 
-test('every clause that the code of this folder cites exists', () => {
-  const folder = new URL('../../src/manifest/', import.meta.url);
-  for (const name of readdirSync(folder)) {
-    const source = readFileSync(new URL(name, folder), 'utf8');
+test('every clause that the code cites exists', () => {
+  for (const name of ['manifest', 'tlog', 'agent', 'storage'].flatMap((folder) =>
+    readdirSync(new URL(`../../src/${folder}/`, import.meta.url)).map(
+      (file) => `${folder}/${file}`,
+    ),
+  )) {
+    const source = readFileSync(new URL(`../../src/${name}`, import.meta.url), 'utf8');
     for (const [, number] of source.matchAll(/SPEC §(\d(?:\.\d)?)/g)) clause(number ?? '');
   }
 });

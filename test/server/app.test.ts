@@ -9,13 +9,16 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { generateSecretKey } from '../../src/ed25519.ts';
 import { FleetError } from '../../src/errors.ts';
 import { publicKeyOfSecret } from '../../src/keyfile.ts';
+import { renewCheckpoint } from '../../src/manifest/append.ts';
 import { signEnrolRequest } from '../../src/manifest/enrolment.ts';
 import { parseOffer } from '../../src/manifest/offer.ts';
 import { type Receipt, signReceipt } from '../../src/manifest/receipt.ts';
-import { verifyManifest } from '../../src/manifest/verify.ts';
+import { verifyClosure } from '../../src/manifest/verify.ts';
+import { verifyOfferedLog, verifyOfferedManifest } from '../../src/manifest/verify-offer.ts';
 import { parseNarInfo } from '../../src/nix/narinfo.ts';
 import { hashPartOf } from '../../src/nix/storepath.ts';
 import { buildApp } from '../../src/server/app.ts';
+import { openLogWriter } from '../../src/server/log-writer.ts';
 import type { StateDir } from '../../src/server/statedir.ts';
 import { generateEnrolSecret, generateToken, hashToken } from '../../src/server/tokens.ts';
 import { stored } from '../helpers/rows.ts';
@@ -376,21 +379,42 @@ test('an offer is what the host may verify; a second request costs a 304', async
   const closure = await fetch(`${url}/v1/closures/${offer.closure?.sha256}`, {
     headers: bearer(host),
   });
-  const { manifest } = verifyManifest({
-    envelope: offer.manifest,
-    root: dir.root,
-    now: NOW,
-    expect: { host: 'lantern', system: 'x86_64-linux', floor: null },
-    closure: new Uint8Array(await closure.arrayBuffer()),
-  });
-  assert.equal(manifest.intent === 'deploy' && manifest.toplevel, toplevel);
+  const trusted = { root: dir.root, envelope: dir.roots.at(-1)?.envelope ?? '' };
+  const log = verifyOfferedLog(offer, trusted, null, NOW);
+  const expect = { host: 'lantern', system: 'x86_64-linux', floor: null };
+  const { manifest } = verifyOfferedManifest(offer, trusted, log, expect, NOW);
+  assert.ok(manifest.intent === 'deploy' && manifest.toplevel === toplevel);
+  verifyClosure(manifest, new Uint8Array(await closure.arrayBuffer()));
   const etag = first.headers.get('etag') ?? '';
   assert.equal((await get({ 'if-none-match': etag })).status, 304);
   await publishHost(dir, 'lantern', 'two', NOW);
   const changed = await get({ 'if-none-match': etag });
   assert.equal(changed.status, 200);
   assert.notEqual(changed.headers.get('etag'), etag);
-  for (const query of ['?root=0', '?root=x', '?root=1&root=2', '?root=-1']) {
+  // Another host's news changes the log, and with it the offer: it goes on from what was seen.
+  await publishHost(dir, 'gateway', 'three', NOW);
+  const grown = parseOffer(await (await get({}, `?from=${log.checkpoint.size}`)).text());
+  const later = verifyOfferedLog(grown, trusted, log.text, NOW);
+  assert.equal(later.checkpoint.size, log.checkpoint.size + 4);
+  verifyOfferedManifest(grown, trusted, later, expect, NOW);
+  // Whose log is longer than this one is told so by the checkpoint itself.
+  assert.deepEqual(parseOffer(await (await get({}, '?from=999')).text()).growth, []);
+  // A renewal is no news; its time is there for who asks.
+  const then = (await get()).headers.get('etag') ?? '';
+  await renewCheckpoint(await openLogWriter(dir), NOW + 60);
+  assert.equal((await get({ 'if-none-match': then })).status, 304);
+  const renewed = parseOffer(await (await get()).text());
+  assert.equal(verifyOfferedLog(renewed, trusted, later.text, NOW).freshAt, NOW + 60);
+  for (const query of [
+    '?from=x',
+    '?from=-1',
+    '?from=1.5',
+    `?from=${'9'.repeat(16)}`,
+    '?root=0',
+    '?root=x',
+    '?root=1&root=2',
+    '?root=-1',
+  ]) {
     assert.equal((await get({}, query)).status, 400, query);
   }
 });
@@ -475,6 +499,7 @@ test('reports: signed by the host’s key, chained, stored once', async (t) => {
     previous,
     manifest: null,
     checkpoint: null,
+    conflict: null,
     phase: 'failed',
     reason: { code: 'E_TEST', text: `receipt ${counter}` },
     booted: null,

@@ -40,7 +40,13 @@ test('the newest manifests, what a host runs and boots, and pins, each with its 
   assert.equal(await state.enrol({ secretHash: hex('secret'), ...key }), 'enrolled');
   const receipt: Receipt = {
     ...{ fleet: dir.root.fleet, host: 'lantern', counter: 1, previous: null, manifest: null },
-    ...{ checkpoint: null, phase: 'in-sync', reason: null, booted: storePath('booted') },
+    ...{
+      checkpoint: null,
+      conflict: null,
+      phase: 'in-sync',
+      reason: null,
+      booted: storePath('booted'),
+    },
     ...{ current: storePath('current'), profile: null, exitCode: null },
     ...{
       failedUnits: { added: [], removed: [] },

@@ -28,6 +28,10 @@ const FRESH: VerifierKey = {
   type: NOTE_COSIGNATURE,
   publicKey: publicKey(5),
 };
+/** Who signed, and when. */
+const who = (...args: Parameters<typeof verifyNote>) =>
+  verifyNote(...args).map(({ key, time }) => ({ key, time }));
+
 const TEXT = formatCheckpoint({ origin: LOG.name, size: 5, root: hashLeaf(Buffer.from('x')) });
 const TIME = 1_800_000_000;
 const GOOD = formatNote({
@@ -39,7 +43,7 @@ test('the example of C2SP signed-note is read, verified and written again', () =
   const key = parseVerifierKey(EXAMPLE_KEY, NOTE_ED25519);
   const note = parseNote(EXAMPLE);
   assert.equal(note.text, 'This is an example message.\n');
-  assert.deepEqual(verifyNote(note, [key]), [{ key, time: null }]);
+  assert.deepEqual(who(note, [key]), [{ key, time: null }]);
   assert.equal(formatNote(note), EXAMPLE);
   const changed = parseNote(EXAMPLE.replace('an example', 'no example'));
   refuses('E_NOTE_SIGNATURE', () => verifyNote(changed, [key]));
@@ -47,7 +51,7 @@ test('the example of C2SP signed-note is read, verified and written again', () =
 
 test('a checkpoint with log signature and cosignature: who signed, and when', () => {
   const note = parseNote(Buffer.from(GOOD));
-  assert.deepEqual(verifyNote(note, [FRESH, LOG]), [
+  assert.deepEqual(who(note, [FRESH, LOG]), [
     { key: LOG, time: null },
     { key: FRESH, time: TIME },
   ]);
@@ -64,8 +68,8 @@ test('lines of unknown keys are ignored, even with a known name or a known ID', 
     signNote(TEXT, LOG, SECRETS.log),
   ];
   const note = parseNote(formatNote({ text: TEXT, signatures }));
-  assert.deepEqual(verifyNote(note, [LOG]), [{ key: LOG, time: null }]);
-  assert.deepEqual(verifyNote(note, []), []);
+  assert.deepEqual(who(note, [LOG]), [{ key: LOG, time: null }]);
+  assert.deepEqual(who(note, []), []);
 });
 
 test('one line of a known key that does not hold refuses the note, whatever else holds', () => {

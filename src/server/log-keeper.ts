@@ -1,0 +1,55 @@
+// Keeps the log's checkpoint fresh while the server runs, so that time alone never breaks a fleet, and
+// finishes what a publisher committed that died. Both need the publication lock for a moment; while
+// somebody publishes, that one does it.
+import { setTimeout as sleep } from 'node:timers/promises';
+import { finishLog, type LogWriter, logNumber, renewCheckpoint } from '../manifest/append.ts';
+import { verifyCheckpoint } from '../manifest/log-view.ts';
+import { tryLockFile } from '../storage/lease.ts';
+
+export type KeeperOptions = {
+  readonly publishLock: string;
+  /** POSIX seconds. */
+  readonly now: () => number;
+  readonly onError: (error: unknown) => void;
+};
+
+/** A publisher that died is noticed this soon, in milliseconds; so is a lock that was taken. */
+const LOOK_EVERY = 10_000;
+
+/** Renews a checkpoint once its time is an eighth of maxAge old: twice as often as agents must be served. */
+export async function keepLog(
+  writer: LogWriter,
+  { publishLock, now, onError }: KeeperOptions,
+  signal: AbortSignal,
+  lookEvery: number = LOOK_EVERY,
+): Promise<void> {
+  while (!signal.aborted) {
+    try {
+      if (await wantsCare(writer, now())) {
+        using lock = tryLockFile(publishLock);
+        if (lock !== null) await careFor(writer, now());
+      }
+    } catch (error) {
+      onError(error);
+    }
+    await sleep(lookEvery, undefined, { signal, ref: false }).catch(() => {});
+  }
+}
+
+async function careFor(writer: LogWriter, now: number): Promise<void> {
+  const text = await finishLog(writer, now);
+  if (text !== null && isOld(writer, text, now)) await renewCheckpoint(writer, now);
+}
+
+async function wantsCare(writer: LogWriter, now: number): Promise<boolean> {
+  const text = await writer.store.checkpoint();
+  const head = await writer.state.logHead(logNumber(writer.root));
+  if (head === null) return false;
+  return text === null || !text.includes(`\n${head.size}\n`) || isOld(writer, text, now);
+}
+
+/** Also one from the future, which agents would refuse. */
+function isOld({ root }: LogWriter, text: string, now: number): boolean {
+  const { freshAt } = verifyCheckpoint(text, root);
+  return freshAt === null || Math.abs(now - freshAt) >= Math.min(root.maxAge / 8, 3600);
+}
