@@ -20,7 +20,13 @@ export function registerCachePush(cache: Command): void {
     .action(async (texts: string[], options: Options, command: Command) => {
       const globals = globalsOf(command);
       const target = options.to === undefined ? null : urlOf(options.to);
-      const token = target === null ? '' : await tokenOf(options.tokenFile);
+      if (target === null && options.tokenFile !== undefined) {
+        throw new FleetError('E_USAGE', '--token-file is for a server, and there is no --to', {
+          hint: 'name the server: --to URL; the local state takes no token',
+        });
+      }
+      const token =
+        target === null ? '' : await tokenOf(options.tokenFile, new URL(target).hostname);
       const { queryClosure, queryPathInfos } = await import('../src/nix/query.ts');
       const paths = await Promise.all(texts.map(pathArgument));
       const infos = await queryPathInfos(await queryClosure(paths));
@@ -53,12 +59,20 @@ async function pushHere(
 ): Promise<void> {
   const { ingestClosure } = await import('../src/cache/ingest.ts');
   await withStateDir(globals, async ({ state, blobs, config }) => {
-    const result = await ingestClosure(infos, { state, blobs, level: config.zstdLevel });
-    const { ingested, reused, narBytes } = result;
+    // Paths that are there already come first: what is new begins behind them.
+    const bytesAfter = [0];
+    const result = await ingestClosure(infos, {
+      state,
+      blobs,
+      level: config.zstdLevel,
+      onProgress: ({ narBytes }) => void bytesAfter.push(narBytes),
+    });
+    const { ingested, reused } = result;
+    const narBytes = result.narBytes - (bytesAfter[reused] ?? 0);
     print(
       globals,
       { version: 1, pushed: ingested, there: reused, narBytes },
-      `stored ${ingested} paths; ${reused} were there`,
+      `stored ${ingested} paths (${formatBytes(narBytes)} unpacked); ${reused} were there`,
     );
   });
 }
@@ -72,13 +86,29 @@ function urlOf(text: string): string {
 }
 
 /** Never an argument: those are visible to every user of the machine. */
-async function tokenOf(file: string | undefined): Promise<string> {
+async function tokenOf(file: string | undefined, host: string): Promise<string> {
   const text =
     file === undefined ? (process.env['FLEET_TOKEN'] ?? '') : (await readInput(file)).toString();
-  // A netrc line does as well: its password is the token.
-  const token = /(?:^|\s)password\s+(\S+)/.exec(text)?.[1] ?? text.trim();
-  if (/^[!-~]+$/.test(token)) return token;
-  throw new FleetError('E_USAGE', 'a token is needed to push', {
+  const token = tokenIn(text, host);
+  if (token !== null && /^[!-~]+$/.test(token)) return token;
+  const message =
+    file === undefined ? 'a token is needed to push' : `there is no token for ${host} in ${file}`;
+  throw new FleetError('E_USAGE', message, {
     hint: 'make one on the server: fleet token create NAME --scope push; then --token-file FILE',
   });
+}
+
+/** A netrc does as well: its password is the token. Of several, only the server's own is sent to it. */
+function tokenIn(text: string, host: string): string | null {
+  const entries = text.split(/(?:^|\s)(?=(?:machine|default)\s)/).flatMap((entry) => {
+    const password = /(?:^|\s)password\s+(\S+)/.exec(entry)?.[1];
+    return password === undefined
+      ? []
+      : [{ password, machine: /^machine\s+(\S+)/.exec(entry)?.[1] }];
+  });
+  const [first, ...others] = entries;
+  if (first === undefined) return text.trim();
+  if (others.length === 0) return first.password;
+  const named = entries.find(({ machine }) => machine === host);
+  return (named ?? entries.find(({ machine }) => machine === undefined))?.password ?? null;
 }

@@ -368,6 +368,29 @@ describe('uploads', () => {
     const { code, stderr } = await fleet([...args.slice(0, 3), '--to', server.url]);
     assert.equal(code, 2, 'a token is asked for');
     assert.match(stderr, /E_USAGE/);
+    // Of a netrc with several machines, only the server's own password is sent to it.
+    const others = 'machine a.test login x password fleet_a\n';
+    const netrc = async (text: string) => {
+      await writeFile(join(dir, 'several'), text);
+      return fleet([
+        'cache',
+        'push',
+        path,
+        '--token-file',
+        join(dir, 'several'),
+        '--to',
+        server.url,
+      ]);
+    };
+    const own = await readFile(netrcOf('push'), 'utf8');
+    assert.equal((await netrc(`${others}${own}`)).code, 0);
+    assert.equal((await netrc(`${others}default login x password ${tokens.get('push')}`)).code, 0);
+    for (const text of [`${others}machine b.test password fleet_b`, 'two words', '']) {
+      assert.match((await netrc(text)).stderr, /there is no token for 127\.0\.0\.1 in .*E_USAGE/s);
+    }
+    // Without --to it would go into a state of this machine.
+    const local = await fleet(['cache', 'push', path, '--token-file', netrcOf('push')]);
+    assert.match(local.stderr, /there is no --to \[E_USAGE\]/);
     await ok('nix', ['copy', '--from', server.url, '--to', join(dir, 'pushed-back'), path]);
   });
 
@@ -423,6 +446,7 @@ test('fleet cache: what it says, keeps, removes and heals', async () => {
   const json = async (...args: string[]) =>
     JSON.parse(await fleetOk(['cache', ...args, '--state', state, '--json']));
   assert.equal((await json('push', path)).pushed, 1);
+  assert.deepEqual(await json('push', path), { version: 1, pushed: 0, there: 1, narBytes: 0 });
   const unknown = await cache('info', `/nix/store/${'0'.repeat(32)}-x`);
   assert.match(unknown.stderr, /E_PATH_UNKNOWN/);
   assert.match(
