@@ -5,7 +5,7 @@ import type { CollectResult } from '../src/server/collect.ts';
 import { registerCacheInfo } from './cache-info.ts';
 import { registerCachePush } from './cache-push.ts';
 import { registerCacheVerify } from './cache-verify.ts';
-import { formatBytes, type Globals, globalsOf, print, say, table } from './output.ts';
+import { formatBytes, type Globals, globalsOf, print, table } from './output.ts';
 import { withStateDir } from './state.ts';
 import { pathArgument } from './store-argument.ts';
 
@@ -92,8 +92,8 @@ function formatResult(
   const { paths, narBytes, blobs, blobBytes, releasedLinks, roots } = result;
   const lines: string[] = [];
   if (dryRun) {
-    say(globals, `kept, with all that they refer to: ${roots.length}`);
-    for (const { path, reason } of roots) say(globals, `  ${path}: ${reason}`);
+    lines.push(`kept, with all that they refer to: ${roots.length}`);
+    lines.push(...roots.map(({ path, reason }) => `  ${path}: ${reason}`));
     const shown = globals.verbose ? removed : removed.slice(0, SHOWN);
     lines.push(
       ...(shown.length === 0

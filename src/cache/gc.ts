@@ -27,7 +27,7 @@ export type Collection = {
 export type Collected = {
   readonly paths: number;
   readonly narBytes: number;
-  /** Files deleted, and their bytes. A dry run counts those whose time has come already. */
+  /** Files deleted, and their bytes. A dry run leaves out files that nothing names. */
   readonly blobs: number;
   readonly blobBytes: number;
 };

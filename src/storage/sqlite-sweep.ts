@@ -19,6 +19,8 @@ type Progress = {
   readonly cutoff: number;
   readonly dryRun: boolean;
   readonly cursor: string | null;
+  /** When NARs that lose their last row are released, POSIX seconds. */
+  readonly now: number;
 };
 
 export function createSweeps(db: Database): Sweeps {
@@ -53,6 +55,14 @@ export function createSweeps(db: Database): Sweeps {
     `SELECT blob AS id, size FROM nar WHERE released_at < ?
        AND NOT EXISTS (SELECT 1 FROM staged_nar WHERE staged_nar.blob = nar.blob)
      ORDER BY released_at LIMIT ?`,
+  );
+  const goneNars = db.prepare<[], BlobRef>(
+    `SELECT DISTINCT nar.blob AS id, nar.size AS size
+     FROM gc_gone JOIN cached_path USING (hash_part) JOIN nar ON nar.blob = cached_path.blob
+     WHERE nar.released_at IS NULL
+       AND NOT EXISTS (SELECT 1 FROM staged_nar WHERE staged_nar.blob = nar.blob)
+       AND NOT EXISTS (SELECT 1 FROM cached_path AS other WHERE other.blob = nar.blob
+         AND other.hash_part NOT IN (SELECT hash_part FROM gc_gone))`,
   );
   const dropNar = db.prepare('DELETE FROM nar WHERE blob = ?');
   const leftovers = [
@@ -98,6 +108,8 @@ export function createSweeps(db: Database): Sweeps {
   const sweepNars = db.transaction((cutoff: number, limit: number, dryRun: boolean): BlobRef[] => {
     const nars = freeNars.all(cutoff, limit);
     if (!dryRun) for (const { id } of nars) dropNar.run(id);
+    // What would be released now and need not wait.
+    if (dryRun && progress !== null && progress.now < cutoff) nars.push(...goneNars.all());
     return nars;
   });
 
@@ -108,14 +120,14 @@ export function createSweeps(db: Database): Sweeps {
   return {
     beginSweep: ({ roots, cutoff, dryRun }) => {
       begin.immediate(roots);
-      progress = { cutoff, dryRun, cursor: '' };
+      progress = { cutoff, dryRun, cursor: '', now: Number.POSITIVE_INFINITY };
     },
     sweepPaths: (limit, now) => {
       if (progress === null) {
         throw new FleetError('E_GC_INTERRUPTED', 'no garbage collection is under way here');
       }
       const { cursor, ...result } = step.immediate(progress, limit, now);
-      progress = { ...progress, cursor };
+      progress = { ...progress, cursor, now };
       return result;
     },
     sweepNars: (cutoff, limit, dryRun) => sweepNars.immediate(cutoff, limit, dryRun),

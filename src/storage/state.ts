@@ -288,7 +288,10 @@ export interface StateWrites extends LogStateWrites {
    * @throws FleetError E_GC_INTERRUPTED when no sweep was begun on this connection.
    */
   sweepPaths(limit: number, now: number): Promise<SweepStep>;
-  /** Forgets up to `limit` NARs that no row has named since `cutoff`; returns them. */
+  /**
+   * Forgets up to `limit` NARs that no row has named since `cutoff`; returns them. A dry run adds those
+   * that its sweep would have released.
+   */
   sweepNars(cutoff: number, limit: number, dryRun: boolean): Promise<BlobRef[]>;
   /**
    * Forgets what is older than `cutoff` and belongs to nothing: staged NARs, logs of derivations that

@@ -472,9 +472,13 @@ test('fleet cache: what it says, keeps, removes and heals', async () => {
   await sleep(1_100);
   const dry = await json('gc', '--dry-run');
   assert.ok(dry.paths > 0 && dry.removed.length === dry.paths);
+  const told = await cache('gc', '--dry-run', '--quiet');
+  assert.match(told.stdout, /kept, .*\n(.*\n)* {2}.*: pinned as p\n/, 'what is kept is a result');
   const done = await json('gc');
   assert.equal(done.paths, dry.paths);
   assert.ok(done.blobs > 0);
+  // What would be freed is what is freed.
+  assert.deepEqual([dry.blobs, dry.blobBytes], [done.blobs, done.blobBytes]);
   for (const kept of [path, toplevel]) await json('info', kept);
   assert.equal((await json('gc')).paths, 0);
 
