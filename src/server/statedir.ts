@@ -4,7 +4,7 @@
 import { readdir, readFile, stat } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import { type Config, parseConfig } from '../config.ts';
-import { errnoOf, FleetError } from '../errors.ts';
+import { errnoOf, FleetError, isFleetError } from '../errors.ts';
 import { type PublicKey, parseSecretKey, publicKeyOfSecret } from '../keyfile.ts';
 import { parseEnvelope } from '../manifest/dsse.ts';
 import { type Root, roleOfKey, verifyInitialRoot, verifyRootUpdate } from '../manifest/root.ts';
@@ -110,7 +110,9 @@ async function readCacheKeys(layout: StateLayout, root: Root): Promise<NixSecret
 }
 
 async function readCacheKey(layout: StateLayout, name: string): Promise<NixSecretKey> {
-  return parseNixSecretKey((await readPart(layout, layout.key(name))).trim());
+  const file = layout.key(name);
+  const text = (await readPart(layout, file)).trim();
+  return naming(file, () => parseNixSecretKey(text));
 }
 
 /** Keys of the server, by what they are for. */
@@ -126,10 +128,22 @@ export async function readServerKey(
   role: KeyRole,
 ): Promise<{ readonly secret: Uint8Array; readonly publicKey: PublicKey }> {
   const file = layout.key(`${role}.pem`);
-  const secret = parseSecretKey(await readPart(layout, file));
+  const text = await readPart(layout, file);
+  const secret = naming(file, () => parseSecretKey(text));
   const publicKey = publicKeyOfSecret(secret);
   if (roleOfKey(root, publicKey) !== role) throw foreignKey(file, root);
   return { secret, publicKey };
+}
+
+/** What `parse` refuses is told with the name of the file that it was read from. */
+function naming<T>(file: string, parse: () => T): T {
+  try {
+    return parse();
+  } catch (error) {
+    if (!isFleetError(error)) throw error;
+    const { code, message, hint } = error;
+    throw new FleetError(code, `${file}: ${message}`, { hint, cause: error });
+  }
 }
 
 function foreignKey(file: string, root: Root): FleetError {
@@ -167,9 +181,11 @@ async function readRoots(layout: StateLayout): Promise<SignedRoot[]> {
     if (version !== index + 1) throw incomplete(layout, layout.root(index + 1));
     const envelope = await readPart(layout, layout.root(version));
     const previous = roots.at(-1)?.root;
-    const opened = parseEnvelope(envelope);
     // A root that no agent would follow is found out here, not on the hosts.
-    const root = previous ? verifyRootUpdate(previous, opened) : verifyInitialRoot(opened);
+    const root = naming(layout.root(version), () => {
+      const opened = parseEnvelope(envelope);
+      return previous ? verifyRootUpdate(previous, opened) : verifyInitialRoot(opened);
+    });
     roots.push({ root, envelope });
   }
   return roots;

@@ -108,6 +108,23 @@ test('keys that the root does not name are not used', async (t) => {
   await assert.rejects(readServerKey(open, 'director'), { code: 'E_STATE_DAMAGED' });
 });
 
+test('a key or a root that cannot be read is told with the name of its file', async (t) => {
+  const state = join(await temporaryDir(t), 'state');
+  await fleetOk(['init', '--state', state, '--origin', 'a.test']);
+  await writeFile(join(state, 'keys/cache-2.sec'), 'x');
+  assert.match(await refused(['status', '--state', state], 1, 'E_NIX_KEY'), /cache-2\.sec: not a/);
+  await rm(join(state, 'keys/cache-2.sec'));
+  await writeFile(join(state, 'keys/director.pem'), 'x');
+  await using open = await openStateDir(state, { writer: 'inline' });
+  await assert.rejects(readDirectorKey(open), {
+    code: 'E_KEY_FILE',
+    message: /director\.pem: not /,
+  });
+  await writeFile(join(state, 'root/1.root.json'), 'x');
+  const message = await refused(['status', '--state', state], 3, 'E_ENVELOPE');
+  assert.match(message, /root\/1\.root\.json: the envelope/);
+});
+
 test('init by root, in a directory of another user, leaves it theirs and closed', async (t) => {
   if (process.geteuid?.() !== 0) return t.skip('needs root');
   const dir = await temporaryDir(t);
