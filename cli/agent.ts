@@ -159,6 +159,7 @@ function stateOf(command: Command): string {
 
 function rootOf(command: Command): string | null {
   const given: unknown = command.optsWithGlobals()['root'];
+  if (given === '') throw new FleetError('E_USAGE', '--root wants a directory');
   return typeof given === 'string' ? resolve(given) : null;
 }
 

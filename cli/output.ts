@@ -28,8 +28,10 @@ export function withGlobals(command: Command): Command {
 
 export function globalsOf(command: Command): Globals {
   const options = command.optsWithGlobals();
+  if (options['state'] === '') throw new FleetError('E_USAGE', '--state wants a directory');
   return {
-    state: options['state'] ?? process.env['FLEET_STATE'],
+    // An empty variable is none.
+    state: options['state'] ?? (process.env['FLEET_STATE'] || undefined),
     json: options['json'] === true,
     quiet: options['quiet'] === true,
     verbose: options['verbose'] === true,

@@ -58,7 +58,7 @@ export async function removeDurable(file: string): Promise<void> {
 /** Creates `dir` and its missing parents, durably. */
 export async function makeDirectoryDurable(dir: string, mode = 0o755): Promise<void> {
   const first = await mkdir(dir, { recursive: true, mode }).catch((error) => {
-    throw asAccess(asDiskFull(error, dir), dir);
+    throw asNoPlace(asAccess(asDiskFull(error, dir), dir), dir);
   });
   if (first === undefined) return;
   // Every new name lies in the parent of a directory from `first` down to `dir`.
@@ -97,7 +97,20 @@ async function viaTemporary(
 export function asAccess(error: unknown, what: string): unknown {
   const errno = errnoOf(error);
   if (errno !== 'EACCES' && errno !== 'EPERM' && errno !== 'EROFS') return error;
-  return new FleetError('E_STATE_ACCESS', `this user may not write ${what} (${errno})`, {
+  const isReadOnly = errno === 'EROFS';
+  const who = isReadOnly ? 'a read-only file system holds' : 'this user may not write';
+  return new FleetError('E_STATE_ACCESS', `${who} ${what} (${errno})`, {
+    ...(isReadOnly ? { hint: 'mount it so that it can be written' } : {}),
+    cause: error,
+  });
+}
+
+/** A file, or a link to what is not there, where `dir` or one of its parents should be: E_STATE_ACCESS. */
+export function asNoPlace(error: unknown, dir: string): unknown {
+  const errno = errnoOf(error);
+  if (!['ENOENT', 'ENOTDIR', 'EEXIST', 'ELOOP', 'ENAMETOOLONG'].includes(errno ?? '')) return error;
+  return new FleetError('E_STATE_ACCESS', `${dir} cannot be a directory (${errno})`, {
+    hint: 'look at what is there, or choose another --state directory',
     cause: error,
   });
 }

@@ -4,7 +4,7 @@
 import { chmod, readdir } from 'node:fs/promises';
 import { hostname } from 'node:os';
 import { type Config, formatConfig, parseConfig, parseFleetName } from '../config.ts';
-import { createDurable, makeDirectoryDurable } from '../durable.ts';
+import { asNoPlace, createDurable, makeDirectoryDurable } from '../durable.ts';
 import { generateSecretKey } from '../ed25519.ts';
 import { errnoOf, FleetError, messageOf } from '../errors.ts';
 import { formatSecretKey, keyId, type PublicKey, publicKeyOfSecret } from '../keyfile.ts';
@@ -123,6 +123,8 @@ function fleetName(text: string): string {
 async function requireEmpty(dir: string): Promise<void> {
   const names = await readdir(dir).catch((cause): string[] => {
     if (errnoOf(cause) === 'ENOENT') return [];
+    const known = asNoPlace(cause, dir);
+    if (known !== cause) throw known;
     throw new FleetError('E_STATE_ACCESS', `cannot use ${dir}: ${messageOf(cause)}`, { cause });
   });
   if (names.length === 0) return;

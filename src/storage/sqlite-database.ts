@@ -77,6 +77,7 @@ async function mustBeThere(file: string, readonly: boolean): Promise<void> {
       throw new FleetError('E_STATE_MISSING', `there is no ${file}`, { cause: error });
     }
     throw new FleetError('E_STATE_ACCESS', `cannot open ${file}: ${messageOf(error)}`, {
+      ...(errno === 'EROFS' ? { hint: 'mount it so that it can be written' } : {}),
       cause: error,
     });
   }

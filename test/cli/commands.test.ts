@@ -1,6 +1,16 @@
 // How the command line speaks: exit codes, one JSON document, advice for every wrong turn.
 import assert from 'node:assert/strict';
-import { chmod, cp, mkdir, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
+import {
+  chmod,
+  cp,
+  mkdir,
+  readdir,
+  readFile,
+  rm,
+  stat,
+  symlink,
+  writeFile,
+} from 'node:fs/promises';
 import { createServer } from 'node:net';
 import { join } from 'node:path';
 import { test } from 'node:test';
@@ -336,6 +346,25 @@ test('a reader of progress that goes away ends neither a build nor a server', as
   for (let i = 0; i < 3; i++) assert.equal((await fetch(`${url}/healthz`)).status, 200);
   serving.child.kill('SIGTERM');
   assert.equal((await serving.done).code, 0);
+});
+
+test('a state that cannot be there, or that is named by nothing, is no fault of fleet', async (t) => {
+  const dir = await temporaryDir(t);
+  await symlink(join(dir, 'not-mounted'), join(dir, 'link'));
+  await writeFile(join(dir, 'file'), '');
+  for (const place of ['link', 'link/below', 'file', 'file/below']) {
+    const args = ['init', '--origin', 'a.test', '--state', join(dir, place)];
+    const { code, stderr } = await fleet(args);
+    assert.equal(code, 1);
+    assert.match(
+      stderr,
+      /cannot be a directory .*\[E_STATE_ACCESS\]\n {2}→ .*another --state/,
+      place,
+    );
+  }
+  await refused(['init', '--origin', 'a.test', '--state', ''], 2, 'E_USAGE');
+  await refused(['agent', 'status', '--state', ''], 2, 'E_USAGE');
+  await refused(['agent', 'status', '--root', ''], 2, 'E_USAGE');
 });
 
 test('a directory that this user may not write is told as that', async (t) => {
