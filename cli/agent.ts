@@ -49,7 +49,7 @@ export function registerAgent(program: Command): void {
           `This machine is ${host} of fleet ${fleet}.`,
           `Compare its key with "fleet host show ${host}" on the server:`,
           `  ${key.fingerprint}`,
-          'Next:  fleet agent once',
+          `Next:  fleet agent once${placeOptions(command)}`,
         ].join('\n'),
       );
     });
@@ -147,6 +147,15 @@ function statusText(status: AgentStatus): string {
         ]),
     ['receipts', status.queued === 0 ? 'all sent' : `${status.queued} wait to be sent`],
   ]);
+}
+
+/** The options that say which agent is meant, as they were given, to be repeated. */
+function placeOptions(command: Command): string {
+  const given = command.optsWithGlobals();
+  return ['state', 'root']
+    .filter((name) => typeof given[name] === 'string')
+    .map((name) => ` --${name} ${given[name]}`)
+    .join('');
 }
 
 /** --state; else below --root, so that many agents live on one machine; else /var/lib/fleet-agent. */

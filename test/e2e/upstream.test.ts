@@ -123,7 +123,8 @@ test('what an upstream serves is not stored, and reaches clients from there', as
   const root = join(dir, 'host');
   const file = join(dir, 'alpha.json');
   await fleetOk(['host', 'enroll', 'alpha', '--state', state, '-o', file, '--server', url]);
-  await fleetOk(['agent', 'enroll', file, '--root', root]);
+  const said = await fleetOk(['agent', 'enroll', file, '--root', root]);
+  assert.ok(said.endsWith(`Next:  fleet agent once --root ${root}\n`), said);
   const once = () => fleet(['agent', 'once', '--root', root, '--json']);
 
   up.broken.nars = true;
