@@ -30,7 +30,10 @@ export const ERRORS = {
   E_STATE_NEWER: entry(1, 'use the fleet version that wrote this state, or a newer one'),
 
   // what the state holds
-  E_CACHE_DAMAGED: entry(1, 'run fleet build again: it stores anew what could not be healed'),
+  E_CACHE_DAMAGED: entry(
+    1,
+    'run fleet build again, or push the path again: both store anew what could not be healed',
+  ),
   E_CACHE_INCOMPLETE: entry(1, 'run fleet build again: it stores what is missing'),
   E_CLOSURE_LIMIT: entry(
     1,
@@ -41,7 +44,7 @@ export const ERRORS = {
   E_HOST_NOT_IN_FLAKE: entry(2, 'name one of the nixosConfigurations of the flake'),
   E_HOST_UNKNOWN: entry(1, 'see: fleet host list'),
   E_LEASE_LOST: entry(1, 'another process publishes now; run the same command again'),
-  E_PATH_UNKNOWN: entry(1, 'it is not in this cache; fleet cache push PATH stores it'),
+  E_PATH_UNKNOWN: entry(1, 'store it with: fleet cache push PATH'),
   E_REBUILT: entry(1, 'build all hosts in one run: fleet build, without naming any'),
   E_SEQUENCE: entry(1, 'run the same command again; if it persists, the state is an old copy'),
   E_UPSTREAM: entry(1, 'check "upstreams" in fleet.json, and that the upstream can be reached'),
@@ -204,7 +207,7 @@ export const ERRORS = {
     'the server sends more than is signed or sensible; do not trust its answers',
   ),
   E_FETCH: entry(1, 'run fleet agent once again; what was fetched is kept'),
-  E_INTERRUPTED: entry(1, 'run fleet agent once again'),
+  E_INTERRUPTED: entry(1, 'run the same command again'),
   E_NAMESPACE: entry(
     1,
     'run as root, or allow unprivileged user namespaces; the machine needs an (empty) /nix directory',

@@ -126,7 +126,7 @@ test('a key or a root that cannot be read is told with the name of its file', as
   await rm(join(state, 'keys/cache-2.sec'));
   await writeFile(join(state, 'keys/director.pem'), 'x');
   await using open = await openStateDir(state, { writer: 'inline' });
-  await assert.rejects(readDirectorKey(open), {
+  await assert.rejects(readServerKey(open, 'director'), {
     code: 'E_KEY_FILE',
     message: /director\.pem: not /,
   });

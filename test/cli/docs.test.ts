@@ -56,13 +56,18 @@ for (const [file, keys] of [
   });
 }
 
-test('docs/ERRORS.md has every error code with its exit code, and no other', () => {
+test('docs/ERRORS.md has every error code with its exit code and advice, and no other', () => {
   const rows = [
     ...readFileSync('docs/ERRORS.md', 'utf8').matchAll(
       /^\| `(E_[A-Z0-9_]+)` \| (\d) \| (.+) \|$/gm,
     ),
   ];
-  const documented = rows.map(([, code, exit]) => `${code} ${exit}`);
-  const has = Object.entries(ERRORS).map(([code, { exit }]) => `${code} ${exit}`);
+  const documented = rows.map(
+    ([, code, exit, text]) => `${code} ${exit} ${text?.split(' → ').at(-1)}`,
+  );
+  const has = Object.entries(ERRORS).map(([code, { exit, advice }]) => {
+    const sentence = `${advice[0]?.toUpperCase()}${advice.slice(1)}`;
+    return `${code} ${exit} ${/[.?]$/.test(sentence) ? sentence : `${sentence}.`}`;
+  });
   assert.deepEqual(documented.sort(), has.sort());
 });
