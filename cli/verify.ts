@@ -7,10 +7,16 @@ import type { Command } from 'commander';
 import { FleetError, isFleetError, messageOf } from '../src/errors.ts';
 import { keyId } from '../src/keyfile.ts';
 import { parseEnvelope } from '../src/manifest/dsse.ts';
+import { parseManifest } from '../src/manifest/manifest.ts';
 import { parseOffer } from '../src/manifest/offer.ts';
 import { type Root, requireCurrentRoot, verifyInitialRoot } from '../src/manifest/root.ts';
 import { formatTime, parseTime } from '../src/manifest/time.ts';
 import { type VerifiedManifest, verifyClosure, verifyManifest } from '../src/manifest/verify.ts';
+import {
+  type TrustedRoot,
+  verifyLogOffline,
+  verifyOfferedManifest,
+} from '../src/manifest/verify-offer.ts';
 import { readInput } from './input.ts';
 import { type Globals, globalsOf, paint, print, printable, tellAfterResult } from './output.ts';
 
@@ -18,9 +24,20 @@ type Options = { root: string; at?: string; host?: string };
 type Input = { readonly file: string; readonly bytes: Buffer };
 type Kind = 'manifest' | 'closure';
 
+/** Where a manifest is in the log, and when that was its newest state. */
+type Logged = {
+  readonly origin: string;
+  readonly size: number;
+  readonly index: number;
+  readonly freshAt: number | null;
+};
+
+/** `log`: null for a manifest that came without proof of it. */
+type Checked = VerifiedManifest & { readonly log: Logged | null };
+
 /** What one file turned out to be. */
 type Verdict =
-  | { readonly file: string; readonly kind: Kind; readonly verified: VerifiedManifest }
+  | { readonly file: string; readonly kind: Kind; readonly verified: Checked }
   | { readonly file: string; readonly kind: Kind; readonly error: FleetError };
 
 export function registerVerify(program: Command): void {
@@ -34,10 +51,11 @@ export function registerVerify(program: Command): void {
     .action(async (files: string[], options: Options, command: Command) => {
       const globals = globalsOf(command);
       const now = options.at === undefined ? Math.floor(Date.now() / 1000) : timeOf(options.at);
-      const root = rootOf(await readInput(options.root), options.root, now);
+      const trusted = rootOf(await readInput(options.root), options.root, now);
+      const { root } = trusted;
       const inputs: Input[] = [];
       for (const file of files) inputs.push({ file, bytes: await readInput(file) });
-      const verdicts = judge(inputs, root, now, options.host);
+      const verdicts = judge(inputs, trusted, now, options.host);
       print(
         globals,
         { version: 1, at: now, root: rootDocument(root), results: verdicts.map(documentOf) },
@@ -56,11 +74,11 @@ export function registerVerify(program: Command): void {
 }
 
 /** The auditor's root, with its own file named in what is wrong with it. */
-function rootOf(bytes: Buffer, file: string, now: number): Root {
+function rootOf(bytes: Buffer, file: string, now: number): TrustedRoot {
   try {
     const root = verifyInitialRoot(parseEnvelope(bytes));
     requireCurrentRoot(root, now);
-    return root;
+    return { root, envelope: bytes.toString('utf8') };
   } catch (cause) {
     const { code, message, hint } = known(cause);
     const advice =
@@ -71,19 +89,19 @@ function rootOf(bytes: Buffer, file: string, now: number): Root {
 
 function judge(
   inputs: readonly Input[],
-  root: Root,
+  root: TrustedRoot,
   now: number,
   host: string | undefined,
 ): Verdict[] {
   const isClosure = ({ bytes }: Input): boolean =>
     bytes.subarray(0, 13).toString('latin1') === '1;/nix/store/';
   const found = new Map<string, string>();
-  const verified: VerifiedManifest[] = [];
+  const verified: Checked[] = [];
   const manifests = inputs
     .filter((input) => !isClosure(input))
     .map((input) =>
       verdictOf(input, 'manifest', () => {
-        const one = verifyManifest({ envelope: envelopeOf(input.bytes), root, now });
+        const one = check(input.bytes, root, now);
         requireHost(one, host);
         requireSingle(one, found);
         verified.push(one);
@@ -96,7 +114,7 @@ function judge(
   return [...manifests, ...closures];
 }
 
-function verdictOf({ file }: Input, kind: Kind, check: () => VerifiedManifest): Verdict {
+function verdictOf({ file }: Input, kind: Kind, check: () => Checked): Verdict {
   try {
     return { file, kind, verified: check() };
   } catch (error) {
@@ -120,7 +138,7 @@ function requireSingle({ manifest, digest }: VerifiedManifest, found: Map<string
 }
 
 /** The verified manifest that signs this closure file, which must also be well formed and whole. */
-function ownerOf(bytes: Buffer, manifests: readonly VerifiedManifest[]): VerifiedManifest {
+function ownerOf(bytes: Buffer, manifests: readonly Checked[]): Checked {
   const sha256 = createHash('sha256').update(bytes).digest('hex');
   for (const verified of manifests) {
     const { manifest } = verified;
@@ -132,11 +150,18 @@ function ownerOf(bytes: Buffer, manifests: readonly VerifiedManifest[]): Verifie
   });
 }
 
-/** An offer's manifest; anything that does not say it is an offer is taken for an envelope. */
-function envelopeOf(bytes: Buffer): Buffer | string {
-  return bytes.includes('"offerVersion"') && !bytes.includes('"payloadType":')
-    ? parseOffer(bytes).manifest
-    : bytes;
+/** An offer with the log that it is in; anything that does not say it is an offer is taken for an envelope. */
+function check(bytes: Buffer, trusted: TrustedRoot, now: number): Checked {
+  const { root } = trusted;
+  if (!bytes.includes('"offerVersion"') || bytes.includes('"payloadType":')) {
+    return { ...verifyManifest({ envelope: bytes, root, now }), log: null };
+  }
+  const offer = parseOffer(bytes);
+  const log = verifyLogOffline(offer, root);
+  const { host } = parseManifest(parseEnvelope(offer.manifest).payload);
+  const verified = verifyOfferedManifest(offer, trusted, log, { host: host.id }, now);
+  const { origin, size } = log.checkpoint;
+  return { ...verified, log: { origin, size, index: offer.logged.index, freshAt: log.freshAt } };
 }
 
 function known(error: unknown): FleetError {
@@ -162,8 +187,15 @@ function sentence(globals: Globals, verdict: Verdict): string {
   return [
     `${authentic} ${file}: manifest ${name} (epoch ${manifest.epoch}) ${what}`,
     `          issued ${formatTime(manifest.issuedAt)}, expires ${formatTime(manifest.expiresAt)}, ${signed}`,
-    '          authentic, and not proven to be the newest: that needs a transparency log',
+    `          ${proofOf(verdict.verified.log)}`,
   ].join('\n');
+}
+
+function proofOf(log: Logged | null): string {
+  if (log === null) return 'not shown to be in the log, nor to be the newest';
+  const newest =
+    log.freshAt === null ? 'the newest of that log' : `newest as of ${formatTime(log.freshAt)}`;
+  return `entry ${log.index} of ${log.size} in ${log.origin}, ${newest}`;
 }
 
 function documentOf(verdict: Verdict): unknown {
@@ -187,6 +219,7 @@ function documentOf(verdict: Verdict): unknown {
     expiresAt: manifest.expiresAt,
     signers: signers.map(keyId),
     threshold,
+    log: verdict.verified.log,
   };
 }
 

@@ -93,6 +93,7 @@ async function tell(): Promise<void> {
   const verdict = await fleet('verify', lantern, '--root', join(state, 'root/1.root.json'));
   process.stdout.write(indent(verdict));
   expect(verdict.includes('authentic'), 'the manifest is authentic');
+  expect(verdict.includes('newest as of'), 'it is in the log, and was the newest');
 
   title('6. Someone on the line names another system in the manifest of lantern');
   const evil = second.find(({ host }) => host === 'gateway')?.toplevel ?? '';
@@ -102,7 +103,7 @@ async function tell(): Promise<void> {
   process.stdout.write(indent(refused.stderr));
   note(`exit code ${refused.code}; lantern still runs what it ran before`);
   expect(refused.code === 3, 'the agent refuses, with exit code 3');
-  expect(refused.stderr.includes('E_SIGNATURE'), 'because the signature does not hold');
+  expect(refused.stderr.includes('E_MANIFEST_WITHHELD'), 'because the log names another manifest');
   expect((await systemOf('lantern')) === before, 'lantern runs what it ran before');
   await writeFile(lantern, line.lastOffer.get('lantern') ?? '');
   const audit = await run('verify', lantern, '--root', join(state, 'root/1.root.json'));

@@ -152,7 +152,10 @@ export const ERRORS = {
   E_MANIFEST_EXPIRED: entry(3, 'publish anew: fleet build; the host keeps running until then'),
   E_MANIFEST_FORM: entry(3, 'the manifest was signed in a form this version does not know'),
   E_MANIFEST_NOT_YET: entry(3, 'wait until then, or correct the clock'),
-  E_MANIFEST_WITHHELD: entry(3, 'the server shows an old manifest; this host stays on what it has'),
+  E_MANIFEST_WITHHELD: entry(
+    3,
+    'it is an old one, or was changed on the way; this host stays on what it has',
+  ),
   E_NOTE: entry(3, 'a signed note is a text, a blank line, and lines of signatures'),
   E_NOTE_SIGNATURE: entry(3, 'it was changed on the way, or badly signed; fetch it again'),
   E_NOT_LOGGED: entry(3, 'what is not in the log counts for nothing; do not trust its source'),

@@ -49,6 +49,19 @@ export function verifyOfferedLog(
 }
 
 /**
+ * What steps 3 and 5 can say without a past and a present: an auditor's. How fresh it is, is for them to judge.
+ * @throws FleetError with the code of the first step that refuses.
+ */
+export function verifyLogOffline(
+  offer: Pick<Offer, 'checkpoint' | 'anchor'>,
+  root: Root,
+): VerifiedCheckpoint {
+  const verified = verifyCheckpoint(offer.checkpoint, root);
+  requireGrowth(anchorOf(root), verified, parseProof(offer.anchor), 'is the root’s anchor');
+  return verified;
+}
+
+/**
  * Steps 6 to 8 of SPEC §5.1, and then those of the manifest.
  * @throws FleetError with the code of the first step that refuses.
  */
@@ -56,7 +69,8 @@ export function verifyOfferedManifest(
   offer: Pick<Offer, 'snapshot' | 'entry' | 'manifest' | 'logged'>,
   { root, envelope }: TrustedRoot,
   { checkpoint }: Pick<VerifiedCheckpoint, 'checkpoint'>,
-  expect: Expectation,
+  /** The host alone, for an auditor. */
+  expect: Expectation | Pick<Expectation, 'host'>,
   now: number,
 ): VerifiedManifest {
   const { text } = offer.snapshot;
@@ -69,7 +83,8 @@ export function verifyOfferedManifest(
   requireNamed(entry, manifestDigest(parseEnvelope(offer.manifest).payload));
   const logged = { index: offer.logged.index, proof: parseProof(offer.logged.proof) };
   requireLogged(checkpoint, offer.manifest, logged, 'the manifest');
-  const verified = verifyManifest({ envelope: offer.manifest, root, now, expect });
+  const whole = 'system' in expect ? { expect } : {};
+  const verified = verifyManifest({ envelope: offer.manifest, root, now, ...whole });
   const { epoch, sequence } = verified.manifest;
   if (epoch === entry.epoch && sequence === entry.sequence) return verified;
   const named = `${entry.epoch}.${entry.sequence} and is ${epoch}.${sequence}`;
