@@ -8,7 +8,9 @@ import { registerBuild } from './build.ts';
 import { registerCache } from './cache.ts';
 import { registerHost } from './host.ts';
 import { registerInit } from './init.ts';
+import { registerKey } from './key.ts';
 import { tellError, withGlobals } from './output.ts';
+import { registerRoot } from './root.ts';
 import { registerServe } from './serve.ts';
 import { registerStatus } from './status.ts';
 import { registerToken } from './token.ts';
@@ -38,6 +40,8 @@ export function makeProgram(): Command {
   registerStatus(program);
   registerHost(program);
   registerToken(program);
+  registerRoot(program);
+  registerKey(program);
   registerCache(program);
   registerVerify(program);
   registerAgent(program);

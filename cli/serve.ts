@@ -32,6 +32,8 @@ export function registerServe(program: Command): void {
           const { host, port } = listenOf(options.listen ?? dir.config.listen);
           // Before it listens: whoever sees it listening may stop it at once.
           const stopped = toldToStop();
+          // What it will have to sign with is there: found out now, not in an hour.
+          await openLogWriter(dir);
           const app = buildApp(dir, {
             ...(tls === undefined ? {} : { tls }),
             version: program.version() ?? '',
@@ -63,7 +65,10 @@ export function registerServe(program: Command): void {
           const ending = new AbortController();
           const onError = (error: unknown) => process.stderr.write(`${formatFault(error)}\n`);
           const kept = keepLog(
-            await openLogWriter(dir),
+            async () => {
+              await dir.refreshRoots();
+              return await openLogWriter(dir);
+            },
             {
               publishLock: dir.layout.publishLock,
               now: () => Math.floor(Date.now() / 1000),

@@ -84,7 +84,9 @@ async function warningsOf(
   const warnings: string[] = [];
   const until = (at: number): string => (at <= now ? 'has expired' : `expires in ${ago(at - now)}`);
   if (root.expiresAt - now < WARN_DAYS * DAY) {
-    warnings.push(`root version ${root.version} ${until(root.expiresAt)}`);
+    warnings.push(
+      `root version ${root.version} ${until(root.expiresAt)}: fleet root rotate --out DRAFT`,
+    );
   }
   for (const { host, desired } of hosts) {
     if (desired !== null && desired.expiresAt - now < WARN_DAYS * DAY) {
@@ -95,9 +97,8 @@ async function warningsOf(
   }
   for (const name of ['root', 'release']) {
     if ((await stat(layout.key(`${name}.pem`)).catch(() => null)) !== null) {
-      const file = layout.key(`${name}.pem`);
       warnings.push(
-        `the ${name} key lies on this server: move ${file} to where no network reaches`,
+        `the ${name} key lies on this server: fleet key export ${name} --move --out /SOME/STICK/${name}.pem`,
       );
     }
   }

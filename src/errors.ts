@@ -37,7 +37,7 @@ export const ERRORS = {
   E_CACHE_INCOMPLETE: entry(1, 'run fleet build again: it stores what is missing'),
   E_CLOSURE_LIMIT: entry(
     1,
-    'make the system smaller: the limits stand in the root, which fleet cannot change yet',
+    'make the system smaller, or raise the limits that stand in the root: fleet root rotate --out DRAFT',
   ),
   E_DECOMMISSIONED: entry(1, 'use a new host id: ids are never used again'),
   E_GC_INTERRUPTED: entry(1, 'run fleet cache gc again; what it removed by then was not needed'),
@@ -170,7 +170,7 @@ export const ERRORS = {
   ),
   E_ROOT_EXPIRED: entry(
     3,
-    'hosts keep running, and switch again once a newer root is signed; fleet has no command for that yet',
+    'hosts keep running, and switch again once a newer root is in force: fleet root rotate, sign, import',
   ),
   E_ROOT_FORM: entry(3, 'correct the named field of the root'),
   E_ROOT_VERSION: entry(3, 'fetch the newest root, or issue the manifests again under it'),

@@ -49,6 +49,23 @@ export function parsePublicKey(text: string): PublicKey {
   return text;
 }
 
+/**
+ * The public key in a file: its base64 alone, or the PEM that `openssl pkey -pubout` writes.
+ * @throws FleetError E_PUBLIC_KEY.
+ */
+export function parsePublicKeyFile(text: string): PublicKey {
+  const pem =
+    /^-----BEGIN PUBLIC KEY-----\n([A-Za-z0-9+/]{59}=)\n?-----END PUBLIC KEY-----\n?$/.exec(text);
+  if (pem?.[1] === undefined) return parsePublicKey(text.trim());
+  // RFC 8410: 12 bytes of DER before the key.
+  const der = Buffer.from(pem[1], 'base64');
+  const key = formatPublicKey(Uint8Array.from(der.subarray(12)));
+  if (der.subarray(0, 12).toString('hex') === SPKI_HEAD) return key;
+  throw new FleetError('E_PUBLIC_KEY', 'the PEM holds no Ed25519 public key');
+}
+
+const SPKI_HEAD = '302a300506032b6570032100';
+
 // Admission costs a scalar multiplication; a root names the same few keys again and again.
 const admitted = new Set<string>();
 const ADMITTED_LIMIT = 1024;

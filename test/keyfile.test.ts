@@ -9,6 +9,7 @@ import {
   isPublicKey,
   keyId,
   parsePublicKey,
+  parsePublicKeyFile,
   parseSecretKey,
   publicKeyOfSecret,
 } from '../src/keyfile.ts';
@@ -107,5 +108,18 @@ test('a verifier key of another type, with a wrong key ID, or malformed is refus
     `${text}\n`,
   ]) {
     refuses('E_PUBLIC_KEY', () => parseVerifierKey(bad, NOTE_ED25519));
+  }
+});
+
+test('a public key file is PEM as openssl writes it, or 44 characters of base64', () => {
+  const { publicKey: key } = generateKeyPairSync('ed25519');
+  const pem = key.export({ type: 'spki', format: 'pem' }).toString();
+  const raw = key.export({ type: 'spki', format: 'der' }).subarray(12).toString('base64');
+  assert.equal(parsePublicKeyFile(pem), raw);
+  assert.equal(parsePublicKeyFile(`${raw}\n`), raw);
+  const rsa = generateKeyPairSync('rsa', { modulusLength: 2048 }).publicKey;
+  const other = rsa.export({ type: 'spki', format: 'pem' }).toString();
+  for (const text of [other, '', 'AAAA', pem.replace('MCow', 'MCox'), `${pem}${pem}`]) {
+    assert.throws(() => parsePublicKeyFile(text), { code: 'E_PUBLIC_KEY' }, text);
   }
 });

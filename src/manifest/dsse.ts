@@ -72,6 +72,20 @@ export function signEnvelope(
   return text;
 }
 
+/** The envelope's text with one more signature, in place of one that is said to be by the same key. */
+export function addSignature(envelope: Envelope, key: PublicKey, signature: Uint8Array): string {
+  const keyid = keyId(key);
+  const { payloadType, payload } = envelope;
+  const others = envelope.signatures.filter((one) => one.keyid !== keyid);
+  const signatures = [...others, { keyid, sig: signature }].map((one) => ({
+    keyid: one.keyid,
+    sig: encodeBase64(one.sig),
+  }));
+  const text = canonicalize({ payloadType, payload: encodeBase64(payload), signatures });
+  parseEnvelope(text);
+  return text;
+}
+
 /** Those of `keys` that signed the envelope, each once, in the order of `keys`. SPEC §2.3 */
 export function verifiedBy(envelope: Envelope, keys: readonly PublicKey[]): PublicKey[] {
   const message = pae(envelope.payloadType, envelope.payload);

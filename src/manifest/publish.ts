@@ -126,13 +126,8 @@ export function signManifest(
     intent: 'deploy',
     fleet: { name: root.fleet, rootVersion: root.version },
     host: { id: built.host, system: built.system },
-    epoch: root.epoch,
-    sequence: current?.epoch === root.epoch ? current.sequence + 1 : 1,
+    ...followOf(current, root),
     minSequence: 0,
-    previous:
-      current === null
-        ? null
-        : { epoch: current.epoch, sequence: current.sequence, sha256: current.digest },
     emergency: false,
     issuedAt: now,
     notBefore: now - CLOCK_SKEW_SECONDS,
@@ -148,18 +143,56 @@ export function signManifest(
     activation: built.activation,
     provenance: built.provenance,
   };
-  const payload = formatManifest(manifest);
   return {
     host: built.host,
-    epoch: manifest.epoch,
-    sequence: manifest.sequence,
-    digest: manifestDigest(payload),
-    envelope: signEnvelope(STATEMENT_PAYLOAD_TYPE, payload, [director]),
+    ...signedForm(manifest, director),
     toplevel: built.toplevel,
     closure: blob.id,
     closureBytes: blob.size,
-    issuedAt: manifest.issuedAt,
-    expiresAt: manifest.expiresAt,
+  };
+}
+
+/**
+ * The same for a host that has one already, under a newer root; null where it says nothing else, or ends the
+ * host.
+ */
+export function reissue(
+  current: PublishedManifest,
+  director: Uint8Array,
+  { root, now, validSeconds }: Rules,
+): PublishedManifest | null {
+  const manifest = parseManifest(parseEnvelope(current.envelope).payload);
+  if (manifest.intent === 'decommission' || manifest.fleet.rootVersion === root.version)
+    return null;
+  const next: Deployment = {
+    ...manifest,
+    fleet: { name: root.fleet, rootVersion: root.version },
+    ...followOf(current, root),
+    minSequence: root.epoch === manifest.epoch ? manifest.minSequence : 0,
+    issuedAt: now,
+    notBefore: now - CLOCK_SKEW_SECONDS,
+    expiresAt: now + validSeconds,
+  };
+  return { ...current, ...signedForm(next, director) };
+}
+
+/** The number that follows, and what it follows. */
+function followOf(current: PublishedManifest | null, root: Root) {
+  const previous =
+    current === null
+      ? null
+      : { epoch: current.epoch, sequence: current.sequence, sha256: current.digest };
+  const sequence = current?.epoch === root.epoch ? current.sequence + 1 : 1;
+  return { epoch: root.epoch, sequence, previous };
+}
+
+function signedForm(manifest: Deployment, director: Uint8Array) {
+  const payload = formatManifest(manifest);
+  const { epoch, sequence, issuedAt, expiresAt } = manifest;
+  return {
+    ...{ epoch, sequence, issuedAt, expiresAt },
+    digest: manifestDigest(payload),
+    envelope: signEnvelope(STATEMENT_PAYLOAD_TYPE, payload, [director]),
   };
 }
 

@@ -12,7 +12,6 @@ import { guardedBy, makeAuth } from './auth.ts';
 import { registerEnrolment } from './enrolment.ts';
 import { registerHealth } from './health.ts';
 import { registerHostRoutes } from './hosts.ts';
-import { logStoreOf } from './log-writer.ts';
 import { type Metrics, makeMetrics, registerMetrics } from './metrics.ts';
 import { PublishedLog } from './published.ts';
 import { refuse, refuseError, statusOf } from './replies.ts';
@@ -145,16 +144,16 @@ export function buildApp(dir: StateDir, options: AppOptions): App {
     onUpload: metrics.onUpload,
   });
   registerMetrics(app, metrics, auth.mayAdmin);
-  const store = logStoreOf(dir);
-  const published = new PublishedLog(dir.state, store, dir.root);
+  const published = new PublishedLog(dir);
   registerHostRoutes(app, dir, published, auth, now, options.onError);
-  registerLog(app, store, dir.config.publicLog ? null : auth.mayRead);
+  registerLog(app, published, dir.config.publicLog ? null : auth.mayRead);
   registerEnrolment(app, dir, auth, now);
 
   app.get<{ Params: { file: string } }>(
     '/v1/root/:file',
     guardedBy(auth.mayRead),
     async (request, reply) => {
+      await dir.refreshRoots();
       const version = Number(/^([1-9]\d{0,6})\.json$/.exec(request.params.file)?.[1] ?? 0);
       const signed = dir.roots[version - 1];
       if (signed === undefined) {

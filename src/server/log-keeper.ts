@@ -18,13 +18,15 @@ const LOOK_EVERY = 10_000;
 
 /** Renews a checkpoint once its time is an eighth of maxAge old: twice as often as agents must be served. */
 export async function keepLog(
-  writer: LogWriter,
+  open: () => Promise<LogWriter>,
   { publishLock, now, onError }: KeeperOptions,
   signal: AbortSignal,
   lookEvery: number = LOOK_EVERY,
 ): Promise<void> {
   while (!signal.aborted) {
     try {
+      // Anew each time: another root may name another log, and other keys.
+      const writer = await open();
       if (await wantsCare(writer, now())) {
         using lock = tryLockFile(publishLock);
         if (lock !== null) await careFor(writer, now());

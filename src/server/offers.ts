@@ -18,12 +18,14 @@ export type Known = { readonly root: number; readonly from: number };
 
 /** null: nothing was published for `host` yet. */
 export async function makeOffer(
-  { state, root, roots }: Pick<StateDir, 'state' | 'root' | 'roots'>,
+  dir: Pick<StateDir, 'state' | 'root' | 'roots'>,
   published: PublishedLog,
   host: string,
   known: Known,
 ): Promise<{ readonly text: string; readonly etag: string } | null> {
+  // First: it may find a newer root.
   const view = await published.view();
+  const { state, root, roots } = dir;
   const place = view?.places.get(host);
   if (view === null || place === undefined) return null;
   const { size } = view.checkpoint;

@@ -4,15 +4,17 @@
 
 import { FleetError } from '../errors.ts';
 import { logNumber } from '../manifest/append.ts';
-import type { Root } from '../manifest/root.ts';
 import { hashEntry, parseSnapshot } from '../manifest/snapshot.ts';
 import type { LogReads } from '../storage/log.ts';
-import type { State } from '../storage/state.ts';
 import { type Checkpoint, parseCheckpoint } from '../tlog/checkpoint.ts';
 import { equalHashes, MemoryTree } from '../tlog/merkle.ts';
 import { parseNote } from '../tlog/note.ts';
 import { proveInclusion, type TileReader } from '../tlog/prove.ts';
 import { formatTilePath } from '../tlog/tile.ts';
+import { logStoreOf } from './log-writer.ts';
+import type { StateDir } from './statedir.ts';
+
+type Dir = Pick<StateDir, 'layout' | 'root' | 'state' | 'refreshRoots'>;
 
 export type View = {
   /** The signed note, as it is served. */
@@ -30,17 +32,22 @@ export type View = {
 const MOST_TILES = 512;
 
 export class PublishedLog {
-  readonly #state: Pick<State, 'logEntries' | 'hostEntries'>;
-  readonly #store: LogReads;
-  readonly #log: number;
+  readonly #dir: Dir;
+  #store: LogReads;
+  #log: number;
   readonly #tiles = new Map<string, Uint8Array>();
   #view: View | null = null;
   #making: Promise<View | null> | null = null;
 
-  constructor(state: Pick<State, 'logEntries' | 'hostEntries'>, store: LogReads, root: Root) {
-    this.#state = state;
-    this.#store = store;
-    this.#log = logNumber(root);
+  constructor(dir: Dir) {
+    this.#dir = dir;
+    this.#store = logStoreOf(dir);
+    this.#log = logNumber(dir.root);
+  }
+
+  /** The log's files: of the one that the newest root names. */
+  get store(): LogReads {
+    return this.#store;
   }
 
   /** What is published now; null before the first checkpoint. */
@@ -65,6 +72,13 @@ export class PublishedLog {
   };
 
   async #make(): Promise<View | null> {
+    await this.#dir.refreshRoots();
+    const log = logNumber(this.#dir.root);
+    if (log !== this.#log) {
+      this.#tiles.clear();
+      this.#store = logStoreOf(this.#dir);
+      this.#log = log;
+    }
     const text = await this.#store.checkpoint();
     if (text === null) return null;
     const last = this.#view;
@@ -79,10 +93,10 @@ export class PublishedLog {
 
   async #read(text: string, checkpoint: Checkpoint): Promise<View> {
     const { size } = checkpoint;
-    const [entry] = await this.#state.logEntries(this.#log, size - 1, 1);
+    const [entry] = await this.#dir.state.logEntries(this.#log, size - 1, 1);
     const leaf = Buffer.from(entry?.data ?? []).toString('utf8');
     const proof = await proveInclusion(this.tile, size - 1, size);
-    const entries = await this.#state.hostEntries(this.#log, size);
+    const entries = await this.#dir.state.hostEntries(this.#log, size);
     const hosts = new MemoryTree(
       entries.map(({ digest, ...entry }) => hashEntry({ ...entry, sha256: digest })),
     );

@@ -49,10 +49,12 @@ export type StateDir = AsyncDisposable & {
   readonly config: Config;
   readonly state: State;
   readonly blobs: Blobs;
-  /** All roots, oldest first; never empty. */
+  /** All roots, oldest first; never empty. Another list after `refreshRoots` found a newer one. */
   readonly roots: readonly SignedRoot[];
   /** The newest root. */
   readonly root: Root;
+  /** Reads roots that were imported since, by another process. */
+  readonly refreshRoots: () => Promise<void>;
   /** Nix cache keys that narinfos are signed with. */
   readonly cacheKeys: readonly NixSecretKey[];
 };
@@ -67,10 +69,13 @@ export async function openStateDir(
 ): Promise<StateDir> {
   const layout = stateLayout(dir);
   const config = parseConfig(await readConfig(layout), layout.config);
-  const roots = await readRoots(layout);
-  const newest = roots.at(-1);
-  if (newest === undefined) throw incomplete(layout, layout.root(1));
-  const cacheKeys = await readCacheKeys(layout, newest.root);
+  let roots = await readRoots(layout);
+  const newest = (): Root => {
+    const last = roots.at(-1);
+    if (last === undefined) throw incomplete(layout, layout.root(1));
+    return last.root;
+  };
+  const cacheKeys = await readCacheKeys(layout, newest());
   if ((await stat(layout.blobs).catch(() => null)) === null) throw incomplete(layout, layout.blobs);
   if ((await stat(layout.database).catch(() => null)) === null) {
     throw incomplete(layout, layout.database);
@@ -82,8 +87,16 @@ export async function openStateDir(
     config,
     state,
     blobs,
-    roots,
-    root: newest.root,
+    get roots() {
+      return roots;
+    },
+    get root() {
+      return newest();
+    },
+    async refreshRoots() {
+      const next = layout.root(roots.length + 1);
+      if ((await stat(next).catch(() => null)) !== null) roots = await readRoots(layout);
+    },
     cacheKeys,
     [Symbol.asyncDispose]: () => state[Symbol.asyncDispose](),
   };
@@ -94,14 +107,16 @@ export async function openStateDir(
  * of them must be; others are for clients that are told of them by hand.
  */
 async function readCacheKeys(layout: StateLayout, root: Root): Promise<NixSecretKey[]> {
-  const first = await readCacheKey(layout, 'cache.sec');
   const others = (await readdir(layout.keys)).filter((name) => /^cache-.+\.sec$/.test(name)).sort();
-  const keys = [first];
-  for (const name of others) keys.push(await readCacheKey(layout, name));
+  // The first one may have been removed when another took its place.
+  const hasFirst = (await stat(layout.key('cache.sec')).catch(() => null)) !== null;
+  const names = hasFirst || others.length === 0 ? ['cache.sec', ...others] : others;
+  const keys: NixSecretKey[] = [];
+  for (const name of names) keys.push(await readCacheKey(layout, name));
   const isNamed = keys.some((key) =>
     root.cache.keys.includes(formatNixPublicKey(nixPublicKeyOf(key))),
   );
-  if (!isNamed) throw foreignKey(layout.key('cache.sec'), root);
+  if (!isNamed) throw foreignKey(layout.key(names[0] ?? ''), root);
   const twice = keys.find((key, i) => keys.findIndex(({ name }) => name === key.name) < i);
   if (twice === undefined) return keys;
   throw new FleetError('E_STATE_DAMAGED', `two keys in ${layout.keys} are named ${twice.name}`, {
@@ -115,24 +130,31 @@ async function readCacheKey(layout: StateLayout, name: string): Promise<NixSecre
   return naming(file, () => parseNixSecretKey(text));
 }
 
-/** Keys of the server, by what they are for. */
-type KeyRole = 'director' | 'log' | 'freshness' | 'nonce';
+/** What the server has keys for, beside its cache. */
+export const SERVER_ROLES = ['director', 'log', 'freshness', 'nonce'] as const;
+type KeyRole = (typeof SERVER_ROLES)[number];
 
 /**
- * A secret key that the newest root names in this role, and its public key.
- * @throws FleetError E_STATE_INCOMPLETE; E_STATE_DAMAGED when the root does not name it, because no
- *   agent would believe what it signs.
+ * The secret key that the root names in this role, and its public key: `ROLE.pem`, or a `ROLE-NAME.pem` that
+ * was made for a rotation.
+ * @throws FleetError E_STATE_INCOMPLETE; E_STATE_DAMAGED when the root names none of them, because no
+ *   agent would believe what they sign.
  */
 export async function readServerKey(
   { layout, root }: Pick<StateDir, 'layout' | 'root'>,
   role: KeyRole,
 ): Promise<{ readonly secret: Uint8Array; readonly publicKey: PublicKey }> {
-  const file = layout.key(`${role}.pem`);
-  const text = await readPart(layout, file);
-  const secret = naming(file, () => parseSecretKey(text));
-  const publicKey = publicKeyOfSecret(secret);
-  if (roleOfKey(root, publicKey) !== role) throw foreignKey(file, root);
-  return { secret, publicKey };
+  const others = new RegExp(`^${role}-.+\\.pem$`);
+  const names = (await readdir(layout.keys)).filter((name) => others.test(name)).sort();
+  for (const file of [`${role}.pem`, ...names].map(layout.key)) {
+    // The first one may have been removed when another took its place.
+    if (names.length > 0 && (await stat(file).catch(() => null)) === null) continue;
+    const text = await readPart(layout, file);
+    const secret = naming(file, () => parseSecretKey(text));
+    const publicKey = publicKeyOfSecret(secret);
+    if (roleOfKey(root, publicKey) === role) return { secret, publicKey };
+  }
+  throw foreignKey(layout.key(`${role}.pem`), root);
 }
 
 /** What `parse` refuses is told with the name of the file that it was read from. */

@@ -15,17 +15,23 @@ import { refuse } from './replies.ts';
 const compress = promisify(gzip);
 
 /** `mayRead`: null where everybody may. */
-export function registerLog(app: FastifyInstance, store: LogReads, mayRead: Guard | null): void {
+export function registerLog(
+  app: FastifyInstance,
+  published: { readonly store: LogReads; readonly view: () => Promise<unknown> },
+  mayRead: Guard | null,
+): void {
   const guard = guardedBy(mayRead);
 
   app.get('/tlog/checkpoint', guard, async (_request, reply) => {
-    const text = await store.checkpoint();
+    await published.view();
+    const text = await published.store.checkpoint();
     if (text === null) return refuse(reply, 404, 'E_NOT_FOUND', 'nothing was published yet');
     return reply.type('text/plain; charset=utf-8').header('cache-control', 'no-cache').send(text);
   });
 
   app.get<{ Params: { '*': string } }>('/tlog/tile/*', guard, async (request, reply) => {
     const id = parseTilePath(`tile/${request.params['*']}`);
+    const { store } = published;
     const text = id === null ? null : await store.checkpoint();
     const size = text === null ? 0 : parseCheckpoint(parseNote(text).text).size;
     const isPublished = id !== null && id.width <= widthOfTile(id.level, id.index, size);

@@ -32,7 +32,7 @@ test('docs/CLI.md has every command, and no other', () => {
   const page = readFileSync('docs/CLI.md', 'utf8');
   const documented = [...page.matchAll(/^## fleet (.*)$/gm)].flatMap(([, title]) => {
     const [verb = '', ...rest] = (title ?? '')
-      .replace(/ ?\[?(HOST|FILE|NAME)…?\]?/g, '')
+      .replace(/ ?\[?(HOST|FILE|NAME|ROLE|KEY-ID)…?\]?/g, '')
       .split(' ');
     const subverbs = rest.filter((word) => word !== '|');
     return subverbs.length === 0 ? [verb] : subverbs.map((sub) => `${verb} ${sub}`);

@@ -84,7 +84,8 @@ export function layerOf(file: string): string {
 /** What is loaded with the file itself. */
 const STATIC = [
   /\b(?:import|export)\b[^'";]*?\bfrom\s*['"]([^'"]+)['"]/g,
-  /\bimport\s*['"]([^'"]+)['"]/g,
+  // A statement's beginning: the word may also end a string.
+  /(?:^|;)\s*import\s*['"]([^'"]+)['"]/gm,
 ];
 
 /** Every module name that `source` imports, re-exports, requires, or hands to a Worker. */

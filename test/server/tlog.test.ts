@@ -111,7 +111,7 @@ test('the keeper renews what is old, finishes what was committed, and waits for 
     now: () => now,
     onError: (error: unknown) => errors.push(error),
   };
-  const kept = keepLog(writer, options, off.signal, 5);
+  const kept = keepLog(async () => writer, options, off.signal, 5);
   const until = async (check: () => Promise<boolean>) => {
     while (!(await check())) await sleep(5);
   };
@@ -160,7 +160,7 @@ test('a keeper that cannot do its work says so and goes on trying', async (t) =>
     now: () => NOW,
     onError: (error: unknown) => errors.push(error),
   };
-  const kept = keepLog(broken, options, off.signal, 5);
+  const kept = keepLog(async () => broken, options, off.signal, 5);
   while (errors.length < 3) await sleep(5);
   off.abort();
   await kept;
