@@ -7,7 +7,7 @@ import { type Ingested, type IngestProgress, ingestClosure } from '../cache/inge
 import { askUpstreams } from '../cache/upstream.ts';
 import { FleetError, isFleetError, messageOf } from '../errors.ts';
 import { type HostSettings, parseHostSettings } from '../manifest/activation.ts';
-import { appendEntries, type LogWriter } from '../manifest/append.ts';
+import { appendEntries, finishLog, type LogWriter } from '../manifest/append.ts';
 import {
   type BuiltHost,
   type Change,
@@ -275,6 +275,9 @@ async function publishPrepared(
   if (publication.length > 0) {
     const entries = publication.map((manifest) => ({ manifest }));
     await appendEntries(log, entries, { fence: lease.holder.fence, now: rules.now });
+  } else {
+    // What looks unchanged may have been committed by a build that died before anybody could see it.
+    await finishLog(log, rules.now);
   }
   return results;
 }

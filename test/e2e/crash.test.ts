@@ -99,6 +99,28 @@ test(`kill -9 of a build at ${MOMENTS} random moments`, async (t) => {
   );
 });
 
+test('what a build that died had committed is served once the next one ends, unchanged as it is', async (t) => {
+  const dir = await temporaryDir(t);
+  const state = join(dir, 'state');
+  const hosts = new Map([['alpha', 2]]);
+  const change = () => writeFlake(join(dir, 'flake'), { hosts, fileBytes: 1_000 });
+  const build = async (flake: string) => {
+    const text = await fleetOk(['build', '--state', state, '--flake', flake, '--json']);
+    return JSON.parse(text).hosts[0].change as string;
+  };
+  await fleetOk(['init', '--state', state, '--origin', 'crash.test']);
+  await build(await change());
+  const checkpoint = join(state, 'log', '1', 'checkpoint');
+  const before = await readFile(checkpoint);
+  const flake = await change();
+  assert.equal(await build(flake), 'system');
+  const after = await readFile(checkpoint, 'utf8');
+  // As if it had died after the commit: no checkpoint says so yet.
+  await writeFile(checkpoint, before);
+  assert.equal(await build(flake), 'none');
+  assert.equal((await readFile(checkpoint, 'utf8')).split('\n')[1], after.split('\n')[1]);
+});
+
 test('an orphan or damaged blob keeps nothing from being healed', async (t) => {
   const dir = await temporaryDir(t);
   const state = join(dir, 'state');
