@@ -16,7 +16,7 @@ import {
 import { withStateDir } from './state.ts';
 import { shortPath } from './status.ts';
 
-type Options = { flake: string; dryRun?: boolean; keepGoing?: boolean };
+type Options = { flake: string; dryRun?: boolean; publish: boolean; keepGoing?: boolean };
 
 const CHANGES = {
   new: 'first manifest',
@@ -34,6 +34,7 @@ export function registerBuild(program: Command): void {
     .description('build the hosts of a flake and publish what changed')
     .option('--flake <ref>', 'the flake', '.')
     .option('--dry-run', 'evaluate, and say what would be published')
+    .option('--no-publish', 'sign and store, and leave it waiting for fleet publish')
     .option('--keep-going', 'when a derivation fails, build what does not depend on it')
     .action(async (hosts: string[], options: Options, command: Command) => {
       const globals = globalsOf(command);
@@ -52,6 +53,7 @@ export function registerBuild(program: Command): void {
           flake: options.flake,
           hosts,
           dryRun,
+          noPublish: !options.publish,
           keepGoing: options.keepGoing === true,
           signal: stop.signal,
           onEvent: (event) => tell(globals, event),
@@ -122,6 +124,9 @@ function tell(globals: Globals, event: FleetBuildEvent): void {
   }
 }
 
+const WAITS = (count: number): string =>
+  `; ${countOf(count, 'manifest')} waiting: fleet publish, or for approval fleet publish --proposal FILE`;
+
 const PROGRESS_MS = 2000;
 let toldAt = performance.now();
 
@@ -148,14 +153,17 @@ function summary(globals: Globals, results: readonly HostResult[], dryRun: boole
         paint(globals, 'bad', 'FAILED'),
         printable(result.error.message),
       ];
-    const { host, change, manifest, toplevel } = result;
+    const { host, change, manifest, toplevel, waits } = result;
     const number = manifest === null ? '' : `#${manifest.sequence} `;
-    return [host, CHANGES[change], `${number}${shortPath(toplevel)}`];
+    const what = waits ? `${CHANGES[change]}, waits` : CHANGES[change];
+    return [host, what, `${number}${shortPath(toplevel)}`];
   });
-  const changed = results.filter((r) => r.error === null && r.change !== 'none').length;
+  const done = results.filter((result) => result.error === null);
+  const waiting = done.filter(({ waits }) => waits).length;
+  const changed = done.filter(({ change }) => change !== 'none').length - waiting;
   const last = dryRun
     ? `${countOf(changed, 'manifest')} would be published; nothing was built`
-    : `${changed === 0 ? 'nothing' : countOf(changed, 'manifest')} published`;
+    : `${changed === 0 ? 'nothing' : countOf(changed, 'manifest')} published${waiting === 0 ? '' : WAITS(waiting)}`;
   return `${table([['HOST', 'CHANGE', 'SYSTEM'], ...rows])}\n${last}`;
 }
 
@@ -168,12 +176,13 @@ function documentOf(results: readonly HostResult[], dryRun: boolean): unknown {
         const { code, message, hint, details } = result.error;
         return { host: result.host, change: null, error: { code, message, hint, log: details } };
       }
-      const { host, change, before, toplevel, manifest } = result;
+      const { host, change, before, toplevel, manifest, waits } = result;
       const published =
         manifest === null
           ? null
           : { epoch: manifest.epoch, sequence: manifest.sequence, digest: manifest.digest };
-      return { host, change, before, toplevel, published, error: null };
+      const [done, waiting] = waits ? [null, published] : [published, null];
+      return { host, change, before, toplevel, published: done, waiting, error: null };
     }),
   };
 }

@@ -21,7 +21,7 @@ import {
   parseCacheKey,
   ROLES,
   SINGLE_ROLES,
-  signDraft,
+  signWith,
 } from '../src/manifest/rotate.ts';
 import { formatTime } from '../src/manifest/time.ts';
 import { writeDraft, writeNew } from './draft.ts';
@@ -101,13 +101,17 @@ export function registerRoot(program: Command): void {
       await withStateDir(globals, async (dir) => {
         const done = await importRoot(dir, text, Math.floor(Date.now() / 1000));
         const hosts = done.reissued.map(({ host }) => host);
+        const waiting = done.waiting.map(({ host }) => host);
         const { version, expiresAt } = done.root;
         print(
           globals,
-          { version: 1, rootVersion: version, isNew: done.isNew, reissued: hosts },
+          { version: 1, rootVersion: version, isNew: done.isNew, reissued: hosts, waiting },
           [
             `Root version ${version} is ${done.isNew ? 'now' : 'already'} in force, until ${formatTime(expiresAt)}.`,
             `${hosts.length} manifests were issued again under it.`,
+            ...(waiting.length === 0
+              ? []
+              : [`Waiting for approval: ${waiting.join(', ')} (fleet publish --proposal FILE)`]),
           ].join('\n'),
         );
       });
@@ -173,7 +177,7 @@ async function signFile(file: string, options: Sign, globals: Globals): Promise<
   } else {
     const secret = parseSecretKey((await readInput(options.key)).toString('utf8'));
     key = publicKeyOfSecret(secret);
-    text = signDraft(envelope, secret);
+    text = signWith(envelope, secret);
   }
   const out = options.out ?? file;
   await writeDurable(out, text);

@@ -71,6 +71,7 @@ export function registerServe(program: Command): void {
             },
             {
               publishLock: dir.layout.publishLock,
+              state: dir.state,
               now: () => Math.floor(Date.now() / 1000),
               onError,
             },

@@ -104,10 +104,12 @@ export const ERRORS = {
   E_SOME_HOSTS: entry(4, 'mend the hosts named above and run the command again'),
 
   // keys, manifests, roots, receipts: what trust is made of
-  E_APPROVAL_MISSING: entry(
-    3,
-    'the root wants approvals for this host, which fleet cannot make yet',
-  ),
+  E_APPROVAL_EXPIRED: entry(3, 'have it approved again: fleet publish --proposal FILE'),
+  E_APPROVAL_FORM: entry(3, 'correct the named field; fleet approve makes it'),
+  E_APPROVAL_MISSING: entry(3, 'have it approved: fleet publish --proposal FILE, fleet approve'),
+  E_APPROVAL_PROOF: entry(3, 'this approval is of other manifests; approve this one'),
+  E_APPROVAL_SIGNATURE: entry(3, 'more release keys must sign: fleet approve --approval FILE'),
+  E_BUNDLE_FORM: entry(3, 'ask its source for it again; it is read by nothing else than fleet'),
   E_CHECKPOINT: entry(3, 'this is no checkpoint of a log; ask its source for the one of /tlog/'),
   E_CHECKPOINT_OLDER: entry(3, 'the server shows an old log; this host stays on what it has'),
   E_CHECKPOINT_UNSIGNED: entry(3, 'is this the log of this fleet, and the root current?'),
@@ -164,6 +166,8 @@ export const ERRORS = {
   E_PAYLOAD_FORM: entry(3, 'signed data must be canonical JSON (RFC 8785) with whole numbers only'),
   E_PUBLIC_KEY: entry(3, 'give 32 bytes of an Ed25519 public key in standard base64'),
   E_RECEIPT_FORM: entry(3, 'the receipt is not of a form this version knows'),
+  E_PROPOSAL_FORM: entry(3, 'have it written again: fleet publish --proposal FILE'),
+  E_PROPOSAL_STALE: entry(1, 'run fleet build again, and have that approved'),
   E_ROOT_CHAIN: entry(
     3,
     'fetch every root in turn; each is signed by the one before it and itself',

@@ -5,7 +5,8 @@
 // two checkpoints that contradict each other never exist. The caller holds the publication lock throughout.
 // Every batch ends in exactly one snapshot. Refuses to go on from files that are not what was signed.
 import { FleetError, messageOf } from '../errors.ts';
-import type { LogHead, LogStore, StagedEntry } from '../storage/log.ts';
+import { parsePublicKey } from '../keyfile.ts';
+import type { LogHead, LogStore, StagedEntry, UnloggedKey } from '../storage/log.ts';
 import type { PublishedManifest, State } from '../storage/state.ts';
 import { type Checkpoint, formatCheckpoint, parseCheckpoint } from '../tlog/checkpoint.ts';
 import { edgeOf, Growth, type Tile } from '../tlog/growth.ts';
@@ -21,6 +22,7 @@ import { cosignNote, formatNote, parseNote, signNote } from '../tlog/note.ts';
 import { formatBundle, TILE_WIDTH, widthOfTile } from '../tlog/tile.ts';
 import type { VerifierKey } from '../tlog/vkey.ts';
 import { parseEnvelope } from './dsse.ts';
+import { signEnrolment } from './enrolment.ts';
 import { verifyCheckpoint } from './log-view.ts';
 import type { Root } from './root.ts';
 import { compareHosts, formatSnapshot, hashEntry, rootDigest } from './snapshot.ts';
@@ -29,7 +31,7 @@ import { compareHosts, formatSnapshot, hashEntry, rootDigest } from './snapshot.
 export type NoteSigner = { readonly key: VerifierKey; readonly secret: Uint8Array };
 
 export type LogWriter = {
-  readonly state: Pick<State, 'logHead' | 'logEntries' | 'hostEntries'> &
+  readonly state: Pick<State, 'logHead' | 'logEntries' | 'hostEntries' | 'unloggedKeys'> &
     Pick<State, 'dropStaged' | 'stageEntries' | 'commitLog'>;
   readonly store: LogStore;
   /** The newest root, and the envelopes of all of them, oldest first. */
@@ -37,12 +39,25 @@ export type LogWriter = {
   readonly roots: readonly string[];
   readonly log: NoteSigner;
   readonly freshness: NoteSigner;
+  /** The director's 32-byte secret key. */
+  readonly director: Uint8Array;
 };
 
 /** What is to be appended, in this order. */
 export type NewEntry =
-  | { readonly manifest: PublishedManifest }
-  | { readonly kind: 'approval' | 'enrolment'; readonly data: Uint8Array };
+  | {
+      readonly manifest: PublishedManifest;
+      /** One that comes before it, if it needed any. */
+      readonly approval?: NewApproval;
+    }
+  | NewApproval;
+
+/** An approval's envelope, and the digests that it is about. */
+export type NewApproval = {
+  readonly kind: 'approval';
+  readonly data: Uint8Array;
+  readonly batch: readonly string[];
+};
 
 export type Publication = {
   /** Of the lease. */
@@ -57,7 +72,7 @@ export function logNumber({ log, fleet }: Pick<Root, 'log' | 'fleet'>): number {
 }
 
 /**
- * Appends roots that are not in the log yet, `entries`, and a snapshot, and returns the new checkpoint's text.
+ * Appends roots and keys of hosts that are not in the log yet, `entries`, and a snapshot, and returns the new checkpoint's text.
  * @throws FleetError E_LEASE_LOST, E_SEQUENCE, E_CACHE_INCOMPLETE, E_LOG_DAMAGED, E_DISK_FULL.
  */
 export async function appendEntries(
@@ -76,7 +91,15 @@ export async function appendEntries(
   for (const text of writer.roots.slice(head?.roots ?? 0)) {
     staged.push({ index: size + staged.length, kind: 'root', data: Buffer.from(text) });
   }
-  for (const entry of entries) staged.push({ ...entry, index: size + staged.length });
+  for (const key of await state.unloggedKeys(log)) {
+    staged.push(enrolmentOf(writer, key, size + staged.length));
+  }
+  const places = new Map<NewEntry, number>();
+  for (const entry of entries) {
+    const index = size + staged.length;
+    places.set(entry, index);
+    staged.push('manifest' in entry ? stagedManifest(entry, index, places) : { ...entry, index });
+  }
   const data = await snapshotOf(writer, size, snapshots, entries);
   staged.push({ index: size + staged.length, kind: 'snapshot', data });
   const { growth } = await openGrowth(writer.store, treeOf(head));
@@ -229,6 +252,28 @@ async function writeTiles(
   }
   for (const { id, bytes } of growth.partial()) await store.putTile(id, bytes);
   if (!equalHashes(growth.root(), treeOf(head).root)) throw damaged('its entries were changed');
+}
+
+function enrolmentOf(
+  { root, director }: LogWriter,
+  { host, publicKey, replaces }: UnloggedKey,
+  index: number,
+): StagedEntry {
+  const keys = {
+    publicKey: parsePublicKey(publicKey),
+    replaces: replaces === null ? null : parsePublicKey(replaces),
+  };
+  const data = Buffer.from(signEnrolment({ fleet: root.fleet, host, ...keys }, director));
+  return { index, kind: 'enrolment', data, enrols: { host, publicKey } };
+}
+
+function stagedManifest(
+  { manifest, approval }: Extract<NewEntry, { manifest: unknown }>,
+  index: number,
+  places: ReadonlyMap<NewEntry, number>,
+): StagedEntry {
+  const approvedBy = approval === undefined ? undefined : places.get(approval);
+  return { index, manifest, ...(approvedBy === undefined ? {} : { approvedBy }) };
 }
 
 function dataOf(entry: StagedEntry): Uint8Array {

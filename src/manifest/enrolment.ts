@@ -1,14 +1,22 @@
-// A new host's request to be enrolled ↔ its fields (SPEC §7.2). It is signed by the very key it
+// How a host's key comes to be known. A new host's request to be enrolled ↔ its fields (SPEC §7.2), and what
+// the director says of it in the log (SPEC §7.3), so that auditors know whose receipts are whose. A request is signed by the very key it
 // announces, which proves that the host holds it, and names the invitation it answers by its hash.
 // Refuses unknown fields, and another fleet's, host's or invitation's request.
 import { createHash } from 'node:crypto';
 import type { Static } from 'typebox';
 import { FleetError } from '../errors.ts';
-import { publicKeyOfSecret } from '../keyfile.ts';
+import { publicKeyBytes, publicKeyOfSecret } from '../keyfile.ts';
 import { type Envelope, requireSignatures, signEnvelope } from './dsse.ts';
-import { Exact, FleetName, HostId, PublicKeyText, Sha256 } from './fields.ts';
+import { Exact, FleetName, HostId, Nullable, PublicKeyText, Sha256 } from './fields.ts';
 import { canonicalBytes, parseCanonical } from './jcs.ts';
 import { type Frozen, requireShape } from './shape.ts';
+import {
+  formatStatement,
+  parseStatement,
+  requireSubjects,
+  STATEMENT_PAYLOAD_TYPE,
+  type Subject,
+} from './statement.ts';
 
 export const ENROL_REQUEST_PAYLOAD_TYPE = 'application/vnd.fleet.enroll+json';
 
@@ -70,4 +78,45 @@ export function verifyEnrolRequest(
     throw new FleetError('E_ENROL_FORM', 'the request answers another invitation');
   }
   return request;
+}
+
+export const ENROLMENT_PREDICATE_TYPE = 'urn:fleet:enrolment:v1';
+
+export const EnrolmentSchema = Exact({
+  fleet: FleetName,
+  host: HostId,
+  publicKey: PublicKeyText,
+  /** The key that this one takes the place of. */
+  replaces: Nullable(PublicKeyText),
+});
+
+/** What the director says of a host's key. */
+export type Enrolment = Frozen<Static<typeof EnrolmentSchema>>;
+
+/** The envelope of an enrolment; `director` is the 32-byte secret key. SPEC §7.3 */
+export function signEnrolment(enrolment: Enrolment, director: Uint8Array): string {
+  const statement = { subjects: subjectsOf(enrolment), predicate: { ...enrolment } };
+  const payload = formatStatement(ENROLMENT_PREDICATE_TYPE, statement);
+  parseEnrolment(payload);
+  return signEnvelope(STATEMENT_PAYLOAD_TYPE, payload, [director]);
+}
+
+/** What an enrolment says, whoever signed it. @throws FleetError E_PAYLOAD_FORM, E_ENROL_FORM. */
+export function parseEnrolment(payload: Uint8Array): Enrolment {
+  const what = 'enrolment';
+  const { subjects, predicate } = parseStatement(
+    payload,
+    ENROLMENT_PREDICATE_TYPE,
+    'E_ENROL_FORM',
+    what,
+  );
+  const enrolment = requireShape(EnrolmentSchema, predicate, 'E_ENROL_FORM', what);
+  requireSubjects(subjects, subjectsOf(enrolment), 'E_ENROL_FORM', what);
+  if (enrolment.publicKey !== enrolment.replaces) return enrolment;
+  throw new FleetError('E_ENROL_FORM', 'enrolment: the key replaces itself');
+}
+
+function subjectsOf({ host, publicKey }: Enrolment): Subject[] {
+  const sha256 = createHash('sha256').update(publicKeyBytes(publicKey)).digest('hex');
+  return [{ name: `key of ${host}`, sha256 }];
 }

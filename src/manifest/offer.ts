@@ -16,7 +16,7 @@ export const AGENT_VERSION = 2;
 /** At most so many roots in one offer; a host that lags further behind asks again. */
 export const MAX_OFFER_ROOTS = 16;
 /** Every envelope may double when it becomes a JSON string. */
-export const MAX_OFFER_BYTES = 2 * MAX_ENVELOPE_BYTES * (MAX_OFFER_ROOTS + 1) + 64 * 1024;
+export const MAX_OFFER_BYTES = 2 * MAX_ENVELOPE_BYTES * (MAX_OFFER_ROOTS + 2) + 64 * 1024;
 
 const EnvelopeText = Type.Refine(
   Type.String(),
@@ -43,6 +43,15 @@ export const OfferSchema = Exact({
   manifest: EnvelopeText,
   /** The manifest's place in the log. */
   logged: Exact({ index: Count, proof: Proof }),
+  /** What release keys said of the manifest, its place in their batch, and the approval's in the log. */
+  approval: Nullable(
+    Exact({
+      envelope: EnvelopeText,
+      index: Count,
+      proof: Proof,
+      logged: Exact({ index: Count, proof: Proof }),
+    }),
+  ),
   /** null when the manifest ends the host. */
   closure: Nullable(Exact({ sha256: Sha256, bytes: Ordinal })),
 });

@@ -134,7 +134,7 @@ export function openDraft(text: string): Envelope {
 }
 
 /** The envelope's text with a signature by `secret`, in place of one that the key made before. */
-export function signDraft(envelope: Envelope, secret: Uint8Array): string {
+export function signWith(envelope: Envelope, secret: Uint8Array): string {
   const message = pae(envelope.payloadType, envelope.payload);
   return addSignature(envelope, publicKeyOfSecret(secret), sign(message, secret));
 }

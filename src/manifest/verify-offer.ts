@@ -5,6 +5,7 @@ import { FleetError } from '../errors.ts';
 import { parseCheckpoint } from '../tlog/checkpoint.ts';
 import type { TreeHead } from '../tlog/merkle.ts';
 import { parseNote } from '../tlog/note.ts';
+import type { ApprovalProof } from './approval.ts';
 import { parseEnvelope } from './dsse.ts';
 import {
   anchorOf,
@@ -66,7 +67,7 @@ export function verifyLogOffline(
  * @throws FleetError with the code of the first step that refuses.
  */
 export function verifyOfferedManifest(
-  offer: Pick<Offer, 'snapshot' | 'entry' | 'manifest' | 'logged'>,
+  offer: Pick<Offer, 'snapshot' | 'entry' | 'manifest' | 'logged' | 'approval'>,
   { root, envelope }: TrustedRoot,
   { checkpoint }: Pick<VerifiedCheckpoint, 'checkpoint'>,
   /** The host alone, for an auditor. */
@@ -83,12 +84,23 @@ export function verifyOfferedManifest(
   requireNamed(entry, manifestDigest(parseEnvelope(offer.manifest).payload));
   const logged = { index: offer.logged.index, proof: parseProof(offer.logged.proof) };
   requireLogged(checkpoint, offer.manifest, logged, 'the manifest');
+  const approval = offer.approval === null ? null : approvalOf(checkpoint, offer.approval);
   const whole = 'system' in expect ? { expect } : {};
-  const verified = verifyManifest({ envelope: offer.manifest, root, now, ...whole });
+  const verified = verifyManifest({ envelope: offer.manifest, root, now, approval, ...whole });
   const { epoch, sequence } = verified.manifest;
   if (epoch === entry.epoch && sequence === entry.sequence) return verified;
   const named = `${entry.epoch}.${entry.sequence} and is ${epoch}.${sequence}`;
   throw new FleetError('E_SNAPSHOT_ENTRY', `the log's snapshot calls the manifest ${named}`);
+}
+
+/** Step 8 for the approval, which is an entry of its own. */
+function approvalOf(
+  checkpoint: VerifiedCheckpoint['checkpoint'],
+  { envelope, index, proof, logged }: NonNullable<Offer['approval']>,
+): ApprovalProof {
+  const place = { index: logged.index, proof: parseProof(logged.proof) };
+  requireLogged(checkpoint, envelope, place, 'its approval');
+  return { envelope, index, proof: parseProof(proof) };
 }
 
 function requireNamed(entry: SnapshotEntry, digest: string): void {

@@ -1,11 +1,12 @@
 // The auditor's door, and the agent's: an envelope and a trusted root → a manifest that may be
 // believed, or the one reason why not (SPEC §5). A flat list of steps in the order of SPEC §5.1, each
 // with a code of its own. Pure: no network, no clock, no files; the caller reads "now" once and passes
-// it in. Approvals come with the log: until then a host whose group wants one is refused.
+// it in.
 import { createHash } from 'node:crypto';
-import { FleetError } from '../errors.ts';
+import { FleetError, isFleetError } from '../errors.ts';
 import type { PublicKey } from '../keyfile.ts';
 import { type Closure, parseClosure } from '../nix/closure.ts';
+import { type ApprovalProof, requireApproved } from './approval.ts';
 import { parseEnvelope, requireSignatures } from './dsse.ts';
 import { type Deployment, type Manifest, manifestDigest, parseManifest } from './manifest.ts';
 import { approvalThreshold, type Root, requireCurrentRoot } from './root.ts';
@@ -37,11 +38,20 @@ export type VerifyInput = {
   readonly now: number;
   /** Left out by an auditor, who asks for no particular host. */
   readonly expect?: Expectation;
+  /** Left out, or null, where none came with it. */
+  readonly approval?: ApprovalProof | null;
   /** The bytes of closure.fp; left out when they are to be checked later, by `verifyClosure`. */
   readonly closure?: Uint8Array;
 };
 
-export type VerifiedManifest = {
+type Approvers = {
+  /** The release keys that approved it, where the host's group wants any. */
+  readonly approvers: readonly PublicKey[];
+  /** How many of them had to. */
+  readonly approvals: number;
+};
+
+export type VerifiedManifest = Approvers & {
   readonly manifest: Manifest;
   /** SHA-256 of the payload, lowercase hex. */
   readonly digest: string;
@@ -60,7 +70,7 @@ export function verifyManifest(input: VerifyInput): VerifiedManifest {
   requireCurrentRoot(root, now); // 2
   const opened = openManifest(input.envelope, root); // 9, 10
   const { manifest, digest } = opened;
-  requireApproval(manifest, root); // 11
+  const approved = approversOf(opened, input); // 11
   requireThisFleet(manifest, root); // 12, 13
   if (expect !== undefined) {
     requireThisHost(manifest, expect); // 14
@@ -72,7 +82,25 @@ export function verifyManifest(input: VerifyInput): VerifiedManifest {
     input.closure === undefined || manifest.intent === 'decommission'
       ? null
       : verifyClosure(manifest, input.closure); // 18 to 20
-  return { ...opened, rootVersion: root.version, closure };
+  return { ...opened, ...approved, rootVersion: root.version, closure };
+}
+
+/**
+ * What a manifest that waits for approval must be, as far as approvers can tell: steps 2, 9, 10, 12, 13, 16 and
+ * 17. SPEC §10.2
+ * @throws FleetError with the code of the first step that refuses.
+ */
+export function verifyProposal({
+  envelope,
+  root,
+  now,
+}: Pick<VerifyInput, 'envelope' | 'root' | 'now'>): Pick<VerifiedManifest, 'manifest' | 'digest'> {
+  requireCurrentRoot(root, now);
+  const opened = openManifest(envelope, root);
+  requireThisFleet(opened.manifest, root);
+  requireValidAt(opened.manifest, now);
+  requireWithinLimits(opened.manifest, root);
+  return opened;
 }
 
 /**
@@ -94,12 +122,20 @@ function openManifest(
   return { manifest, digest: manifestDigest(envelope.payload), signers, threshold };
 }
 
-/** Step 11. @throws FleetError E_HOST_UNGROUPED, E_APPROVAL_MISSING. SPEC §3.5 */
-function requireApproval(manifest: Manifest, root: Root): void {
+/** Step 11. @throws FleetError E_HOST_UNGROUPED, and as requireApproved. SPEC §3.5 */
+function approversOf(
+  { manifest, digest }: Pick<VerifiedManifest, 'manifest' | 'digest'>,
+  { approval, root, now }: VerifyInput,
+): Approvers {
   const needed = approvalThreshold(root, manifest.host.id);
-  if (needed === 0) return;
-  const count = `0 of ${needed} release keys`;
-  throw new FleetError('E_APPROVAL_MISSING', `${nameOf(manifest)} is approved by ${count}`);
+  if (needed === 0) return { approvers: [], approvals: 0 };
+  try {
+    const approvers = requireApproved(digest, approval ?? null, needed, root, now);
+    return { approvers, approvals: needed };
+  } catch (cause) {
+    if (!isFleetError(cause)) throw cause;
+    throw new FleetError(cause.code, `${nameOf(manifest)}: ${cause.message}`, { cause });
+  }
 }
 
 /** Steps 12 and 13. @throws FleetError E_FLEET_MISMATCH, E_ROOT_VERSION, E_EPOCH. */

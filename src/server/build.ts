@@ -7,7 +7,9 @@ import { type Ingested, type IngestProgress, ingestClosure } from '../cache/inge
 import { askUpstreams } from '../cache/upstream.ts';
 import { FleetError, isFleetError, messageOf } from '../errors.ts';
 import { type HostSettings, parseHostSettings } from '../manifest/activation.ts';
-import { appendEntries, finishLog, type LogWriter } from '../manifest/append.ts';
+import { appendEntries, finishLog } from '../manifest/append.ts';
+import { parseEnvelope } from '../manifest/dsse.ts';
+import { parseManifest } from '../manifest/manifest.ts';
 import {
   type BuiltHost,
   type Change,
@@ -17,6 +19,7 @@ import {
   signManifest,
   storeClosure,
 } from '../manifest/publish.ts';
+import { approvalThreshold } from '../manifest/root.ts';
 import { buildDerivation } from '../nix/build.ts';
 import type { BuildEvent } from '../nix/build-log.ts';
 import { currentSystem, nixVersion } from '../nix/command.ts';
@@ -34,7 +37,7 @@ import type { LeaseHolder, PublishedManifest } from '../storage/state.ts';
 import { openGcRoots } from './gcroots.ts';
 import { openLogWriter } from './log-writer.ts';
 import { requireUntold } from './rebuilt.ts';
-import { readServerKey, type StateDir } from './statedir.ts';
+import type { StateDir } from './statedir.ts';
 
 export type BuildRequest = {
   readonly flake: string;
@@ -42,6 +45,8 @@ export type BuildRequest = {
   readonly hosts: readonly string[];
   /** Evaluate and compare only: build, store and publish nothing. */
   readonly dryRun: boolean;
+  /** Sign and store, and leave it waiting for `fleet publish`. */
+  readonly noPublish: boolean;
   /** Within one host, go on building what does not depend on what failed. */
   readonly keepGoing: boolean;
   readonly signal?: AbortSignal;
@@ -68,6 +73,8 @@ export type HostResult =
       readonly before: StorePath | null;
       /** Its new manifest; null with a change of `none`, and in a dry run. */
       readonly manifest: PublishedManifest | null;
+      /** It is signed, and not published: it wants an approval, or was not to be published. */
+      readonly waits: boolean;
       readonly error: null;
     }
   | { readonly host: string; readonly error: FleetError };
@@ -84,8 +91,7 @@ export async function buildFleet(dir: StateDir, request: BuildRequest): Promise<
   const hosts = chooseHosts(await listHosts(flake, passed), request.hosts);
   onEvent?.({ kind: 'flake', flake, hosts });
   // Before hours of building, not after.
-  const { secret: director } = await readServerKey(dir, 'director');
-  const log = await openLogWriter(dir);
+  await openLogWriter(dir);
   const builder = {
     id: hostname(),
     nixVersion: await nixVersion(),
@@ -129,9 +135,7 @@ export async function buildFleet(dir: StateDir, request: BuildRequest): Promise<
   const prepared: (Prepared | FailedHost)[] = [];
   for (const host of hosts) prepared.push(await attempt(host));
   if (request.dryRun) return await compare(dir, prepared);
-  return await publishPrepared(dir, prepared, { director, log }, request, (manifest) =>
-    gcroots.keep(manifest),
-  );
+  return await publishPrepared(dir, prepared, request, (manifest) => gcroots.keep(manifest));
 }
 
 type Prepared = { readonly host: string; readonly built: BuiltHost };
@@ -234,8 +238,7 @@ async function compare(
 async function publishPrepared(
   dir: StateDir,
   prepared: readonly (Prepared | FailedHost)[],
-  { director, log }: { readonly director: Uint8Array; readonly log: LogWriter },
-  { signal, onEvent }: BuildRequest,
+  { signal, onEvent, noPublish: wantsToWait }: BuildRequest,
   keep: (manifest: PublishedManifest) => Promise<void>,
 ): Promise<HostResult[]> {
   if (prepared.every((one) => 'error' in one)) return [...prepared];
@@ -245,8 +248,13 @@ async function publishPrepared(
     onWait: (holder) => onEvent?.({ kind: 'waiting', holder }),
     ...(signal === undefined ? {} : { signal }),
   });
+  // Another root may have come into force meanwhile, with other keys.
+  await dir.refreshRoots();
+  const log = await openLogWriter(dir);
   const rules = rulesOf(dir);
+  const waiting = new Map((await dir.state.pendingManifests()).map((one) => [one.host, one]));
   const publication: PublishedManifest[] = [];
+  const pending: { put: PublishedManifest[]; drop: string[] } = { put: [], drop: [] };
   const results: HostResult[] = [];
   for (const one of prepared) {
     if ('error' in one) {
@@ -257,21 +265,33 @@ async function publishPrepared(
       const current = await dir.state.currentManifest(one.host);
       const stored = await storeClosure(one.built, dir.blobs, dir.root.limits);
       const change = changeOf(one.built, stored.blob.id, current, rules);
+      const before = waiting.get(one.host) ?? null;
       if (change === 'none') {
+        // What waits for it is no longer wanted.
+        if (before !== null) pending.drop.push(one.host);
         results.push(resultOf(one, change, current, null));
         continue;
       }
+      const waits = wantsToWait || approvalThreshold(dir.root, one.host) > 0;
+      // Somebody may be looking at it already.
+      if (waits && before !== null && follows(before, current)) {
+        if (changeOf(one.built, stored.blob.id, before, rules) === 'none') {
+          results.push(resultOf(one, change, current, before, true));
+          continue;
+        }
+      }
       await requireServable(one.host, stored.closure, dir);
-      const manifest = signManifest(one.built, stored, current, director, rules);
+      const manifest = signManifest(one.built, stored, current, log.director, rules);
       await keep(manifest);
-      publication.push(manifest);
-      results.push(resultOf(one, change, current, manifest));
+      (waits ? pending.put : publication).push(manifest);
+      results.push(resultOf(one, change, current, manifest, waits));
     } catch (error) {
       if (!isFleetError(error)) throw error;
       onEvent?.({ kind: 'failed', host: one.host, error });
       results.push({ host: one.host, error });
     }
   }
+  await dir.state.changePending(pending.put, pending.drop, lease.holder.fence);
   if (publication.length > 0) {
     const entries = publication.map((manifest) => ({ manifest }));
     await appendEntries(log, entries, { fence: lease.holder.fence, now: rules.now });
@@ -282,12 +302,19 @@ async function publishPrepared(
   return results;
 }
 
+/** Whether what waits was made after the newest manifest, and not before. */
+function follows(waiting: PublishedManifest, current: PublishedManifest | null): boolean {
+  const { previous } = parseManifest(parseEnvelope(waiting.envelope).payload);
+  return (previous?.sha256 ?? null) === (current?.digest ?? null);
+}
+
 function resultOf(
   { host, built }: Prepared,
   change: Change,
   current: PublishedManifest | null,
   manifest: PublishedManifest | null,
+  waits = false,
 ): HostResult {
   const before = current?.toplevel ?? null;
-  return { host, change, toplevel: built.toplevel, before, manifest, error: null };
+  return { host, change, toplevel: built.toplevel, before, manifest, waits, error: null };
 }

@@ -5,7 +5,12 @@ import { createDurable } from '../durable.ts';
 import { FleetError, isFleetError } from '../errors.ts';
 import { appendEntries } from '../manifest/append.ts';
 import { reissue } from '../manifest/publish.ts';
-import { type Root, requireCurrentRoot, verifyRootUpdate } from '../manifest/root.ts';
+import {
+  approvalThreshold,
+  type Root,
+  requireCurrentRoot,
+  verifyRootUpdate,
+} from '../manifest/root.ts';
 import { openDraft } from '../manifest/rotate.ts';
 import { formatNixPublicKey, nixPublicKeyOf, parseNixPublicKey } from '../nix/signature.ts';
 import { acquireLease } from '../storage/lease.ts';
@@ -18,6 +23,8 @@ export type Imported = {
   /** False when it was there already. */
   readonly isNew: boolean;
   readonly reissued: readonly PublishedManifest[];
+  /** Those that want an approval under the new root. */
+  readonly waiting: readonly PublishedManifest[];
 };
 
 /** `now` in POSIX seconds. */
@@ -33,17 +40,20 @@ export async function importRoot(dir: StateDir, text: string, now: number): Prom
     await dir.refreshRoots();
   }
   const { root } = dir;
-  const { secret } = await readServerKey(dir, 'director');
+  const log = await openLogWriter(dir);
   const rules = { root, now, validSeconds: dir.config.manifestDays * 86_400 };
   const reissued: PublishedManifest[] = [];
+  const waiting: PublishedManifest[] = [];
   for (const current of await dir.state.currentManifests()) {
-    const manifest = reissue(current, secret, rules);
-    if (manifest !== null) reissued.push(manifest);
+    const manifest = reissue(current, log.director, rules);
+    if (manifest === null) continue;
+    const waits = approvalThreshold(root, manifest.host) > 0;
+    (waits ? waiting : reissued).push(manifest);
   }
-  const log = await openLogWriter(dir);
+  await dir.state.changePending(waiting, [], lease.holder.fence);
   const entries = reissued.map((manifest) => ({ manifest }));
   await appendEntries(log, entries, { fence: lease.holder.fence, now });
-  return { root, isNew, reissued };
+  return { root, isNew, reissued, waiting };
 }
 
 /** Every key that the server signs with is named by the root. @throws FleetError E_STATE_DAMAGED. */

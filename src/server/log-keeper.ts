@@ -1,12 +1,20 @@
 // Keeps the log's checkpoint fresh while the server runs, so that time alone never breaks a fleet, and
-// finishes what a publisher committed that died. Both need the publication lock for a moment; while
+// finishes what a publisher committed that died, and tells the log the keys of hosts that were enrolled. All need the publication lock for a moment; while
 // somebody publishes, that one does it.
 import { setTimeout as sleep } from 'node:timers/promises';
-import { finishLog, type LogWriter, logNumber, renewCheckpoint } from '../manifest/append.ts';
+import {
+  appendEntries,
+  finishLog,
+  type LogWriter,
+  logNumber,
+  renewCheckpoint,
+} from '../manifest/append.ts';
 import { verifyCheckpoint } from '../manifest/log-view.ts';
 import { tryLockFile } from '../storage/lease.ts';
+import type { State } from '../storage/state.ts';
 
 export type KeeperOptions = {
+  readonly state: Pick<State, 'recordLease'>;
   readonly publishLock: string;
   /** POSIX seconds. */
   readonly now: () => number;
@@ -19,7 +27,7 @@ const LOOK_EVERY = 10_000;
 /** Renews a checkpoint once its time is an eighth of maxAge old: twice as often as agents must be served. */
 export async function keepLog(
   open: () => Promise<LogWriter>,
-  { publishLock, now, onError }: KeeperOptions,
+  { publishLock, state, now, onError }: KeeperOptions,
   signal: AbortSignal,
   lookEvery: number = LOOK_EVERY,
 ): Promise<void> {
@@ -29,7 +37,7 @@ export async function keepLog(
       const writer = await open();
       if (await wantsCare(writer, now())) {
         using lock = tryLockFile(publishLock);
-        if (lock !== null) await careFor(writer, now());
+        if (lock !== null) await careFor(writer, state, now());
       }
     } catch (error) {
       onError(error);
@@ -38,15 +46,29 @@ export async function keepLog(
   }
 }
 
-async function careFor(writer: LogWriter, now: number): Promise<void> {
+async function careFor(
+  writer: LogWriter,
+  state: Pick<State, 'recordLease'>,
+  now: number,
+): Promise<void> {
+  if (await tellsTooFew(writer)) {
+    const { fence } = await state.recordLease(process.pid, now);
+    await appendEntries(writer, [], { fence, now });
+    return;
+  }
   const text = await finishLog(writer, now);
   if (text !== null && isOld(writer, text, now)) await renewCheckpoint(writer, now);
+}
+
+async function tellsTooFew({ state, root }: LogWriter): Promise<boolean> {
+  return (await state.unloggedKeys(logNumber(root))).length > 0;
 }
 
 async function wantsCare(writer: LogWriter, now: number): Promise<boolean> {
   const text = await writer.store.checkpoint();
   const head = await writer.state.logHead(logNumber(writer.root));
   if (head === null) return false;
+  if (await tellsTooFew(writer)) return true;
   return text === null || !text.includes(`\n${head.size}\n`) || isOld(writer, text, now);
 }
 

@@ -29,6 +29,7 @@ export async function openLogWriter(dir: Dir): Promise<LogWriter> {
     roots: roots.map(({ envelope }) => envelope),
     log: await signerOf(dir, 'log', [parseVerifierKey(root.log.vkey, NOTE_ED25519)]),
     freshness: await signerOf(dir, 'freshness', freshness),
+    director: (await readServerKey(dir, 'director')).secret,
   };
 }
 

@@ -1,6 +1,8 @@
 // A host's newest manifest and the log it is in → the offer that proves it (SPEC §8). Its ETag leaves out the
 // checkpoint's signatures: that time went by is no news.
 import { createHash } from 'node:crypto';
+import { FleetError } from '../errors.ts';
+import { proveApproval } from '../manifest/approval.ts';
 import {
   AGENT_VERSION,
   formatOffer,
@@ -9,6 +11,7 @@ import {
   OFFER_VERSION,
   type Offer,
 } from '../manifest/offer.ts';
+import type { LoggedApproval } from '../storage/log.ts';
 import { proveConsistency, proveInclusion } from '../tlog/prove.ts';
 import type { PublishedLog } from './published.ts';
 import type { StateDir } from './statedir.ts';
@@ -50,8 +53,22 @@ export async function makeOffer(
     },
     manifest: manifest.envelope,
     logged: { index: logIndex, proof: formatProof(await proveInclusion(tile, logIndex, size)) },
+    approval: manifest.approval === null ? null : await offerApproval(manifest.approval),
     closure: { sha256: manifest.closure, bytes: manifest.closureBytes },
   };
+  async function offerApproval(approval: LoggedApproval): Promise<Offer['approval']> {
+    const proof = proveApproval(approval, manifest?.digest ?? '');
+    if (proof === null) throw new FleetError('E_LOG_DAMAGED', `the approval for ${host} is not`);
+    const index = approval.logIndex;
+    const logged = { index, proof: formatProof(await proveInclusion(tile, index, size)) };
+    return {
+      envelope: proof.envelope,
+      index: proof.index,
+      proof: formatProof(proof.proof),
+      logged,
+    };
+  }
+
   // Nor is the way there, to who is there: who got this answer has seen a log of this size.
   const lasting = JSON.stringify({ ...offer, checkpoint: String(size), growth: [] });
   const etag = `"${createHash('sha256').update(lasting).digest('hex')}"`;

@@ -11,12 +11,15 @@ export type RetentionRoot = { readonly path: StorePath; readonly reason: string 
 
 /** `keepManifests`: of the newest so many manifests of each host. */
 export async function retentionRoots(
-  state: Pick<State, 'recentManifests' | 'status' | 'pins'>,
+  state: Pick<State, 'recentManifests' | 'pendingManifests' | 'status' | 'pins'>,
   keepManifests: number,
 ): Promise<RetentionRoot[]> {
   const roots: RetentionRoot[] = [];
   for (const { host, epoch, sequence, toplevel } of await state.recentManifests(keepManifests)) {
     roots.push({ path: toplevel, reason: `manifest ${epoch}.${sequence} of ${host}` });
+  }
+  for (const { host, toplevel } of await state.pendingManifests()) {
+    roots.push({ path: toplevel, reason: `waits to be published for ${host}` });
   }
   for (const { record, report } of await state.status()) {
     if (report === null) continue;

@@ -48,14 +48,44 @@ export type LogEntry = {
 };
 
 export type StagedEntry =
-  | { readonly index: number; readonly manifest: PublishedManifest }
-  | { readonly index: number; readonly kind: EntryKind; readonly data: Uint8Array };
+  | {
+      readonly index: number;
+      readonly manifest: PublishedManifest;
+      /** The index of the approval that it needed. */
+      readonly approvedBy?: number;
+    }
+  | {
+      readonly index: number;
+      readonly kind: EntryKind;
+      readonly data: Uint8Array;
+      /** Of an approval: the digests that it is about, in their order. */
+      readonly batch?: readonly string[];
+      /** Of an enrolment: whose key it tells. */
+      readonly enrols?: { readonly host: string; readonly publicKey: string };
+    };
 
 /** A host's newest manifest and where it is in the log. */
-export type LoggedManifest = PublishedManifest & { readonly logIndex: number };
+export type LoggedManifest = PublishedManifest & {
+  readonly logIndex: number;
+  /** The approval that it needed, its batch, and where it is in the log. */
+  readonly approval: LoggedApproval | null;
+};
+
+export type LoggedApproval = {
+  readonly envelope: string;
+  readonly batch: readonly string[];
+  readonly logIndex: number;
+};
 
 /** The number and digest of a host's newest manifest. */
 export type HostEntry = Pick<PublishedManifest, 'host' | 'epoch' | 'sequence' | 'digest'>;
+
+export type UnloggedKey = {
+  readonly host: string;
+  /** Raw Ed25519 public key, standard base64. */
+  readonly publicKey: string;
+  readonly replaces: string | null;
+};
 
 export interface LogStateReads {
   logHead(log: number): Promise<LogHead | null>;
@@ -63,12 +93,22 @@ export interface LogStateReads {
   logEntries(log: number, from: number, limit: number): Promise<LogEntry[]>;
   /** The newest manifest of every host among those below `size` of a log and those of older logs, by host. */
   hostEntries(log: number, size: number): Promise<HostEntry[]>;
+  /** The keys of hosts that a log does not tell yet, by host; `replaces`: the one that it tells. */
+  unloggedKeys(log: number): Promise<UnloggedKey[]>;
+  /** What was signed and waits to be published, by host; at most one for each. */
+  pendingManifests(): Promise<PublishedManifest[]>;
   /** The newest manifest of `host` among the first `size` entries of a log. */
   loggedManifest(host: string, log: number, size: number): Promise<LoggedManifest | null>;
 }
 
 /** Each throws E_LEASE_LOST when `fence` is no longer the newest lease's. */
 export interface LogStateWrites {
+  /** Keeps manifests until they are published, each in place of one of the same host; forgets those of `drop`. */
+  changePending(
+    put: readonly PublishedManifest[],
+    drop: readonly string[],
+    fence: number,
+  ): Promise<void>;
   /** Forgets what was staged and not committed, by a publisher that died or failed. */
   dropStaged(log: number, fence: number): Promise<void>;
   /**

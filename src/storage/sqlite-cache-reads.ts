@@ -101,6 +101,7 @@ export function createCacheReads(db: Database, patience: number): CacheReads {
       `SELECT value FROM json_each(?) WHERE
          EXISTS (SELECT 1 FROM nar WHERE blob = value)
          OR EXISTS (SELECT 1 FROM manifest WHERE closure = value)
+         OR EXISTS (SELECT 1 FROM pending_manifest WHERE closure = value)
          OR EXISTS (SELECT 1 FROM build_log WHERE blob = value)
          OR EXISTS (SELECT 1 FROM staged_nar WHERE blob = value)`,
     )

@@ -6,15 +6,17 @@ import { hashPartOf, type StorePath } from '../nix/storepath.ts';
 import type {
   HostEntry,
   LogEntry,
+  LoggedApproval,
   LoggedManifest,
   LogHead,
   LogStateReads,
   LogStateWrites,
   StagedEntry,
+  UnloggedKey,
 } from './log.ts';
 import { asking } from './sqlite-cache-reads.ts';
-import { MANIFEST } from './sqlite-rows.ts';
-import type { LeaseHolder } from './state.ts';
+import { MANIFEST, words } from './sqlite-rows.ts';
+import type { LeaseHolder, PublishedManifest } from './state.ts';
 
 /** Read-only connections. */
 export function createLogReads(db: Database, patience: number): LogStateReads {
@@ -34,15 +36,40 @@ export function createLogReads(db: Database, patience: number): LogStateReads {
        FROM manifest WHERE log IS NULL OR log < ? OR (log = ? AND log_index < ?)
      ) WHERE age = 1 ORDER BY host`,
   );
-  const logged = db.prepare<[string, number, number], LoggedManifest>(
-    `SELECT ${MANIFEST}, log_index AS logIndex FROM manifest
+  const pending = db.prepare<[], PublishedManifest>(
+    `SELECT ${MANIFEST} FROM pending_manifest ORDER BY host`,
+  );
+  type Row = Omit<LoggedManifest, 'approval'> & { readonly approvedBy: number | null };
+  const logged = db.prepare<[string, number, number], Row>(
+    `SELECT ${MANIFEST}, log_index AS logIndex, approved_by AS approvedBy FROM manifest
      WHERE host = ? AND log = ? AND log_index < ? ORDER BY epoch DESC, sequence DESC LIMIT 1`,
   );
+  const approval = db.prepare<[number, number], { data: Uint8Array; batch: string | null }>(
+    'SELECT data, batch FROM log_entry WHERE log = ? AND idx = ?',
+  );
+  const approvalAt = (log: number, logIndex: number): LoggedApproval | null => {
+    const row = approval.get(log, logIndex);
+    if (row === undefined) return null;
+    const envelope = Buffer.from(row.data).toString('utf8');
+    return { envelope, batch: words(row.batch ?? ''), logIndex };
+  };
+  const loggedManifest = (host: string, log: number, size: number): LoggedManifest | null => {
+    const row = logged.get(host, log, size);
+    if (row === undefined) return null;
+    const { approvedBy, ...manifest } = row;
+    return { ...manifest, approval: approvedBy === null ? null : approvalAt(log, approvedBy) };
+  };
+  const unlogged = db.prepare<[number], UnloggedKey>(
+    `SELECT host, public_key AS publicKey, nullif(logged_key, public_key) AS replaces FROM host
+     WHERE public_key IS NOT NULL AND (public_key, ?) IS NOT (logged_key, logged_in) ORDER BY host`,
+  );
   return {
+    unloggedKeys: (log) => ask(() => unlogged.all(log)),
     logHead: (log) => ask(() => head.get(log) ?? null),
     logEntries: (log, from, limit) => ask(() => entries.all({ log, from, limit })),
     hostEntries: (log, size) => ask(() => hosts.all(log, log, size)),
-    loggedManifest: (host, log, size) => ask(() => logged.get(host, log, size) ?? null),
+    pendingManifests: () => ask(() => pending.all()),
+    loggedManifest: (host, log, size) => ask(() => loggedManifest(host, log, size)),
   };
 }
 
@@ -59,7 +86,10 @@ export function createLogWrites(db: Database): SyncLogWrites {
   const lease = db.prepare<[], LeaseHolder>('SELECT pid, since, fence FROM lease');
   const dropEntries = db.prepare('DELETE FROM log_entry WHERE log = ? AND idx >= ?');
   const dropManifests = db.prepare('DELETE FROM manifest WHERE log = ? AND log_index >= ?');
-  const addEntry = db.prepare('INSERT INTO log_entry (log, idx, kind, data) VALUES (?, ?, ?, ?)');
+  const addEntry = db.prepare(
+    `INSERT INTO log_entry (log, idx, kind, data, batch, host, host_key)
+     VALUES (?, ?, ?, ?, ?, ?, ?)`,
+  );
   const addHost = db.prepare('INSERT OR IGNORE INTO host (host) VALUES (?)');
   const newest = db.prepare<[string], { epoch: number; sequence: number }>(
     `SELECT epoch, sequence FROM committed_manifest WHERE host = ?
@@ -67,10 +97,12 @@ export function createLogWrites(db: Database): SyncLogWrites {
   );
   const addManifest = db.prepare(
     `INSERT INTO manifest (host, epoch, sequence, digest, envelope, toplevel, closure,
-       closure_bytes, issued_at, expires_at, log, log_index)
+       closure_bytes, issued_at, expires_at, log, log_index, approved_by)
      VALUES (@host, @epoch, @sequence, @digest, @envelope, @toplevel, @closure,
-       @closureBytes, @issuedAt, @expiresAt, @log, @index)`,
+       @closureBytes, @issuedAt, @expiresAt, @log, @index, @approvedBy)`,
   );
+  // Whatever was waiting for this host followed another manifest than it has now.
+  const dropPending = db.prepare('DELETE FROM pending_manifest WHERE host = ?');
   const staged = db.prepare<[number, number, number], { host: string; toplevel: StorePath }>(
     'SELECT host, toplevel FROM manifest WHERE log = ? AND log_index >= ? AND log_index < ?',
   );
@@ -80,6 +112,16 @@ export function createLogWrites(db: Database): SyncLogWrites {
   );
   const useToplevel = db.prepare(
     'UPDATE cached_path SET used_at = max(used_at, ?) WHERE hash_part = ? AND path = ?',
+  );
+  const putPending = db.prepare(
+    `INSERT OR REPLACE INTO pending_manifest (host, epoch, sequence, digest, envelope, toplevel, closure,
+       closure_bytes, issued_at, expires_at)
+     VALUES (@host, @epoch, @sequence, @digest, @envelope, @toplevel, @closure,
+       @closureBytes, @issuedAt, @expiresAt)`,
+  );
+  const markLogged = db.prepare(
+    `UPDATE host SET logged_key = e.host_key, logged_in = @log FROM log_entry AS e
+     WHERE e.log = @log AND e.idx >= @from AND e.idx < @size AND e.host = host.host`,
   );
   const putHead = db.prepare(
     `INSERT OR REPLACE INTO log_head (log, size, root, snapshots, roots)
@@ -109,7 +151,9 @@ export function createLogWrites(db: Database): SyncLogWrites {
         const { index } = entry;
         if (index < size) throw new FleetError('E_INTERNAL', `entry ${index} is committed already`);
         if (!('manifest' in entry)) {
-          addEntry.run(log, index, entry.kind, entry.data);
+          const { host: enrolled, publicKey } = entry.enrols ?? {};
+          const batch = entry.batch?.join(' ') ?? null;
+          addEntry.run(log, index, entry.kind, entry.data, batch, enrolled, publicKey);
           continue;
         }
         const { host, epoch, sequence } = entry.manifest;
@@ -124,7 +168,7 @@ export function createLogWrites(db: Database): SyncLogWrites {
           throw new FleetError('E_SEQUENCE', `${numbers} ${follows}`);
         }
         addHost.run(host);
-        addManifest.run({ ...entry.manifest, log, index });
+        addManifest.run({ ...entry.manifest, log, index, approvedBy: entry.approvedBy ?? null });
       }
     },
   );
@@ -145,11 +189,25 @@ export function createLogWrites(db: Database): SyncLogWrites {
       if (useToplevel.run(now, hashPartOf(toplevel), toplevel).changes === 0) {
         throw new FleetError('E_CACHE_INCOMPLETE', `the cache lacks ${toplevel}, for ${host}`);
       }
+      dropPending.run(host);
     }
+    markLogged.run({ log, from, size });
     putHead.run(next);
   });
 
+  const changePending = db.transaction(
+    (put: readonly PublishedManifest[], drop: readonly string[], fence: number): void => {
+      requireLease(fence);
+      for (const host of drop) dropPending.run(host);
+      for (const manifest of put) {
+        addHost.run(manifest.host);
+        putPending.run(manifest);
+      }
+    },
+  );
+
   return {
+    changePending: (put, drop, fence) => changePending.immediate(put, drop, fence),
     dropStaged: (log, fence) => dropStaged.immediate(log, fence),
     stageEntries: (log, entries, fence) => stageEntries.immediate(log, entries, fence),
     commitLog: (next, fence, now) => commitLog.immediate(next, fence, now),

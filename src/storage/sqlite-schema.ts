@@ -240,6 +240,34 @@ export const MIGRATIONS: readonly string[] = [
     WHERE log IS NULL
       OR log_index < (SELECT size FROM log_head WHERE log_head.log = manifest.log);
   `,
+  // 4: approvals.
+  `
+  -- Of an approval: the digests that it is about, separated by one space.
+  ALTER TABLE log_entry ADD COLUMN batch TEXT CHECK ((batch IS NULL) = (kind <> 'approval'));
+  -- Of an enrolment: whose key it tells.
+  ALTER TABLE log_entry ADD COLUMN host TEXT CHECK ((host IS NULL) = (kind <> 'enrolment'));
+  ALTER TABLE log_entry ADD COLUMN host_key TEXT CHECK ((host_key IS NULL) = (host IS NULL));
+  -- The key that was told in a log last, and in which.
+  ALTER TABLE host ADD COLUMN logged_key TEXT;
+  ALTER TABLE host ADD COLUMN logged_in INTEGER CHECK ((logged_in IS NULL) = (logged_key IS NULL));
+  -- The index of the approval that a manifest needed, in the same log.
+  ALTER TABLE manifest ADD COLUMN approved_by INTEGER;
+
+  -- Signed, and not published yet.
+  CREATE TABLE pending_manifest (
+    host TEXT PRIMARY KEY REFERENCES host,
+    epoch INTEGER NOT NULL,
+    sequence INTEGER NOT NULL,
+    digest TEXT NOT NULL CHECK (length(digest) = 64),
+    envelope TEXT NOT NULL,
+    toplevel TEXT NOT NULL,
+    closure TEXT NOT NULL CHECK (length(closure) = 64),
+    closure_bytes INTEGER NOT NULL CHECK (closure_bytes > 0),
+    issued_at INTEGER NOT NULL,
+    expires_at INTEGER NOT NULL
+  ) STRICT, WITHOUT ROWID;
+  CREATE INDEX pending_manifest_closure ON pending_manifest (closure);
+  `,
 ];
 
 /** The schema version that this program writes. */

@@ -98,6 +98,7 @@ function writesThrough(writer: Writer): StateWrites {
     sweepPaths: (...args) => writer.write('sweepPaths', args),
     sweepNars: (...args) => writer.write('sweepNars', args),
     sweepLeftovers: (...args) => writer.write('sweepLeftovers', args),
+    changePending: (...args) => writer.write('changePending', args),
     dropStaged: (...args) => writer.write('dropStaged', args),
     async stageEntries(log, entries, fence) {
       for (let at = 0; at < entries.length; at += ROWS_PER_TRANSACTION) {

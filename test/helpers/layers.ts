@@ -22,6 +22,7 @@ export const RULES: ReadonlyMap<string, Rule> = new Map([
   ['base64', { may: [], packages: [] }],
   ['keyfile', { may: ['errors', 'ed25519', 'base64'], packages: [] }],
   ['tlog', { may: FOUNDATION, packages: [] }],
+  ['bundle', { may: ['errors'], packages: ['tar-stream'] }],
   ['nix', { may: FOUNDATION, packages: ['xz-decompress'] }],
   ['storage', { may: [...FOUNDATION, 'nix', 'tlog'], packages: ['better-sqlite3'] }],
   [
@@ -30,7 +31,7 @@ export const RULES: ReadonlyMap<string, Rule> = new Map([
   ],
   [
     'manifest',
-    { may: [...FOUNDATION, 'nix', 'tlog', ...STORAGE_INTERFACES], packages: ['typebox'] },
+    { may: [...FOUNDATION, 'nix', 'tlog', 'bundle', ...STORAGE_INTERFACES], packages: ['typebox'] },
   ],
   [
     'agent',
@@ -40,6 +41,7 @@ export const RULES: ReadonlyMap<string, Rule> = new Map([
         'nix',
         'tlog',
         ...[
+          'approval',
           'dsse',
           'enrol-file',
           'enrolment',
@@ -61,14 +63,17 @@ export const RULES: ReadonlyMap<string, Rule> = new Map([
   [
     'server',
     {
-      may: [...FOUNDATION, 'nix', 'tlog', 'storage', 'cache', 'manifest'],
+      may: [...FOUNDATION, 'nix', 'tlog', 'bundle', 'storage', 'cache', 'manifest'],
       packages: ['fastify', 'prom-client'],
     },
   ],
   [
     'cli',
     {
-      may: [...FOUNDATION, 'nix', 'tlog', 'storage', 'cache', 'manifest', 'agent', 'server'],
+      may: [
+        ...FOUNDATION,
+        ...['nix', 'tlog', 'bundle', 'storage', 'cache', 'manifest', 'agent', 'server'],
+      ],
       packages: ['commander'],
     },
   ],

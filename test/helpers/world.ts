@@ -7,6 +7,7 @@ import { zstdCompressSync } from 'node:zlib';
 import { generateSecretKey } from '../../src/ed25519.ts';
 import { type PublicKey, publicKeyOfSecret } from '../../src/keyfile.ts';
 import { DEFAULT_ACTIVATION } from '../../src/manifest/activation.ts';
+import { type ApprovalFile, makeApproval, proveApproval } from '../../src/manifest/approval.ts';
 import { MAX_ENVELOPE_BYTES, parseEnvelope, signEnvelope } from '../../src/manifest/dsse.ts';
 import { formatEnrolFile } from '../../src/manifest/enrol-file.ts';
 import {
@@ -19,6 +20,7 @@ import {
 import {
   AGENT_VERSION,
   formatOffer,
+  formatProof,
   MAX_OFFER_ROOTS,
   OFFER_VERSION,
   type Offer,
@@ -60,6 +62,7 @@ export class World implements AsyncDisposable {
   readonly dir: string;
   readonly rootKey = generateSecretKey();
   readonly directorKey = generateSecretKey();
+  readonly releaseKeys = [generateSecretKey(), generateSecretKey(), generateSecretKey()];
   readonly logKeys: LogKeys = { log: generateSecretKey(), freshness: generateSecretKey() };
   log = new TestLog();
   /** When the log's checkpoint was said to be the newest; null: now, always. */
@@ -71,6 +74,7 @@ export class World implements AsyncDisposable {
   readonly roots: string[] = [];
   root: Root;
   manifest: string | null = null;
+  approval: ApprovalFile | null = null;
   closures = new Map<string, Buffer>();
   narinfos = new Map<string, string>();
   nars = new Map<string, Buffer>();
@@ -95,7 +99,7 @@ export class World implements AsyncDisposable {
       now: this.now - 1000,
       keys: {
         root: [publicKeyOfSecret(this.rootKey)],
-        release: [key()],
+        release: this.releaseKeys.map(publicKeyOfSecret),
         director: [publicKeyOfSecret(this.directorKey)],
         log: publicKeyOfSecret(this.logKeys.log),
         freshness: publicKeyOfSecret(this.logKeys.freshness),
@@ -277,6 +281,32 @@ export class World implements AsyncDisposable {
     response.end(body);
   }
 
+  /**
+   * Approves what is shown now, and `others`, signed by `keys`, and logs that; the host is offered it from now on.
+   * The manifest is shown again behind it.
+   */
+  approve(
+    keys: readonly Uint8Array[],
+    { digests = [this.digest()], expiresAt = this.now + 86_400, root = this.root } = {},
+  ): void {
+    const { payload, batch } = makeApproval(digests, { issuedAt: this.now, expiresAt }, root);
+    this.approval = { envelope: signEnvelope(STATEMENT_PAYLOAD_TYPE, payload, keys), batch };
+    this.append([this.approval.envelope]);
+  }
+
+  /** Of the manifest that is shown. */
+  digest(): string {
+    return manifestDigest(parseEnvelope(this.manifest ?? '').payload);
+  }
+
+  #offeredApproval(): Offer['approval'] {
+    if (this.approval === null) return null;
+    const { envelope } = this.approval;
+    const place = proveApproval(this.approval, this.digest());
+    const proof = { index: place?.index ?? 0, proof: formatProof(place?.proof ?? []) };
+    return { envelope, ...proof, logged: this.log.logged(envelope) };
+  }
+
   #offer(url: URL, request: IncomingMessage, response: ServerResponse): void {
     if (this.manifest === null) {
       refuse(response, 404, 'E_NO_MANIFEST');
@@ -308,6 +338,7 @@ export class World implements AsyncDisposable {
       },
       entry: log.entry(HOST),
       manifest: manifest ?? '',
+      approval: this.#offeredApproval(),
       logged: log.logged(manifest ?? ''),
       closure: null,
     };

@@ -11,6 +11,8 @@ import {
   type LogWriter,
   renewCheckpoint,
 } from '../../src/manifest/append.ts';
+import { parseEnvelope, requireSignatures } from '../../src/manifest/dsse.ts';
+import { parseEnrolment } from '../../src/manifest/enrolment.ts';
 import { requireFresh, verifyCheckpoint } from '../../src/manifest/log-view.ts';
 import { hashEntry, isSnapshotLeaf, parseSnapshot } from '../../src/manifest/snapshot.ts';
 import { openFileLog } from '../../src/storage/file-log.ts';
@@ -24,9 +26,9 @@ import { proveConsistency, proveInclusion } from '../../src/tlog/prove.ts';
 import { parseBundle, TILE_WIDTH, widthOfTile } from '../../src/tlog/tile.ts';
 import { NOTE_COSIGNATURE, NOTE_ED25519, parseVerifierKey } from '../../src/tlog/vkey.ts';
 import { refused } from '../helpers/nix-scratch.ts';
-import { cachedPath, manifest } from '../helpers/rows.ts';
+import { cachedPath, hex, manifest } from '../helpers/rows.ts';
 import { temporaryDirectory } from '../helpers/temporary.ts';
-import { makeRoot, NOW, refuses, SECRETS, signRoot } from '../helpers/trust.ts';
+import { makeRoot, NOW, publicKey, refuses, SECRETS, signRoot } from '../helpers/trust.ts';
 
 const ROOT = makeRoot();
 
@@ -46,6 +48,7 @@ async function setting(): Promise<Setting> {
     roots: [signRoot(ROOT)],
     log: { key: parseVerifierKey(ROOT.log.vkey, NOTE_ED25519), secret: SECRETS.log },
     freshness: { key: parseVerifierKey(freshness, NOTE_COSIGNATURE), secret: SECRETS.freshness },
+    director: SECRETS.director,
   };
   return {
     ...{ dir: dir.path, state, writer, fence },
@@ -343,4 +346,55 @@ test('two publishers that do not share a lock: the second finds out', async () =
   );
   const names = await readdir(join(s.dir, 'log'));
   assert.deepEqual(names.sort(), ['checkpoint', 'tile']);
+});
+
+test('the keys of hosts are told by the next entries, each once, and again in another log', async () => {
+  await using s = await setting();
+  const enrol = async (host: string, key: number) => {
+    const secretHash = hex(`${host} ${key}`);
+    await s.state.invite({ secretHash, host, expiresAt: NOW + 10 });
+    const tokenHash = hex(`token of ${host} ${key}`);
+    const request = { secretHash, publicKey: publicKey(key), tokenHash, now: NOW };
+    assert.equal(await s.state.enrol(request), 'enrolled');
+  };
+  const told = async (writer: LogWriter, log: number) => {
+    const entries = await s.state.logEntries(log, 0, 1000);
+    const size = (await s.state.logHead(log))?.size ?? 0;
+    return entries
+      .filter(({ index }) => index < size)
+      .map(({ data }) => Buffer.from(data).toString())
+      .filter((text) => text.includes('payloadType'))
+      .map((text) => parseEnvelope(text))
+      .filter(({ payload }) => Buffer.from(payload).includes('urn:fleet:enrolment:v1'))
+      .map((envelope) => {
+        requireSignatures(envelope, writer.root.roles.director.keys, 1, 'director');
+        const { host, publicKey: key, replaces } = parseEnrolment(envelope.payload);
+        return [host, key, replaces];
+      });
+  };
+  await publish(s, s.writer, []);
+  await enrol('beta', 31);
+  await enrol('alpha', 32);
+  assert.equal((await s.state.unloggedKeys(1)).length, 2);
+  await publish(s, s.writer, [manifest('gamma', 1, 1)]);
+  const both = [
+    ['alpha', publicKey(32), null],
+    ['beta', publicKey(31), null],
+  ];
+  assert.deepEqual(await told(s.writer, 1), both);
+  await publish(s, s.writer, []);
+  assert.deepEqual(await told(s.writer, 1), both);
+  await enrol('beta', 33);
+  await publish(s, s.writer, []);
+  const after = [...both, ['beta', publicKey(33), publicKey(31)]];
+  assert.deepEqual(await told(s.writer, 1), after);
+  await readLog(s.writer);
+  assert.deepEqual(await s.state.unloggedKeys(1), []);
+  assert.deepEqual(
+    (await s.state.unloggedKeys(2)).map(({ host, replaces }) => [host, replaces]),
+    [
+      ['alpha', null],
+      ['beta', null],
+    ],
+  );
 });

@@ -10,6 +10,8 @@ import {
 import {
   ENROL_REQUEST_PAYLOAD_TYPE,
   invitationOf,
+  parseEnrolment,
+  signEnrolment,
   signEnrolRequest,
   verifyEnrolRequest,
 } from '../../src/manifest/enrolment.ts';
@@ -125,4 +127,27 @@ test('a request of another type, or with an unknown field, is refused', () => {
   refuses('E_ENROL_FORM', () => verifyEnrolRequest(sign('application/json', payload), EXPECT));
   const more = canonicalBytes({ ...(parseCanonical(payload) as object), admin: true });
   refuses('E_ENROL_FORM', () => verifyEnrolRequest(sign(ENROL_REQUEST_PAYLOAD_TYPE, more), EXPECT));
+});
+
+test('what the director says of a key is read back; any other form is refused', () => {
+  const said = {
+    fleet: 'fleet.example.org',
+    host: 'web-1',
+    publicKey: publicKey(8),
+    replaces: null,
+  };
+  const envelope = parseEnvelope(signEnrolment(said, SECRETS.director));
+  assert.deepEqual(parseEnrolment(envelope.payload), said);
+  const document = parseCanonical(envelope.payload) as { subject: object[] };
+  for (const changes of [
+    { predicateType: 'urn:fleet:manifest:v1' },
+    { predicate: { ...said, more: 1 } },
+    { predicate: { ...said, publicKey: publicKey(9) } },
+    { predicate: { ...said, host: 'web-2' } },
+    { predicate: { ...said, replaces: 'x' } },
+    { predicate: { ...said, replaces: publicKey(8) } },
+    { subject: [...document.subject, ...document.subject] },
+  ]) {
+    refuses('E_ENROL_FORM', () => parseEnrolment(canonicalBytes({ ...document, ...changes })));
+  }
 });

@@ -22,6 +22,7 @@ const OFFER: Offer = {
   entry: { index: 0, epoch: 1, sequence: 1, sha256: 'ab'.repeat(32), proof: [] },
   manifest: signManifest(makeManifest()),
   logged: { index: 7, proof: [HASH] },
+  approval: null,
   closure: { sha256: 'ab'.repeat(32), bytes: 1234 },
 };
 const text = (changes: object): string => JSON.stringify({ ...OFFER, ...changes });

@@ -13,7 +13,7 @@ import {
   openDraft,
   parseCacheKey,
   type RootChanges,
-  signDraft,
+  signWith,
 } from '../../src/manifest/rotate.ts';
 import { makeRoot, NOW, publicKey, SECRETS, secretKey } from '../helpers/trust.ts';
 
@@ -89,11 +89,11 @@ test('what a root may not be, a draft may not be', () => {
 test('an edited draft is signed as it stands; a signature is added, replaced, or refused', () => {
   const text = formatDraft(draft()).replace('604800', '86400');
   const envelope = openDraft(text);
-  const signed = signDraft(envelope, SECRETS.root);
+  const signed = signWith(envelope, SECRETS.root);
   const next = verifyRootUpdate(root, parseEnvelope(signed));
   assert.equal(next.maxAge, 86_400);
-  assert.equal(signDraft(openDraft(signed), SECRETS.root), signed);
-  const two = signDraft(openDraft(signed), secretKey(11));
+  assert.equal(signWith(openDraft(signed), SECRETS.root), signed);
+  const two = signWith(openDraft(signed), secretKey(11));
   assert.equal(parseEnvelope(two).signatures.length, 2);
   // Made elsewhere.
   const message = pae(ROOT_PAYLOAD_TYPE, formatRoot(next));

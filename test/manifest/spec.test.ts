@@ -1,5 +1,6 @@
 // docs/SPEC.md against the code: every worked example is computed anew from the document's own text,
 // and the codes and lists that it names are compared with the code's.
+
 import assert from 'node:assert/strict';
 import { createHash } from 'node:crypto';
 import { readdirSync, readFileSync } from 'node:fs';
@@ -11,12 +12,22 @@ import {
   DEFAULT_ACTIVATION,
   parseHostSettings,
 } from '../../src/manifest/activation.ts';
+import {
+  ApprovalSchema,
+  MAX_BATCH,
+  makeApproval,
+  proveApproval,
+  requireApproved,
+} from '../../src/manifest/approval.ts';
 import { pae, parseEnvelope, signEnvelope, verifiedBy } from '../../src/manifest/dsse.ts';
 import { parseEnrolFile, rootOfEnrolFile } from '../../src/manifest/enrol-file.ts';
 import {
   ENROL_REQUEST_PAYLOAD_TYPE,
+  EnrolmentSchema,
   EnrolRequestSchema,
   invitationOf,
+  parseEnrolment,
+  signEnrolment,
   verifyEnrolRequest,
 } from '../../src/manifest/enrolment.ts';
 import { canonicalBytes } from '../../src/manifest/jcs.ts';
@@ -157,6 +168,27 @@ test('the enrolment file, request and Statement of §7 are reproduced', () => {
   assert.equal(verifyEnrolRequest(parseEnvelope(request), expect).publicKey, publicKey(8));
 });
 
+test('the approval of §10.1 is of the manifest of §4.6, and passes', () => {
+  const digest = example('manifest-digest').slice(0, 64);
+  const root = parseRoot(payloadOf('root'));
+  const days = { issuedAt: NOW, expiresAt: NOW + 90 * 86_400 };
+  const { payload, batch } = makeApproval([digest], days, root);
+  assert.deepEqual(payload, payloadOf('approval'));
+  const envelope = signEnvelope(STATEMENT_PAYLOAD_TYPE, payload, [secretKey(2)]);
+  assert.equal(signatureOf(envelope), example('approval-signature'));
+  requireApproved(digest, proveApproval({ envelope, batch }, digest), 1, root, NOW);
+  assert.ok(clause('10.1').includes(`1 to ${MAX_BATCH} of them`));
+});
+
+test('the enrolment of §7.3 is that of the request of §7.2', () => {
+  const { fleet, host, publicKey: key } = parseEnrolment(payloadOf('enrolment'));
+  const request = JSON.parse(example('enrol-request'));
+  assert.deepEqual({ fleet, host, publicKey: key, invitation: request.invitation }, request);
+  const envelope = signEnrolment({ fleet, host, publicKey: key, replaces: null }, secretKey(3));
+  assert.deepEqual(parseEnvelope(envelope).payload, payloadOf('enrolment'));
+  assert.equal(signatureOf(envelope), example('enrolment-signature'));
+});
+
 /** The log of §9: a root, a snapshot of no hosts, the manifest of §4, and the snapshot of it. */
 function exampleLog(): TestLog {
   const version = { version: 1, sha256: rootDigest(payloadOf('root')) };
@@ -221,7 +253,9 @@ test('every field that a schema has is named in its clause', () => {
     ['4.4', ActivationSchema],
     ['6.1', ReceiptSchema],
     ['7.2', EnrolRequestSchema],
+    ['7.3', EnrolmentSchema],
     ['8', OfferSchema],
+    ['10.1', ApprovalSchema],
   ] as const) {
     for (const field of Object.keys(schema.properties)) {
       assert.ok(clause(number).includes(`\`${field}\``), `§${number} does not name ${field}`);
@@ -255,12 +289,12 @@ test('every error code that the document names exists', () => {
 });
 
 test('every clause that the code cites exists', () => {
-  for (const name of ['manifest', 'tlog', 'agent', 'storage'].flatMap((folder) =>
+  for (const name of ['manifest', 'tlog', 'agent', 'storage', 'bundle'].flatMap((folder) =>
     readdirSync(new URL(`../../src/${folder}/`, import.meta.url)).map(
       (file) => `${folder}/${file}`,
     ),
   )) {
     const source = readFileSync(new URL(`../../src/${name}`, import.meta.url), 'utf8');
-    for (const [, number] of source.matchAll(/SPEC §(\d(?:\.\d)?)/g)) clause(number ?? '');
+    for (const [, number] of source.matchAll(/SPEC §(\d+(?:\.\d+)?)/g)) clause(number ?? '');
   }
 });

@@ -79,6 +79,7 @@ test('a receipt that cannot be read keeps nothing, and stops nothing', async () 
   };
   const state = {
     recentManifests: async () => [],
+    pendingManifests: async () => [],
     status: async () => [{ record, manifest: null, report }],
     pins: async () => [],
   };

@@ -108,6 +108,7 @@ test('the keeper renews what is old, finishes what was committed, and waits for 
   const off = new AbortController();
   const options = {
     publishLock: dir.layout.publishLock,
+    state: dir.state,
     now: () => now,
     onError: (error: unknown) => errors.push(error),
   };
@@ -157,6 +158,7 @@ test('a keeper that cannot do its work says so and goes on trying', async (t) =>
   };
   const options = {
     publishLock: dir.layout.publishLock,
+    state: dir.state,
     now: () => NOW,
     onError: (error: unknown) => errors.push(error),
   };

@@ -1,0 +1,99 @@
+// Bundles: named bytes ↔ a tar file that always comes out the same (SPEC §10.3): plain ustar, fixed owner, mode and
+// time, in the order given. The reader is for hostile files: it refuses everything but that form (links,
+// directories, extended headers, absolute names, `..`, a name that comes twice, sizes beyond its limits),
+// and writes nothing anywhere.
+import { once } from 'node:events';
+import { Readable } from 'node:stream';
+import { extract, type Header, pack } from 'tar-stream';
+import { FleetError, isFleetError, messageOf } from '../errors.ts';
+
+export type BundleFile = { readonly name: string; readonly data: Uint8Array };
+
+export type BundleLimits = {
+  /** Bytes of one file, and of all of them together. */
+  readonly fileBytes: number;
+  readonly totalBytes: number;
+};
+
+/** What plain ustar holds without a second header. */
+const MAX_NAME = 100;
+const NAME = /^[A-Za-z0-9_-][A-Za-z0-9._-]*(\/[A-Za-z0-9_-][A-Za-z0-9._-]*)*$/;
+
+/** The bytes of a bundle, streamed. `files` are asked for one at a time. */
+export async function* writeBundle(
+  files: AsyncIterable<BundleFile> | Iterable<BundleFile>,
+): AsyncGenerator<Uint8Array> {
+  const tar = pack();
+  const fill = (async () => {
+    for await (const { name, data } of files) {
+      requireName(name);
+      const header = { name, size: data.length, mode: 0o644, mtime: new Date(0), uid: 0, gid: 0 };
+      const entry = tar.entry(header);
+      // Its `end` waits for whoever reads.
+      const done = once(entry, 'finish');
+      entry.end(data);
+      await done;
+    }
+    tar.finalize();
+  })().catch((error: Error) => tar.destroy(error));
+  yield* tar as unknown as AsyncIterable<Uint8Array>;
+  await fill;
+}
+
+/**
+ * The files of a bundle, in their order.
+ * @throws FleetError E_BUNDLE_FORM.
+ */
+export async function* readBundle(
+  source: AsyncIterable<Uint8Array> | Iterable<Uint8Array>,
+  { fileBytes, totalBytes }: BundleLimits,
+): AsyncGenerator<BundleFile> {
+  const tar = extract();
+  const input = Readable.from(source, { objectMode: false });
+  input.on('error', (error) => tar.destroy(error));
+  input.pipe(tar as unknown as NodeJS.WritableStream);
+  const seen = new Set<string>();
+  let total = 0;
+  try {
+    for await (const entry of tar) {
+      const { header } = entry;
+      const name = requireFile(header, seen);
+      total += header.size ?? 0;
+      if ((header.size ?? 0) > fileBytes) refuse(`${name} has more than ${fileBytes} bytes`);
+      if (total > totalBytes) refuse(`it has more than ${totalBytes} bytes`);
+      const chunks: Uint8Array[] = [];
+      for await (const chunk of entry as AsyncIterable<Uint8Array>) chunks.push(chunk);
+      yield { name, data: Buffer.concat(chunks) };
+    }
+  } catch (cause) {
+    if (isFleetError(cause)) throw cause;
+    throw new FleetError('E_BUNDLE_FORM', `bundle: it is no tar file: ${messageOf(cause)}`, {
+      cause,
+    });
+  } finally {
+    input.destroy();
+    tar.destroy();
+  }
+}
+
+function requireFile({ name, type, pax }: Header, seen: Set<string>): string {
+  const shown = JSON.stringify(name.slice(0, MAX_NAME));
+  if (type !== 'file') refuse(`${shown} is a ${type}, and no file`);
+  if (pax !== undefined && pax !== null) refuse(`${shown} has an extended header`);
+  if (!isName(name)) refuse(`${shown} is no name for a file of it`);
+  if (seen.has(name)) refuse(`${shown} comes twice`);
+  seen.add(name);
+  return name;
+}
+
+function isName(name: string): boolean {
+  return name.length <= MAX_NAME && NAME.test(name);
+}
+
+function requireName(name: string): void {
+  if (!isName(name)) refuse(`${JSON.stringify(name)} is no name for a file of it`);
+}
+
+function refuse(what: string): never {
+  throw new FleetError('E_BUNDLE_FORM', `bundle: ${what}`);
+}

@@ -1,0 +1,170 @@
+// What was signed and waits (fleet build --no-publish, or a group that wants approvals) → a proposal for those
+// who hold release keys, and with their approvals a publication. Each host by itself: one whose approval is
+// missing, or that was overtaken by another publication, stops no other.
+import { buffer } from 'node:stream/consumers';
+import { FleetError, isFleetError } from '../errors.ts';
+import { appendEntries, finishLog, type NewApproval, type NewEntry } from '../manifest/append.ts';
+import {
+  type ApprovalFile,
+  openApproval,
+  proveApproval,
+  requireApproved,
+} from '../manifest/approval.ts';
+import { parseEnvelope } from '../manifest/dsse.ts';
+import { type Deployment, parseManifest } from '../manifest/manifest.ts';
+import { type ProposalPart, proposalFiles } from '../manifest/proposal.ts';
+import { requireServable } from '../manifest/publish.ts';
+import { approvalThreshold, type Root } from '../manifest/root.ts';
+import { formatTime } from '../manifest/time.ts';
+import { verifyClosure } from '../manifest/verify.ts';
+import { type Blobs, parseBlobId } from '../storage/blobs.ts';
+import { acquireLease } from '../storage/lease.ts';
+import type { LeaseHolder, PublishedManifest } from '../storage/state.ts';
+import { openLogWriter } from './log-writer.ts';
+import type { StateDir } from './statedir.ts';
+
+export type PublishRequest = {
+  readonly approvals: readonly ApprovalFile[];
+  /** POSIX seconds. */
+  readonly now: number;
+  readonly onWait?: (holder: LeaseHolder | null) => void;
+};
+
+/** What became of a manifest that waited. */
+export type Published = {
+  readonly manifest: PublishedManifest;
+  /** Why it still waits; null: it is published. */
+  readonly error: FleetError | null;
+};
+
+/** Publishes what may be, in one publication. @throws FleetError for what concerns all of it. */
+export async function publishPending(
+  dir: StateDir,
+  { approvals, now, onWait }: PublishRequest,
+): Promise<Published[]> {
+  for (const file of approvals) openApproval(file);
+  await using lease = await acquireLease({
+    file: dir.layout.publishLock,
+    state: dir.state,
+    ...(onWait === undefined ? {} : { onWait }),
+  });
+  await dir.refreshRoots();
+  const log = await openLogWriter(dir);
+  // Also where nothing waits: what one that died had committed is seen now.
+  await finishLog(log, now);
+  const used = new Map<ApprovalFile, NewApproval>();
+  const results: Published[] = [];
+  const entries: NewEntry[] = [];
+  for (const manifest of await dir.state.pendingManifests()) {
+    try {
+      const file = await requirePublishable(dir, manifest, approvals, now);
+      if (file === null) entries.push({ manifest });
+      else {
+        const approval = used.get(file) ?? approvalEntry(file);
+        used.set(file, approval);
+        entries.push({ manifest, approval });
+      }
+      results.push({ manifest, error: null });
+    } catch (error) {
+      if (!isFleetError(error)) throw error;
+      results.push({ manifest, error });
+    }
+  }
+  if (entries.length > 0) {
+    await appendEntries(log, [...used.values(), ...entries], { fence: lease.holder.fence, now });
+  }
+  return results;
+}
+
+function approvalEntry({ envelope, batch }: ApprovalFile): NewApproval {
+  return { kind: 'approval', data: Buffer.from(envelope), batch };
+}
+
+/** The approval that it needs, or null where it needs none. @throws FleetError saying why it must wait. */
+async function requirePublishable(
+  dir: StateDir,
+  pending: PublishedManifest,
+  approvals: readonly ApprovalFile[],
+  now: number,
+): Promise<ApprovalFile | null> {
+  const manifest = parseManifest(parseEnvelope(pending.envelope).payload);
+  if (manifest.intent === 'decommission') return null;
+  await requireCurrent(dir, pending, manifest, now);
+  const approval = chooseApproval(pending, approvals, dir.root, now);
+  const bytes = await closureBytes(dir.blobs, manifest.closure.sha256);
+  if (bytes === null) {
+    const text = `the closure file of ${pending.host} is gone`;
+    throw new FleetError('E_PROPOSAL_STALE', text);
+  }
+  await requireServable(pending.host, verifyClosure(manifest, bytes), dir);
+  return approval;
+}
+
+/** Nothing happened since it was signed that hosts, or the log's readers, would stumble over. */
+async function requireCurrent(
+  { state, root }: Pick<StateDir, 'state' | 'root'>,
+  { host }: PublishedManifest,
+  manifest: Deployment,
+  now: number,
+): Promise<void> {
+  const current = await state.currentManifest(host);
+  const stale = (what: string): never => {
+    throw new FleetError('E_PROPOSAL_STALE', `what waits for ${host} ${what}`);
+  };
+  if ((manifest.previous?.sha256 ?? null) !== (current?.digest ?? null)) {
+    stale('follows another manifest than the newest');
+  }
+  if (manifest.fleet.rootVersion !== root.version) {
+    stale(`was signed under root version ${manifest.fleet.rootVersion}`);
+  }
+  if (now >= manifest.expiresAt) stale(`expired at ${formatTime(manifest.expiresAt)}`);
+}
+
+function chooseApproval(
+  { host, digest }: PublishedManifest,
+  approvals: readonly ApprovalFile[],
+  root: Root,
+  now: number,
+): ApprovalFile | null {
+  const needed = approvalThreshold(root, host);
+  if (needed === 0) return null;
+  let refusal: unknown = null;
+  for (const file of approvals.filter(({ batch }) => batch.includes(digest))) {
+    try {
+      requireApproved(digest, proveApproval(file, digest), needed, root, now);
+      return file;
+    } catch (error) {
+      refusal = error;
+    }
+  }
+  if (refusal !== null) throw refusal;
+  requireApproved(digest, null, needed, root, now);
+  return null;
+}
+
+/** What `fleet publish --proposal` writes. @throws FleetError E_PROPOSAL_FORM when nothing waits. */
+export async function proposalOf(dir: StateDir) {
+  const { state, blobs, roots } = dir;
+  const parts: ProposalPart[] = [];
+  for (const { host, envelope } of await state.pendingManifests()) {
+    const current = await state.currentManifest(host);
+    parts.push({ host, manifest: envelope, before: current?.envelope ?? null });
+  }
+  if (parts.length === 0) {
+    throw new FleetError('E_PROPOSAL_FORM', 'nothing waits to be published', {
+      hint: 'fleet build --no-publish leaves what it builds waiting',
+    });
+  }
+  const files = proposalFiles(
+    roots.map(({ envelope }) => envelope),
+    parts,
+    (sha256) => closureBytes(blobs, sha256),
+  );
+  return { hosts: parts.map(({ host }) => host), files };
+}
+
+async function closureBytes(blobs: Blobs, sha256: string): Promise<Uint8Array | null> {
+  const id = parseBlobId(sha256);
+  const stream = id === null ? null : await blobs.get(id);
+  return stream === null ? null : await buffer(stream);
+}
