@@ -120,6 +120,9 @@ export async function appendEntries(
 export async function finishLog(writer: LogWriter, now: number): Promise<string | null> {
   const { state, store, root } = writer;
   const head = await state.logHead(logNumber(root));
+  if (head !== null && head.roots > writer.roots.length) {
+    throw damaged(`it has ${head.roots} roots, and this process knows ${writer.roots.length}`);
+  }
   const before = await store.checkpoint();
   const signed = before === null ? null : readHead(before, root);
   if (head === null) {

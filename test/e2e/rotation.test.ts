@@ -4,6 +4,8 @@ import assert from 'node:assert/strict';
 import { cp, readFile, rm, stat, writeFile } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import { type TestContext, test } from 'node:test';
+import { buildFleet } from '../../src/server/build.ts';
+import { openStateDir } from '../../src/server/statedir.ts';
 import { fleet, fleetOk, run, serve } from '../helpers/cli.ts';
 import { temporaryDir } from '../helpers/temporary.ts';
 
@@ -148,6 +150,23 @@ test('2-of-3 to another 2-of-3, a director revoked, a host that was away for all
   assert.deepEqual([shown.version, shown.roles.root.threshold, shown.revoked.length], [4, 2, 1]);
   // What the revoked director signed before counts for nothing any more.
   assert.equal(shown.keys.filter(({ keyId }: { keyId: string }) => keyId === old.keyId).length, 0);
+});
+
+test('a build that began before a root was imported publishes under that root', async (t) => {
+  const w = await world(t);
+  await w.build('one');
+  await w.enrol();
+  const demo = `path:${join(w.dir, 'demo')}`;
+  await writeFile(join(w.dir, 'demo/hosts/lantern/tree/edition'), 'two\n');
+  const draft = await w.rotate('2.json');
+  await w.sign(draft, join(w.state, 'keys/root.pem'));
+  await using begun = await openStateDir(w.state, { writer: 'inline' });
+  assert.equal((await w.load(draft)).code, 0);
+  const request = { flake: demo, hosts: ['lantern'], dryRun: false, keepGoing: false };
+  const [result] = await buildFleet(begun, request);
+  assert.equal(result?.error, null);
+  const after = await w.once();
+  assert.deepEqual([after.phase, after.error], ['in-sync', null], after.stderr);
 });
 
 test('a server from a backup: hosts that saw more refuse it, until a new root names a new log', async (t) => {

@@ -312,6 +312,19 @@ test('a lost checkpoint is not made up, but for the first one of a log', async (
   await assert.rejects(publish(s, s.writer, []), refused('E_LOG_DAMAGED', /missing/));
 });
 
+test('who knows fewer roots than the log has appends and signs nothing', async () => {
+  await using s = await setting();
+  const text = await publish(s, s.writer, []);
+  const root = { ...ROOT, version: 2 };
+  const later = { ...s.writer, root, roots: [...s.writer.roots, signRoot(root)] };
+  const newest = await publish(s, later, []);
+  assert.notEqual(newest, text);
+  const stale = refused('E_LOG_DAMAGED', /2 roots, and this process knows 1/);
+  await assert.rejects(publish(s, s.writer, [manifest('a', 1, 1)]), stale);
+  await assert.rejects(renewCheckpoint(s.writer, NOW + 100), stale);
+  assert.equal(await s.writer.store.checkpoint(), newest);
+});
+
 test('who lost the lease appends nothing', async () => {
   await using s = await setting();
   await publish(s, s.writer, []);
