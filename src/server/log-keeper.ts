@@ -1,7 +1,8 @@
 // Keeps the log's checkpoint fresh while the server runs, so that time alone never breaks a fleet, and
-// finishes what a publisher committed that died, and tells the log the keys of hosts that were enrolled. All need the publication lock for a moment; while
-// somebody publishes, that one does it.
+// finishes what a publisher committed that died, and tells the log the keys of hosts that were enrolled. All
+// need the publication lock for a moment; while somebody publishes, that one does it.
 import { setTimeout as sleep } from 'node:timers/promises';
+import { isFleetError } from '../errors.ts';
 import {
   appendEntries,
   finishLog,
@@ -37,7 +38,8 @@ export async function keepLog(
       const writer = await open();
       if (await wantsCare(writer, now())) {
         using lock = tryLockFile(publishLock);
-        if (lock !== null) await careFor(writer, state, now());
+        // Once more: a root may have come before the lock was ours.
+        if (lock !== null) await careFor(await open(), state, now());
       }
     } catch (error) {
       onError(error);
@@ -72,8 +74,13 @@ async function wantsCare(writer: LogWriter, now: number): Promise<boolean> {
   return text === null || !text.includes(`\n${head.size}\n`) || isOld(writer, text, now);
 }
 
-/** Also one from the future, which agents would refuse. */
+/** Also one from the future, which agents would refuse, and one that another root's log key signed. */
 function isOld({ root }: LogWriter, text: string, now: number): boolean {
-  const { freshAt } = verifyCheckpoint(text, root);
-  return freshAt === null || Math.abs(now - freshAt) >= Math.min(root.maxAge / 8, 3600);
+  try {
+    const { freshAt } = verifyCheckpoint(text, root);
+    return freshAt === null || Math.abs(now - freshAt) >= Math.min(root.maxAge / 8, 3600);
+  } catch (error) {
+    if (isFleetError(error, 'E_CHECKPOINT_UNSIGNED')) return true;
+    throw error;
+  }
 }

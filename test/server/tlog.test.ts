@@ -6,6 +6,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { appendEntries, finishLog } from '../../src/manifest/append.ts';
 import { verifyCheckpoint } from '../../src/manifest/log-view.ts';
 import { buildApp } from '../../src/server/app.ts';
+import { importRoot } from '../../src/server/import-root.ts';
 import { keepLog } from '../../src/server/log-keeper.ts';
 import { logStoreOf, openLogWriter } from '../../src/server/log-writer.ts';
 import type { StateDir } from '../../src/server/statedir.ts';
@@ -13,6 +14,7 @@ import { generateToken, hashToken } from '../../src/server/tokens.ts';
 import { tryLockFile } from '../../src/storage/lease.ts';
 import { hashLeaf, rootOf } from '../../src/tlog/merkle.ts';
 import { parseBundle } from '../../src/tlog/tile.ts';
+import { addServerKey, signNext } from '../helpers/rotation.ts';
 import { makeState, publishHost } from '../helpers/state.ts';
 import { temporaryDir } from '../helpers/temporary.ts';
 
@@ -32,7 +34,7 @@ async function world(t: TestContext, publicLog = false) {
   await made.state.addCredential({ ...credential, createdAt: NOW, expiresAt: null });
   const get = (path: string, headers: Record<string, string> = {}) =>
     fetch(`${url}/tlog/${path}`, { headers: { authorization: `Bearer ${token}`, ...headers } });
-  return { dir, url, get };
+  return { dir, made, url, get };
 }
 
 test('checkpoint, tiles and entries: the sizes that were published, and nothing else', async (t) => {
@@ -145,6 +147,33 @@ test('the keeper renews what is old, finishes what was committed, and waits for 
   assert.deepEqual(errors, []);
   off.abort();
   await kept;
+});
+
+test('the keeper signs with the keys of the root that is in force once it has the lock', async (t) => {
+  const { made: dir } = await world(t);
+  const before = await openLogWriter(dir);
+  const keys = new Map([['log', [await addServerKey(dir, 'log')]]] as const);
+  await importRoot(dir, await signNext(dir, NOW, { keys }), NOW);
+  const store = logStoreOf(dir);
+  const imported = await store.checkpoint();
+  const errors: unknown[] = [];
+  const off = new AbortController();
+  const options = {
+    publishLock: dir.layout.publishLock,
+    now: () => NOW + 3600,
+    onError: (error: unknown) => errors.push(error),
+  };
+  let opened = 0;
+  const open = async () => (opened++ === 0 ? before : await openLogWriter(dir));
+  const kept = keepLog(open, options, off.signal, 60_000);
+  while (opened < 1) await sleep(5);
+  await sleep(300);
+  off.abort();
+  await kept;
+  const text = (await store.checkpoint()) ?? '';
+  assert.deepEqual(errors, []);
+  assert.notEqual(text, imported);
+  assert.equal(verifyCheckpoint(text, dir.root).freshAt, NOW + 3600);
 });
 
 test('a keeper that cannot do its work says so and goes on trying', async (t) => {
