@@ -81,6 +81,17 @@ export function changeOf(
   return fresh ? 'none' : 'renewal';
 }
 
+/** What an agent would refuse is never signed. @throws FleetError E_CLOSURE_LIMIT. */
+function requireWithin(
+  host: string,
+  { bytes, paths, narBytes }: Omit<Deployment['closure'], 'sha256'>,
+  limits: Root['limits'],
+): void {
+  if (bytes <= limits.closureBytes && paths <= limits.closurePaths && narBytes <= limits.narBytes)
+    return;
+  throw new FleetError('E_CLOSURE_LIMIT', `the closure of ${host} exceeds the root's limits`);
+}
+
 export type StoredClosure = { readonly blob: BlobRef; readonly closure: Closure };
 
 /**
@@ -95,16 +106,8 @@ export async function storeClosure(
   const bytes = formatClosure(built.closure);
   // What an agent would refuse is never published.
   const closure = parseClosure(bytes, built.toplevel);
-  const over =
-    bytes.length > limits.closureBytes ||
-    closure.paths.size > limits.closurePaths ||
-    closure.narBytes > limits.narBytes;
-  if (over) {
-    throw new FleetError(
-      'E_CLOSURE_LIMIT',
-      `the closure of ${built.host} exceeds the root's limits`,
-    );
-  }
+  const size = { bytes: bytes.length, paths: closure.paths.size, narBytes: closure.narBytes };
+  requireWithin(built.host, size, limits);
   // Also where it is there: one that nothing names yet, of a build that failed, may be collected now.
   return { blob: await blobs.put([bytes]), closure };
 }
@@ -154,7 +157,7 @@ export function signManifest(
 
 /**
  * The same for a host that has one already, under a newer root; null where it says nothing else, or ends the
- * host.
+ * host. @throws FleetError E_CLOSURE_LIMIT where the newer root no longer allows its closure.
  */
 export function reissue(
   current: PublishedManifest,
@@ -164,6 +167,7 @@ export function reissue(
   const manifest = parseManifest(parseEnvelope(current.envelope).payload);
   if (manifest.intent === 'decommission' || manifest.fleet.rootVersion === root.version)
     return null;
+  requireWithin(current.host, manifest.closure, root.limits);
   const next: Deployment = {
     ...manifest,
     fleet: { name: root.fleet, rootVersion: root.version },

@@ -3,7 +3,8 @@
 // broke off, it goes on. Refuses a root under which this server could not sign.
 import { createDurable } from '../durable.ts';
 import { FleetError, isFleetError } from '../errors.ts';
-import { appendEntries } from '../manifest/append.ts';
+import { appendEntries, logNumber } from '../manifest/append.ts';
+import { anchorOf, requireGrowth } from '../manifest/log-view.ts';
 import { reissue } from '../manifest/publish.ts';
 import {
   approvalThreshold,
@@ -12,10 +13,13 @@ import {
   verifyRootUpdate,
 } from '../manifest/root.ts';
 import { openDraft } from '../manifest/rotate.ts';
+import { headOf } from '../manifest/verify-offer.ts';
 import { formatNixPublicKey, nixPublicKeyOf, parseNixPublicKey } from '../nix/signature.ts';
 import { acquireLease } from '../storage/lease.ts';
 import type { PublishedManifest } from '../storage/state.ts';
-import { openLogWriter } from './log-writer.ts';
+import { emptyRoot } from '../tlog/merkle.ts';
+import { proveConsistency } from '../tlog/prove.ts';
+import { logStoreOf, openLogWriter } from './log-writer.ts';
 import { readServerKey, SERVER_ROLES, type StateDir } from './statedir.ts';
 
 export type Imported = {
@@ -32,28 +36,64 @@ export async function importRoot(dir: StateDir, text: string, now: number): Prom
   await using lease = await acquireLease({ file: dir.layout.publishLock, state: dir.state });
   await dir.refreshRoots();
   const isNew = dir.roots.at(-1)?.envelope !== text;
-  if (isNew) {
-    const next = verifyRootUpdate(dir.root, openDraft(text));
-    requireCurrentRoot(next, now);
-    await requireOwnKeys(dir, next);
-    await createDurable(dir.layout.root(next.version), text);
-    await dir.refreshRoots();
-  }
-  const { root } = dir;
-  const log = await openLogWriter(dir);
+  const root = isNew ? await requireServableRoot(dir, text, now) : dir.root;
+  const { secret } = await readServerKey({ layout: dir.layout, root }, 'director');
   const rules = { root, now, validSeconds: dir.config.manifestDays * 86_400 };
   const reissued: PublishedManifest[] = [];
   const waiting: PublishedManifest[] = [];
   for (const current of await dir.state.currentManifests()) {
-    const manifest = reissue(current, log.director, rules);
+    const manifest = reissue(current, secret, rules);
     if (manifest === null) continue;
     const waits = approvalThreshold(root, manifest.host) > 0;
     (waits ? waiting : reissued).push(manifest);
   }
+  // From here on it is in force: whatever can refuse it stands before.
+  if (isNew) await createDurable(dir.layout.root(root.version), text);
+  await dir.refreshRoots();
+  const log = await openLogWriter(dir);
   await dir.state.changePending(waiting, [], lease.holder.fence);
   const entries = reissued.map((manifest) => ({ manifest }));
   await appendEntries(log, entries, { fence: lease.holder.fence, now });
   return { root, isNew, reissued, waiting };
+}
+
+/** The root that follows, under which this server can go on. @throws FleetError with what refuses it. */
+async function requireServableRoot(dir: StateDir, text: string, now: number): Promise<Root> {
+  const next = verifyRootUpdate(dir.root, openDraft(text));
+  requireCurrentRoot(next, now);
+  await requireOwnKeys(dir, next);
+  const { threshold } = next.roles.director;
+  if (threshold > 1) {
+    refuse(`roles.director needs ${threshold} signatures, and this server signs with one key`);
+  }
+  if (next.maxAge < LEAST_MAX_AGE) {
+    refuse(
+      `maxAge is ${next.maxAge} s, and this server cannot renew checkpoints for less than 80 s`,
+    );
+  }
+  if (logNumber(next) < logNumber(dir.root)) {
+    refuse(`log.origin must not go back from ${dir.root.log.origin} to ${next.log.origin}`);
+  }
+  await requireAnchor(dir, next);
+  return next;
+}
+
+/** Eight times as long as it takes the keeper to see that a checkpoint is old. */
+const LEAST_MAX_AGE = 80;
+
+/** The log goes on from the root's anchor, as every host will ask. @throws FleetError as requireGrowth. */
+async function requireAnchor({ layout }: StateDir, root: Root): Promise<void> {
+  const store = logStoreOf({ layout, root });
+  const text = await store.checkpoint();
+  const { origin } = root.log;
+  const checkpoint = text === null ? { origin, size: 0, root: emptyRoot() } : headOf(text);
+  const anchor = anchorOf(root);
+  const proof = await proveConsistency(store.tile, anchor.size, checkpoint.size);
+  requireGrowth(anchor, { checkpoint }, proof, 'is the root’s anchor');
+}
+
+function refuse(what: string): never {
+  throw new FleetError('E_ROOT_FORM', `root: ${what}`);
 }
 
 /** Every key that the server signs with is named by the root. @throws FleetError E_STATE_DAMAGED. */

@@ -1,0 +1,70 @@
+// A root put in force: nothing is, unless hosts can go on under it; and what broke off can be done again.
+import assert from 'node:assert/strict';
+import { stat } from 'node:fs/promises';
+import { type TestContext, test } from 'node:test';
+import type { Root } from '../../src/manifest/root.ts';
+import { headOf } from '../../src/manifest/verify-offer.ts';
+import { importRoot } from '../../src/server/import-root.ts';
+import { logStoreOf } from '../../src/server/log-writer.ts';
+import { refused } from '../helpers/nix-scratch.ts';
+import { addServerKey, signNext } from '../helpers/rotation.ts';
+import { makeState, publishHost } from '../helpers/state.ts';
+import { temporaryDir } from '../helpers/temporary.ts';
+
+const NOW = 1_800_000_000;
+
+async function world(t: TestContext) {
+  const dir = await makeState(await temporaryDir(t), NOW);
+  t.after(() => dir[Symbol.asyncDispose]());
+  await publishHost(dir, 'lantern', 'one', NOW);
+  return dir;
+}
+
+const anchored = (size: number) => (draft: Root) => ({
+  ...draft,
+  log: { ...draft.log, anchor: { size, sha256: '0'.repeat(64) } },
+});
+
+test('a root under which no host could go on is not put in force', async (t) => {
+  const dir = await world(t);
+  const another = await addServerKey(dir, 'director');
+  const before = await logStoreOf(dir).checkpoint();
+  const cases: [(draft: Root) => unknown, string, RegExp][] = [
+    [
+      ({ roles, ...draft }) => {
+        const keys = [...roles.director.keys, another];
+        return { ...draft, roles: { ...roles, director: { keys, threshold: 2 } } };
+      },
+      'E_ROOT_FORM',
+      /director needs 2 signatures/,
+    ],
+    [(draft) => ({ ...draft, maxAge: 1 }), 'E_ROOT_FORM', /maxAge/],
+    [anchored(0), 'E_FORK', /nothing/],
+    [anchored(3), 'E_CONSISTENCY', /3 entries/],
+    [anchored(4), 'E_FORK', /another history/],
+    [anchored(2 ** 53 - 1), 'E_CHECKPOINT_OLDER', /now it has 4/],
+    [
+      (draft) => ({ ...draft, limits: { ...draft.limits, closurePaths: 1 } }),
+      'E_CLOSURE_LIMIT',
+      /lantern/,
+    ],
+  ];
+  for (const [edit, code, message] of cases) {
+    const text = await signNext(dir, NOW, {}, edit);
+    await assert.rejects(importRoot(dir, text, NOW), refused(code, message));
+    await assert.rejects(stat(dir.layout.root(2)));
+  }
+  assert.equal(dir.root.version, 1);
+  assert.equal(await logStoreOf(dir).checkpoint(), before);
+  const head = headOf(before ?? '');
+  const text = await signNext(dir, NOW, { anchor: head });
+  assert.equal((await importRoot(dir, text, NOW)).root.log.anchor.size, head.size);
+});
+
+test('a log that was left is not gone back to', async (t) => {
+  const dir = await world(t);
+  const { log } = dir.root;
+  await importRoot(dir, await signNext(dir, NOW, { newLog: true }), NOW);
+  const back = await signNext(dir, NOW, {}, (draft) => ({ ...draft, log }));
+  await assert.rejects(importRoot(dir, back, NOW), refused('E_ROOT_FORM', /must not go back/));
+});
