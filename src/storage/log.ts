@@ -109,7 +109,7 @@ export interface LogStateWrites {
     drop: readonly string[],
     fence: number,
   ): Promise<void>;
-  /** Forgets what was staged and not committed, by a publisher that died or failed. */
+  /** Forgets what was staged and not committed, in this log or an older one, by a publisher that died or failed. */
   dropStaged(log: number, fence: number): Promise<void>;
   /**
    * Stages entries behind what is committed. Several transactions when there are many.

@@ -86,6 +86,12 @@ export function createLogWrites(db: Database): SyncLogWrites {
   const lease = db.prepare<[], LeaseHolder>('SELECT pid, since, fence FROM lease');
   const dropEntries = db.prepare('DELETE FROM log_entry WHERE log = ? AND idx >= ?');
   const dropManifests = db.prepare('DELETE FROM manifest WHERE log = ? AND log_index >= ?');
+  const logBefore = db.prepare<{ log: number }, { log: number | null }>(
+    `SELECT max(log) AS log FROM (
+       SELECT max(log) AS log FROM manifest WHERE log < @log
+       UNION ALL
+       SELECT max(log) FROM log_entry WHERE log < @log)`,
+  );
   const addEntry = db.prepare(
     `INSERT INTO log_entry (log, idx, kind, data, batch, host, host_key)
      VALUES (?, ?, ?, ?, ?, ?, ?)`,
@@ -138,9 +144,12 @@ export function createLogWrites(db: Database): SyncLogWrites {
 
   const dropStaged = db.transaction((log: number, fence: number): void => {
     requireLease(fence);
-    const size = sizeOf(log);
-    dropEntries.run(log, size);
-    dropManifests.run(log, size);
+    // Also in the logs before: a number that is taken there could not be given again.
+    for (let at: number | null = log; at !== null; at = logBefore.get({ log: at })?.log ?? null) {
+      const size = sizeOf(at);
+      dropEntries.run(at, size);
+      dropManifests.run(at, size);
+    }
   });
 
   const stageEntries = db.transaction(

@@ -68,3 +68,25 @@ test('a log that was left is not gone back to', async (t) => {
   const back = await signNext(dir, NOW, {}, (draft) => ({ ...draft, log }));
   await assert.rejects(importRoot(dir, back, NOW), refused('E_ROOT_FORM', /must not go back/));
 });
+
+test('what a publisher that died had staged in the log that is left keeps nothing from going on', async (t) => {
+  const dir = await world(t);
+  const { fence } = await dir.state.recordLease(process.pid, NOW);
+  const current = await dir.state.currentManifest('lantern');
+  assert.ok(current !== null);
+  const staged = { ...current, sequence: current.sequence + 1 };
+  const other = { ...current, host: 'gateway', sequence: 9 };
+  await dir.state.stageEntries(1, [{ index: 4, manifest: staged }], fence);
+  await dir.state.stageEntries(1, [{ index: 5, manifest: other }], fence);
+  const text = await signNext(dir, NOW, { newLog: true });
+  const { reissued } = await importRoot(dir, text, NOW);
+  assert.deepEqual(
+    reissued.map(({ host, sequence }) => [host, sequence]),
+    [['lantern', 2]],
+  );
+  const hosts = await dir.state.hostEntries(2, 4);
+  assert.deepEqual(
+    hosts.map(({ host, sequence, digest }) => [host, sequence, digest]),
+    reissued.map(({ host, sequence, digest }) => [host, sequence, digest]),
+  );
+});
