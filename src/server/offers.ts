@@ -21,20 +21,18 @@ export type Known = { readonly root: number; readonly from: number };
 
 /** null: nothing was published for `host` yet. */
 export async function makeOffer(
-  dir: Pick<StateDir, 'state' | 'root' | 'roots'>,
+  { state }: Pick<StateDir, 'state'>,
   published: PublishedLog,
   host: string,
   known: Known,
 ): Promise<{ readonly text: string; readonly etag: string } | null> {
-  // First: it may find a newer root.
   const view = await published.view();
-  const { state, root, roots } = dir;
   const place = view?.places.get(host);
   if (view === null || place === undefined) return null;
   const { size } = view.checkpoint;
   const manifest = await state.loggedManifest(host, view.log, size);
   if (manifest === null) return null;
-  const { tile } = published;
+  const { tile, root, roots } = view;
   const { logIndex } = manifest;
   const offer: Offer = {
     offerVersion: OFFER_VERSION,

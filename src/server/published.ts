@@ -4,6 +4,7 @@
 
 import { FleetError } from '../errors.ts';
 import { logNumber } from '../manifest/append.ts';
+import type { Root } from '../manifest/root.ts';
 import { hashEntry, parseSnapshot } from '../manifest/snapshot.ts';
 import type { LogReads } from '../storage/log.ts';
 import { type Checkpoint, parseCheckpoint } from '../tlog/checkpoint.ts';
@@ -14,9 +15,16 @@ import { formatTilePath } from '../tlog/tile.ts';
 import { logStoreOf } from './log-writer.ts';
 import type { StateDir } from './statedir.ts';
 
-type Dir = Pick<StateDir, 'layout' | 'root' | 'state' | 'refreshRoots'>;
+type Dir = Pick<StateDir, 'layout' | 'root' | 'roots' | 'state' | 'refreshRoots'>;
+
+/** A log's files, and its tiles, the last ones asked for from memory. */
+type Log = { readonly number: number; readonly store: LogReads; readonly tile: TileReader };
 
 export type View = {
+  /** The newest root when the checkpoint was read, and all of them; proofs are of its log alone. */
+  readonly root: Root;
+  readonly roots: StateDir['roots'];
+  readonly tile: TileReader;
   /** The signed note, as it is served. */
   readonly text: string;
   readonly checkpoint: Checkpoint;
@@ -33,21 +41,18 @@ const MOST_TILES = 512;
 
 export class PublishedLog {
   readonly #dir: Dir;
-  #store: LogReads;
-  #log: number;
-  readonly #tiles = new Map<string, Uint8Array>();
+  #log: Log;
   #view: View | null = null;
   #making: Promise<View | null> | null = null;
 
   constructor(dir: Dir) {
     this.#dir = dir;
-    this.#store = logStoreOf(dir);
-    this.#log = logNumber(dir.root);
+    this.#log = openLog(dir);
   }
 
   /** The log's files: of the one that the newest root names. */
   get store(): LogReads {
-    return this.#store;
+    return this.#log.store;
   }
 
   /** What is published now; null before the first checkpoint. */
@@ -59,44 +64,35 @@ export class PublishedLog {
     return await this.#making;
   }
 
-  /** Tiles of the log, the last ones asked for from memory. */
-  readonly tile: TileReader = async (id) => {
-    const path = formatTilePath(id);
-    const known = this.#tiles.get(path);
-    if (known !== undefined) return known;
-    const bytes = await this.#store.tile(id);
-    if (bytes === null) return null;
-    if (this.#tiles.size >= MOST_TILES) this.#tiles.clear();
-    this.#tiles.set(path, bytes);
-    return bytes;
-  };
-
   async #make(): Promise<View | null> {
     await this.#dir.refreshRoots();
-    const log = logNumber(this.#dir.root);
-    if (log !== this.#log) {
-      this.#tiles.clear();
-      this.#store = logStoreOf(this.#dir);
-      this.#log = log;
-    }
-    const text = await this.#store.checkpoint();
+    // Together, before anything is waited for: another request may find a newer root at any time.
+    const { root, roots } = this.#dir;
+    if (logNumber(root) !== this.#log.number) this.#log = openLog(this.#dir);
+    const log = this.#log;
+    const text = await log.store.checkpoint();
     if (text === null) return null;
     const last = this.#view;
-    if (text === last?.text) return last;
+    if (text === last?.text && last.root === root) return last;
     const checkpoint = parseCheckpoint(parseNote(text).text);
-    const isRenewal =
-      last?.checkpoint.size === checkpoint.size &&
+    const isSame =
+      last?.log === log.number &&
+      last.checkpoint.size === checkpoint.size &&
       equalHashes(last.checkpoint.root, checkpoint.root);
-    this.#view = isRenewal ? { ...last, text } : await this.#read(text, checkpoint);
+    const read = isSame ? last : await this.#read(log, checkpoint);
+    this.#view = { ...read, text, root, roots };
     return this.#view;
   }
 
-  async #read(text: string, checkpoint: Checkpoint): Promise<View> {
+  async #read(
+    { number: log, tile }: Log,
+    checkpoint: Checkpoint,
+  ): Promise<Omit<View, 'text' | 'root' | 'roots'>> {
     const { size } = checkpoint;
-    const [entry] = await this.#dir.state.logEntries(this.#log, size - 1, 1);
+    const [entry] = await this.#dir.state.logEntries(log, size - 1, 1);
     const leaf = Buffer.from(entry?.data ?? []).toString('utf8');
-    const proof = await proveInclusion(this.tile, size - 1, size);
-    const entries = await this.#dir.state.hostEntries(this.#log, size);
+    const proof = await proveInclusion(tile, size - 1, size);
+    const entries = await this.#dir.state.hostEntries(log, size);
     const hosts = new MemoryTree(
       entries.map(({ digest, ...entry }) => hashEntry({ ...entry, sha256: digest })),
     );
@@ -107,6 +103,22 @@ export class PublishedLog {
       );
     }
     const places = new Map(entries.map(({ host }, place) => [host, place]));
-    return { text, checkpoint, log: this.#log, snapshot: { text: leaf, proof }, places, hosts };
+    return { tile, checkpoint, log, snapshot: { text: leaf, proof }, places, hosts };
   }
+}
+
+function openLog(dir: Pick<StateDir, 'layout' | 'root'>): Log {
+  const store = logStoreOf(dir);
+  const tiles = new Map<string, Uint8Array>();
+  const tile: TileReader = async (id) => {
+    const path = formatTilePath(id);
+    const known = tiles.get(path);
+    if (known !== undefined) return known;
+    const bytes = await store.tile(id);
+    if (bytes === null) return null;
+    if (tiles.size >= MOST_TILES) tiles.clear();
+    tiles.set(path, bytes);
+    return bytes;
+  };
+  return { number: logNumber(dir.root), store, tile };
 }

@@ -2,10 +2,18 @@
 import assert from 'node:assert/strict';
 import { stat } from 'node:fs/promises';
 import { type TestContext, test } from 'node:test';
+import { parseOffer } from '../../src/manifest/offer.ts';
 import type { Root } from '../../src/manifest/root.ts';
-import { headOf } from '../../src/manifest/verify-offer.ts';
+import {
+  headOf,
+  verifyOfferedLog,
+  verifyOfferedManifest,
+} from '../../src/manifest/verify-offer.ts';
 import { importRoot } from '../../src/server/import-root.ts';
 import { logStoreOf } from '../../src/server/log-writer.ts';
+import { makeOffer } from '../../src/server/offers.ts';
+import { PublishedLog } from '../../src/server/published.ts';
+import type { StateDir } from '../../src/server/statedir.ts';
 import { refused } from '../helpers/nix-scratch.ts';
 import { addServerKey, signNext } from '../helpers/rotation.ts';
 import { makeState, publishHost } from '../helpers/state.ts';
@@ -89,4 +97,31 @@ test('what a publisher that died had staged in the log that is left keeps nothin
     hosts.map(({ host, sequence, digest }) => [host, sequence, digest]),
     reissued.map(({ host, sequence, digest }) => [host, sequence, digest]),
   );
+});
+
+test('an offer that is being made while another log begins is of one log, as is the next', async (t) => {
+  const dir = await world(t);
+  const published = new PublishedLog(dir);
+  const known = { root: 1, from: 0 };
+  const [first] = dir.roots;
+  assert.ok(first !== undefined);
+  const text = await signNext(dir, NOW, { newLog: true });
+  const { state } = dir;
+  const loggedManifest: StateDir['state']['loggedManifest'] = async (...args) => {
+    const manifest = await state.loggedManifest(...args);
+    await importRoot(dir, text, NOW);
+    await published.view();
+    return manifest;
+  };
+  const slow = { ...dir, state: { ...state, loggedManifest } };
+  const during = parseOffer((await makeOffer(slow, published, 'lantern', known))?.text ?? '');
+  const expect = { host: 'lantern', system: 'x86_64-linux', floor: null };
+  const log = verifyOfferedLog(during, first, null, NOW);
+  assert.equal(verifyOfferedManifest(during, first, log, expect, NOW).manifest.sequence, 1);
+
+  const after = parseOffer((await makeOffer(dir, published, 'lantern', known))?.text ?? '');
+  assert.deepEqual(after.roots, [text]);
+  const second = { root: dir.root, envelope: text };
+  const next = verifyOfferedLog(after, second, null, NOW);
+  assert.equal(verifyOfferedManifest(after, second, next, expect, NOW).manifest.sequence, 2);
 });
