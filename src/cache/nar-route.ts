@@ -1,4 +1,4 @@
-// GET and HEAD of `/nar/<blob>.nar.zst`: whole, or one range of it (RFC 9110 §14). Never 200 before the
+// GET and HEAD of `/nar/<blob>.nar.zst`: whole, or for GET one range of it (RFC 9110 §14). Never 200 before the
 // bytes are open and of the right size. HEAD also says what a client has uploaded and not yet described
 // by a narinfo, under the client's own name for it, so that an interrupted upload is not sent again.
 import type { FastifyReply, FastifyRequest } from 'fastify';
@@ -40,10 +40,10 @@ export function narHandler({ state, blobs }: { state: StateReads; blobs: Blobs }
     if (matches(headers['if-none-match'], etag)) {
       return reply.code(304).header('etag', etag).header('cache-control', CACHE_CONTROL).send();
     }
-    // RFC 9110 §13.1.5: a range counts only while the validator still matches.
+    // RFC 9110 §13.1.5 and §14.2: a range counts only while the validator still matches, and only for GET.
     const ifRange = headers['if-range'];
-    const range =
-      ifRange === undefined || ifRange === etag ? parseRange(headers.range, size) : 'whole';
+    const mayBePart = !isHead && (ifRange === undefined || ifRange === etag);
+    const range = mayBePart ? parseRange(headers.range, size) : 'whole';
     if (range === 'unsatisfiable') {
       return reply
         .code(416)
@@ -62,11 +62,10 @@ export function narHandler({ state, blobs }: { state: StateReads; blobs: Blobs }
         ? {}
         : { 'content-range': `bytes ${part.start}-${part.end - 1}/${size}` }),
     };
-    const status = range === 'whole' ? 200 : 206;
-    if (isHead) return reply.code(status).headers(head).send();
+    if (isHead) return reply.code(200).headers(head).send();
     reply.hijack();
     // Nothing but the socket is between the buffers and the client.
-    reply.raw.writeHead(status, head);
+    reply.raw.writeHead(range === 'whole' ? 200 : 206, head);
     await sendBlob(open, part, reply.raw);
     return reply;
   };

@@ -294,6 +294,13 @@ test('a NAR comes whole, by range, and not again when the client has it', async 
   assert.match(head.headers.get('cache-control') ?? '', /immutable/);
   assert.equal(head.headers.get('content-encoding'), null);
   assert.equal(head.headers.get('accept-ranges'), 'bytes');
+  // RFC 9110 §14.2: for HEAD a range means nothing.
+  for (const range of ['bytes=0-0', `bytes=${size}-`]) {
+    const ranged = await get({ range }, 'HEAD');
+    assert.equal(ranged.status, 200, range);
+    assert.equal(ranged.headers.get('content-length'), String(size), range);
+    assert.equal(ranged.headers.get('content-range'), null, range);
+  }
 });
 
 test('hostile paths are 4xx and never a file', async (t) => {
