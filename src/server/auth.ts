@@ -59,7 +59,9 @@ export function makeAuth(state: StateReads, open: boolean, now: () => number): A
 
   const mayFailAgain = (request: FastifyRequest, reply: FastifyReply): boolean => {
     counts.failures += 1;
-    const wait = limit.failed(request.ip, now());
+    // Of a client that is gone already there is no address, whatever the type says.
+    const address: string | undefined = request.ip;
+    const wait = limit.failed(address ?? '', now());
     if (wait === 0) return true;
     counts.limited += 1;
     reply.header('retry-after', String(wait));

@@ -260,6 +260,24 @@ test('bad tokens and enrolments are limited by address; a good token always pass
   assert.equal((await ask('Bearer wrong', '192.0.2.1')).status, 429);
 });
 
+test('who goes away with a bad token before the answer is nobody’s failure but its own', async (t) => {
+  for (const trustedProxies of [[], ['127.0.0.1']]) {
+    const errors: unknown[] = [];
+    const { port } = await world(t, { onError: (error) => errors.push(error) }, { trustedProxies });
+    for (const path of ['/v1/root/1.json', '/nix-cache-info.narinfo', '/tlog/checkpoint']) {
+      for (let i = 0; i < 20; i++) {
+        const socket = connect(port, '127.0.0.1');
+        socket.on('error', () => {});
+        const request = `GET ${path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer wrong\r\n\r\n`;
+        await new Promise((resolve) => socket.write(request, resolve));
+        socket.resetAndDestroy();
+      }
+    }
+    await sleep(100);
+    assert.deepEqual(errors, []);
+  }
+});
+
 test('a state that cannot be read is not ready, and said so without its paths', async (t) => {
   const told: unknown[] = [];
   const top = await temporaryDir(t);
