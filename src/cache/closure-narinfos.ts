@@ -20,6 +20,8 @@ type Document = {
   readonly plain: Buffer;
   zstd: Buffer | null;
   readonly version: number;
+  /** That signed. */
+  readonly keys: NarInfoCache['keys'];
 };
 
 /** Larger closures are not looked for path by path. */
@@ -75,7 +77,8 @@ export class ClosureNarInfos {
       .type('text/x-nix-narinfo')
       .header('cache-control', 'private, no-cache')
       .header('vary', 'accept-encoding');
-    const isKnown = known?.version === version;
+    const { keys } = this.#narinfos;
+    const isKnown = known?.version === version && known.keys === keys;
     const hashParts = isKnown ? known.hashParts : await find();
     if (hashParts === null || !(await this.#allThere(hashParts))) return missing(reply);
     if (isKnown) return await send(known, wantsZstd, reply);
@@ -89,7 +92,7 @@ export class ClosureNarInfos {
       bytes += next.value.length;
       if (bytes > MAX_KEPT) return sendLarge(rest(parts, batches), wantsZstd, reply);
     }
-    const document = { hashParts, plain: Buffer.concat(parts), zstd: null, version };
+    const document = { hashParts, plain: Buffer.concat(parts), zstd: null, version, keys };
     this.#documents.delete(key);
     this.#documents.set(key, document);
     for (const oldest of this.#documents.keys()) {

@@ -11,7 +11,8 @@ import { narInfoFor } from './narinfo-view.ts';
 import { TurnVersion } from './turn-version.ts';
 
 // Text and not bytes: Node sends head and body in one write when both are strings, in half the time.
-type Entry = { row: CachedPath; text: string; version: number };
+type Entry = { row: CachedPath; text: string; version: number; keys: Keys };
+type Keys = readonly NixSecretKey[];
 
 /** Besides its text an entry holds a row; both together are rarely more than twice the text. */
 const BUDGET = 32 * 1024 * 1024;
@@ -19,12 +20,12 @@ const BUDGET = 32 * 1024 * 1024;
 export class NarInfoCache {
   readonly #state: StateReads;
   readonly #blobs: Blobs;
-  readonly #keys: readonly NixSecretKey[];
+  readonly #keys: () => Keys;
   readonly #version: TurnVersion;
   readonly #entries = new Map<string, Entry>();
   #bytes = 0;
 
-  constructor(state: StateReads, blobs: Blobs, keys: readonly NixSecretKey[]) {
+  constructor(state: StateReads, blobs: Blobs, keys: () => Keys) {
     this.#state = state;
     this.#blobs = blobs;
     this.#keys = keys;
@@ -34,7 +35,7 @@ export class NarInfoCache {
   /** The narinfo's text, where all that is to be asked was asked a moment ago; else null. */
   recent(hashPart: string): string | null {
     const known = this.#entries.get(hashPart);
-    if (known === undefined || known.version !== this.#version.recent()) return null;
+    if (known === undefined || !this.#holds(known, this.#version.recent())) return null;
     const { blob, blobSize } = known.row;
     return blob === null || this.#blobs.knownSize(blob) === blobSize ? known.text : null;
   }
@@ -43,7 +44,7 @@ export class NarInfoCache {
   async get(hashPart: string): Promise<string | null> {
     const version = await this.#version.read();
     const known = this.#entries.get(hashPart);
-    if (known?.version === version) return (await this.#isThere(known.row)) ? known.text : null;
+    if (this.#holds(known, version)) return (await this.#isThere(known.row)) ? known.text : null;
     const row = await this.#state.cachedPath(hashPart);
     if (row === null) return null;
     return (await this.#isThere(row)) ? this.#textOf(row, version) : null;
@@ -56,13 +57,22 @@ export class NarInfoCache {
     const unsure: string[] = [];
     for (const hashPart of hashParts) {
       const known = this.#entries.get(hashPart);
-      if (known?.version !== version) unsure.push(hashPart);
+      if (!this.#holds(known, version)) unsure.push(hashPart);
       else if (await this.#isThere(known.row)) found.set(hashPart, known.text);
     }
     for (const row of await this.#state.cachedPathsByHash(unsure)) {
       if (await this.#isThere(row)) found.set(hashPartOf(row.path), this.#textOf(row, version));
     }
     return found;
+  }
+
+  /** The keys that narinfos are signed with now. */
+  get keys(): Keys {
+    return this.#keys();
+  }
+
+  #holds(entry: Entry | undefined, version: number | null): entry is Entry {
+    return entry !== undefined && entry.version === version && entry.keys === this.#keys();
   }
 
   async #isThere(row: CachedPath): Promise<boolean> {
@@ -77,9 +87,10 @@ export class NarInfoCache {
       this.#entries.delete(hashPart);
       this.#bytes -= known.text.length;
     }
-    const text =
-      known !== undefined && isSame(known.row, row) ? known.text : narInfoFor(row, this.#keys);
-    this.#entries.set(hashPart, { row, text, version });
+    const keys = this.#keys();
+    const isKnown = known?.keys === keys && isSame(known.row, row);
+    const text = isKnown ? known.text : narInfoFor(row, keys);
+    this.#entries.set(hashPart, { row, text, version, keys });
     this.#bytes += text.length;
     for (const [oldest, { text: old }] of this.#entries) {
       if (this.#bytes <= BUDGET) break;

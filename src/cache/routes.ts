@@ -16,7 +16,8 @@ import { NarInfoCache } from './narinfo-cache.ts';
 export type CacheRoutes = {
   readonly state: StateReads;
   readonly blobs: Blobs;
-  readonly keys: readonly NixSecretKey[];
+  /** Another list once others are to sign. */
+  readonly keys: () => readonly NixSecretKey[];
   readonly priority: number;
   /** Refuses a request that may not read the cache; null: all may. */
   readonly mayRead: ((request: FastifyRequest, reply: FastifyReply) => Promise<unknown>) | null;

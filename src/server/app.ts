@@ -120,7 +120,7 @@ export function buildApp(dir: StateDir, options: AppOptions): App {
   const narinfo = registerCacheRoutes(app, {
     state: dir.state,
     blobs: dir.blobs,
-    keys: dir.cacheKeys,
+    keys: () => dir.cacheKeys,
     priority: dir.config.cachePriority,
     mayRead: auth.mayRead,
   });

@@ -55,7 +55,7 @@ export type StateDir = AsyncDisposable & {
   readonly root: Root;
   /** Reads roots that were imported since, by another process. */
   readonly refreshRoots: () => Promise<void>;
-  /** Nix cache keys that narinfos are signed with. */
+  /** Nix cache keys that narinfos are signed with. Another list after `refreshRoots` found a newer root. */
   readonly cacheKeys: readonly NixSecretKey[];
 };
 
@@ -75,7 +75,7 @@ export async function openStateDir(
     if (last === undefined) throw incomplete(layout, layout.root(1));
     return last.root;
   };
-  const cacheKeys = await readCacheKeys(layout, newest());
+  let cacheKeys = await readCacheKeys(layout, newest());
   if ((await stat(layout.blobs).catch(() => null)) === null) throw incomplete(layout, layout.blobs);
   if ((await stat(layout.database).catch(() => null)) === null) {
     throw incomplete(layout, layout.database);
@@ -95,9 +95,16 @@ export async function openStateDir(
     },
     async refreshRoots() {
       const next = layout.root(roots.length + 1);
-      if ((await stat(next).catch(() => null)) !== null) roots = await readRoots(layout);
+      if ((await stat(next).catch(() => null)) === null) return;
+      const found = await readRoots(layout);
+      // Before the root counts: hosts that have it believe no other keys than those it names.
+      const newestFound = found.at(-1);
+      if (newestFound !== undefined) cacheKeys = await readCacheKeys(layout, newestFound.root);
+      roots = found;
     },
-    cacheKeys,
+    get cacheKeys() {
+      return cacheKeys;
+    },
     [Symbol.asyncDispose]: () => state[Symbol.asyncDispose](),
   };
 }

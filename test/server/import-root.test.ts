@@ -1,6 +1,6 @@
 // A root put in force: nothing is, unless hosts can go on under it; and what broke off can be done again.
 import assert from 'node:assert/strict';
-import { stat } from 'node:fs/promises';
+import { stat, writeFile } from 'node:fs/promises';
 import { type TestContext, test } from 'node:test';
 import { parseOffer } from '../../src/manifest/offer.ts';
 import type { Root } from '../../src/manifest/root.ts';
@@ -9,11 +9,19 @@ import {
   verifyOfferedLog,
   verifyOfferedManifest,
 } from '../../src/manifest/verify-offer.ts';
+import {
+  formatNixPublicKey,
+  formatNixSecretKey,
+  generateNixKey,
+  nixPublicKeyOf,
+} from '../../src/nix/signature.ts';
+import { hashPartOf, type StorePath } from '../../src/nix/storepath.ts';
+import { buildApp } from '../../src/server/app.ts';
 import { importRoot } from '../../src/server/import-root.ts';
 import { logStoreOf } from '../../src/server/log-writer.ts';
 import { makeOffer } from '../../src/server/offers.ts';
 import { PublishedLog } from '../../src/server/published.ts';
-import type { StateDir } from '../../src/server/statedir.ts';
+import { openStateDir, type StateDir } from '../../src/server/statedir.ts';
 import { refused } from '../helpers/nix-scratch.ts';
 import { addServerKey, signNext } from '../helpers/rotation.ts';
 import { makeState, publishHost } from '../helpers/state.ts';
@@ -67,6 +75,36 @@ test('a root under which no host could go on is not put in force', async (t) => 
   const head = headOf(before ?? '');
   const text = await signNext(dir, NOW, { anchor: head });
   assert.equal((await importRoot(dir, text, NOW)).root.log.anchor.size, head.size);
+});
+
+test('narinfos carry signatures by the keys of a root from when it is in force', async (t) => {
+  const dir = await world(t);
+  const app = buildApp(
+    Object.defineProperty(Object.create(dir), 'config', { value: { ...dir.config, public: true } }),
+    { now: () => NOW },
+  );
+  t.after(() => app.close());
+  const row = await dir.state.currentManifest('lantern');
+  const hash = hashPartOf(row?.toplevel ?? ('' as StorePath));
+  const served = async () => {
+    const one = await app.inject(`/${hash}.narinfo`);
+    const all = await app.inject(`/v1/closures/${row?.closure}/narinfos`);
+    return [one.body, all.body.split('\n\n').at(-2) ?? ''].map((text) =>
+      [...text.matchAll(/^Sig: ([^:]+):/gm)].map(([, name]) => name),
+    );
+  };
+  const before = await served();
+  assert.equal(before[0]?.length, 1);
+  const key = generateNixKey('another-1');
+  await writeFile(dir.layout.key('cache-another.sec'), formatNixSecretKey(key));
+  assert.deepEqual(await served(), before);
+  const cacheKeys = [formatNixPublicKey(nixPublicKeyOf(key))];
+  // By another process, as `fleet root import` is.
+  const other = await openStateDir(dir.layout.top, { writer: 'inline' });
+  await importRoot(other, await signNext(dir, NOW, { cacheKeys }), NOW);
+  await other[Symbol.asyncDispose]();
+  assert.equal((await app.inject('/v1/root/2.json')).statusCode, 200);
+  for (const names of await served()) assert.ok(names.includes('another-1'), names.join());
 });
 
 test('a log that was left is not gone back to', async (t) => {
