@@ -104,9 +104,16 @@ export function registerKey(program: Command): void {
       const globals = globalsOf(command);
       const role = kindOf(text);
       if (role === 'cache') throw new FleetError('E_USAGE', 'a cache key stays on the server');
-      await withStateDir(globals, async ({ layout }) => {
+      const { SERVER_ROLES } = await import('../src/server/statedir.ts');
+      await withStateDir(globals, async ({ layout, root }) => {
         const file = layout.key(`${role}.pem`);
         const secret = parseSecretKey((await readInput(file)).toString('utf8'));
+        const inUse = roleOfKey(root, publicKeyOfSecret(secret));
+        if (options.move === true && SERVER_ROLES.some((one) => one === inUse)) {
+          throw new FleetError('E_USAGE', `the server signs with ${file} all the time`, {
+            hint: 'copy it without --move; it can be moved once a root names another in its place',
+          });
+        }
         await createDurable(options.out, formatSecretKey(secret), 0o600);
         const copy = parseSecretKey((await readInput(options.out)).toString('utf8'));
         if (publicKeyOfSecret(copy) !== publicKeyOfSecret(secret)) {

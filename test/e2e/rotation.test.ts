@@ -260,9 +260,12 @@ test('what cannot be rotated, and what is misspelt, is told', async (t) => {
     [['generate', 'root'], /no place on the server/],
     [['generate', 'chief'], /no role chief/],
     [['export', 'cache', '--out', w.file('y')], /stays on the server/],
+    [['export', 'director', '--out', w.file('y'), '--move'], /signs with .*director\.pem/],
   ] as const) {
     assert.match((await fleet(['key', ...args, '--state', w.state])).stderr, pattern);
+    await assert.rejects(stat(w.file('y')));
   }
+  await stat(join(w.state, 'keys/director.pem'));
   // The same by `key revoke`: with a successor, and without one where it is the last.
   const list2 = ['key', 'revoke', log.keyId, '--state', w.state, '--out', w.file('r.json')];
   assert.match((await fleet(list2)).stderr, /role log would have no key left/);
