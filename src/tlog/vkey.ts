@@ -11,7 +11,7 @@ export const NOTE_COSIGNATURE = 0x04;
 export type NoteKeyType = typeof NOTE_ED25519 | typeof NOTE_COSIGNATURE;
 
 export type VerifierKey = {
-  /** Not empty, without white space and `+`. */
+  /** Not empty, without white space, control characters and `+`. */
   readonly name: string;
   readonly type: NoteKeyType;
   readonly publicKey: PublicKey;
@@ -36,7 +36,7 @@ export function formatVerifierKey(key: VerifierKey): string {
 
 /** @throws FleetError E_PUBLIC_KEY unless `text` is a verifier key of type `type`. */
 export function parseVerifierKey(text: string, type: NoteKeyType): VerifierKey {
-  const match = /^([^\s+]{1,255})\+[0-9a-f]{8}\+([A-Za-z0-9+/=]+)$/u.exec(text);
+  const match = /^([^\s\p{Cc}+]{1,255})\+[0-9a-f]{8}\+([A-Za-z0-9+/=]+)$/u.exec(text);
   const body = decodeBase64(match?.[2] ?? '');
   if (match?.[1] === undefined || body?.[0] !== type) {
     throw new FleetError('E_PUBLIC_KEY', `not a note verifier key of type ${type}`);

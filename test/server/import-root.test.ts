@@ -22,6 +22,7 @@ import { logStoreOf } from '../../src/server/log-writer.ts';
 import { makeOffer } from '../../src/server/offers.ts';
 import { PublishedLog } from '../../src/server/published.ts';
 import { openStateDir, type StateDir } from '../../src/server/statedir.ts';
+import { formatVerifierKey, NOTE_COSIGNATURE, parseVerifierKey } from '../../src/tlog/vkey.ts';
 import { refused } from '../helpers/nix-scratch.ts';
 import { addServerKey, signNext } from '../helpers/rotation.ts';
 import { makeState, publishHost } from '../helpers/state.ts';
@@ -45,6 +46,7 @@ test('a root under which no host could go on is not put in force', async (t) => 
   const dir = await world(t);
   const another = await addServerKey(dir, 'director');
   const before = await logStoreOf(dir).checkpoint();
+  const freshness = parseVerifierKey(dir.root.freshness.keys[0] ?? '', NOTE_COSIGNATURE);
   const cases: [(draft: Root) => unknown, string, RegExp][] = [
     [
       ({ roles, ...draft }) => {
@@ -54,6 +56,11 @@ test('a root under which no host could go on is not put in force', async (t) => 
       'E_ROOT_FORM',
       /director needs 2 signatures/,
     ],
+    ...['\u0001', 'a\u0085b', 'a b'].map((name): (typeof cases)[number] => [
+      (draft) => ({ ...draft, freshness: { keys: [formatVerifierKey({ ...freshness, name })] } }),
+      'E_ROOT_FORM',
+      /verifier key/,
+    ]),
     [(draft) => ({ ...draft, maxAge: 1 }), 'E_ROOT_FORM', /maxAge/],
     [anchored(0), 'E_FORK', /nothing/],
     [anchored(3), 'E_CONSISTENCY', /3 entries/],
@@ -66,8 +73,8 @@ test('a root under which no host could go on is not put in force', async (t) => 
     ],
   ];
   for (const [edit, code, message] of cases) {
-    const text = await signNext(dir, NOW, {}, edit);
-    await assert.rejects(importRoot(dir, text, NOW), refused(code, message));
+    const imported = async () => importRoot(dir, await signNext(dir, NOW, {}, edit), NOW);
+    await assert.rejects(imported(), refused(code, message));
     await assert.rejects(stat(dir.layout.root(2)));
   }
   assert.equal(dir.root.version, 1);
