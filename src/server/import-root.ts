@@ -82,10 +82,16 @@ async function requireServableRoot(dir: StateDir, text: string, now: number): Pr
 const LEAST_MAX_AGE = 80;
 
 /** The log goes on from the root's anchor, as every host will ask. @throws FleetError as requireGrowth. */
-async function requireAnchor({ layout }: StateDir, root: Root): Promise<void> {
+async function requireAnchor({ layout, state }: StateDir, root: Root): Promise<void> {
   const store = logStoreOf({ layout, root });
   const text = await store.checkpoint();
   const { origin } = root.log;
+  if (text !== null && (await state.logHead(logNumber(root))) === null) {
+    const where = layout.log(logNumber(root));
+    throw new FleetError('E_LOG_DAMAGED', `${where} has a log that the database does not know`, {
+      hint: 'it is of after the backup: move it elsewhere, then import the root',
+    });
+  }
   const checkpoint = text === null ? { origin, size: 0, root: emptyRoot() } : headOf(text);
   const anchor = anchorOf(root);
   const proof = await proveConsistency(store.tile, anchor.size, checkpoint.size);

@@ -1,6 +1,6 @@
 // A root put in force: nothing is, unless hosts can go on under it; and what broke off can be done again.
 import assert from 'node:assert/strict';
-import { stat, writeFile } from 'node:fs/promises';
+import { cp, rm, stat, writeFile } from 'node:fs/promises';
 import { type TestContext, test } from 'node:test';
 import { parseOffer } from '../../src/manifest/offer.ts';
 import type { Root } from '../../src/manifest/root.ts';
@@ -112,6 +112,16 @@ test('narinfos carry signatures by the keys of a root from when it is in force',
   await other[Symbol.asyncDispose]();
   assert.equal((await app.inject('/v1/root/2.json')).statusCode, 200);
   for (const names of await served()) assert.ok(names.includes('another-1'), names.join());
+});
+
+test('a new log does not begin where files of one lie that the database does not know', async (t) => {
+  const dir = await world(t);
+  await cp(dir.layout.log(1), dir.layout.log(2), { recursive: true });
+  const text = await signNext(dir, NOW, { newLog: true });
+  await assert.rejects(importRoot(dir, text, NOW), refused('E_LOG_DAMAGED', /does not know/));
+  await assert.rejects(stat(dir.layout.root(2)));
+  await rm(dir.layout.log(2), { recursive: true });
+  assert.equal((await importRoot(dir, text, NOW)).reissued.length, 1);
 });
 
 test('a log that was left is not gone back to', async (t) => {
