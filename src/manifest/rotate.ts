@@ -125,12 +125,26 @@ export function openDraft(text: string): Envelope {
   }
   let payload: Uint8Array;
   try {
-    payload = canonicalBytes(JSON.parse(text));
+    const draft: unknown = JSON.parse(text);
+    payload = canonicalBytes(draft);
+    // What is read first by a person who signs would not be what is signed.
+    if (namesIn(text) !== fieldsOf(draft)) throw new Error('it has a field twice');
   } catch (cause) {
     throw new FleetError('E_ROOT_FORM', `not a draft of a root: ${messageOf(cause)}`, { cause });
   }
   parseRoot(payload);
   return { payloadType: ROOT_PAYLOAD_TYPE, payload, signatures: [] };
+}
+
+/** How many names of fields a JSON text has: strings with a colon behind them. */
+function namesIn(text: string): number {
+  return [...text.matchAll(/"(?:[^"\\]|\\.)*"(\s*:)?/g)].filter(([, colon]) => colon).length;
+}
+
+function fieldsOf(value: unknown): number {
+  if (typeof value !== 'object' || value === null) return 0;
+  const inside = Object.values(value).reduce((sum: number, one) => sum + fieldsOf(one), 0);
+  return inside + (Array.isArray(value) ? 0 : Object.keys(value).length);
 }
 
 /** The envelope's text with a signature by `secret`, in place of one that the key made before. */

@@ -16,6 +16,7 @@ import {
   verifyInitialRoot,
   verifyRootUpdate,
 } from '../../src/manifest/root.ts';
+import { formatDraft, openDraft } from '../../src/manifest/rotate.ts';
 import { formatNixPublicKey } from '../../src/nix/signature.ts';
 import { formatVerifierKey, NOTE_COSIGNATURE, NOTE_ED25519 } from '../../src/tlog/vkey.ts';
 import {
@@ -51,6 +52,18 @@ const update = (trusted: Root, envelope: string): Root =>
   verifyRootUpdate(trusted, parseEnvelope(envelope));
 const two = [publicKey(1), publicKey(11)];
 const twoOfTwo = makeRoot({ keys: { ...KEYS, root: two }, thresholds: { root: 2 } });
+
+test('a draft that has a field twice is none: people read the first one', () => {
+  const text = formatDraft(makeRoot());
+  assert.equal(openDraft(text.replaceAll(/\s/g, '')).signatures.length, 0);
+  for (const twice of [
+    text.replace('"threshold": 1', '"threshold": 9, "threshold": 1'),
+    text.replace('{', '{"version" : 7,'),
+    text.replace('{', '{"versio\\u006e": 7,'),
+  ]) {
+    refuses('E_ROOT_FORM', () => openDraft(twice), /twice/);
+  }
+});
 
 test('the first root of a fleet is read back as it was written', () => {
   const root = makeRoot();
