@@ -3,6 +3,7 @@
 // broke off, it goes on. Refuses a root under which this server could not sign.
 import { createDurable } from '../durable.ts';
 import { FleetError, isFleetError } from '../errors.ts';
+import { parsePublicKey } from '../keyfile.ts';
 import { appendEntries, logNumber } from '../manifest/append.ts';
 import { anchorOf, requireGrowth } from '../manifest/log-view.ts';
 import { reissue } from '../manifest/publish.ts';
@@ -10,8 +11,10 @@ import {
   approvalThreshold,
   type Root,
   requireCurrentRoot,
+  requireHostKey,
   verifyRootUpdate,
 } from '../manifest/root.ts';
+
 import { openDraft } from '../manifest/rotate.ts';
 import { headOf } from '../manifest/verify-offer.ts';
 import { formatNixPublicKey, nixPublicKeyOf, parseNixPublicKey } from '../nix/signature.ts';
@@ -73,6 +76,10 @@ async function requireServableRoot(dir: StateDir, text: string, now: number): Pr
   }
   if (logNumber(next) < logNumber(dir.root)) {
     refuse(`log.origin must not go back from ${dir.root.log.origin} to ${next.log.origin}`);
+  }
+  for (const { record } of await dir.state.status()) {
+    // SPEC §3.2: one key, one role.
+    if (record.publicKey !== null) requireHostKey(next, parsePublicKey(record.publicKey));
   }
   await requireAnchor(dir, next);
   return next;

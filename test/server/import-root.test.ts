@@ -1,7 +1,9 @@
 // A root put in force: nothing is, unless hosts can go on under it; and what broke off can be done again.
 import assert from 'node:assert/strict';
 import { cp, rm, stat, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
 import { type TestContext, test } from 'node:test';
+import type { FleetError } from '../../src/errors.ts';
 import { parseOffer } from '../../src/manifest/offer.ts';
 import type { Root } from '../../src/manifest/root.ts';
 import {
@@ -22,6 +24,7 @@ import { logStoreOf } from '../../src/server/log-writer.ts';
 import { makeOffer } from '../../src/server/offers.ts';
 import { PublishedLog } from '../../src/server/published.ts';
 import { openStateDir, type StateDir } from '../../src/server/statedir.ts';
+import { hashToken } from '../../src/server/tokens.ts';
 import { formatVerifierKey, NOTE_COSIGNATURE, parseVerifierKey } from '../../src/tlog/vkey.ts';
 import { refused } from '../helpers/nix-scratch.ts';
 import { addServerKey, signNext } from '../helpers/rotation.ts';
@@ -113,6 +116,78 @@ test('narinfos carry signatures by the keys of a root from when it is in force',
   assert.equal((await app.inject('/v1/root/2.json')).statusCode, 200);
   for (const names of await served()) assert.ok(names.includes('another-1'), names.join());
 });
+
+test('a key that a host enrolled with is given no role', async (t) => {
+  const dir = await world(t);
+  const secretHash = hashToken('invitation');
+  await dir.state.invite({ secretHash, host: 'lantern', expiresAt: NOW + 9 });
+  const key = await addServerKey(dir, 'release');
+  const tokenHash = hashToken('token');
+  await dir.state.enrol({ secretHash, publicKey: key, tokenHash, now: NOW });
+  const text = await signNext(dir, NOW, { keys: new Map([['release', [key]]]) });
+  await assert.rejects(importRoot(dir, text, NOW), refused('E_KEY_ROLE', /host key/));
+});
+
+/** The state, but it dies at its nth step: before the step, or after it was done. */
+function dying(dir: StateDir, at: number): StateDir {
+  let steps = 0;
+  const step = (): void => {
+    steps += 1;
+    if (steps === at) throw new Error('died');
+  };
+  const state = new Proxy(dir.state, {
+    get(object, name) {
+      const value = Reflect.get(object, name) as unknown;
+      if (typeof value !== 'function') return value;
+      return async (...args: unknown[]) => {
+        step();
+        const result = await Reflect.apply(value, object, args);
+        step();
+        return result;
+      };
+    },
+  });
+  return Object.defineProperty(Object.create(dir), 'state', { value: state });
+}
+
+for (const newLog of [false, true])
+  test(`an import that dies at any step can be done again, ${newLog ? 'with a new log' : 'in its log'}`, async (t) => {
+    const top = await temporaryDir(t);
+    for (let at = 1, died = true; died; at++) {
+      const dir = await makeState(join(top, String(at)), NOW);
+      await publishHost(dir, 'lantern', 'one', NOW);
+      const before = (await logStoreOf(dir).checkpoint()) ?? '';
+      const [first] = dir.roots;
+      assert.ok(first !== undefined);
+      const keys = new Map([['log', [await addServerKey(dir, 'log')]] as const]);
+      const text = await signNext(dir, NOW, { keys, newLog });
+      const asked = async () => {
+        const known = { root: 1, from: headOf(before).size };
+        const made = await makeOffer(dir, new PublishedLog(dir), 'lantern', known);
+        assert.ok(made !== null, 'nothing yet');
+        const offer = parseOffer(made.text);
+        const root = offer.roots.length === 0 ? first : { root: dir.root, envelope: text };
+        const log = verifyOfferedLog(offer, root, before, NOW);
+        const expect = { host: 'lantern', system: 'x86_64-linux', floor: null };
+        return verifyOfferedManifest(offer, root, log, expect, NOW).manifest.sequence;
+      };
+      died = await importRoot(dying(dir, at), text, NOW).then(
+        () => false,
+        (error: Error) => {
+          assert.equal(error.message, 'died');
+          return true;
+        },
+      );
+      await asked().then(
+        (sequence) => assert.ok(sequence === 1 || sequence === 2),
+        (error: FleetError) =>
+          assert.match(`${error.code}`, /^(ERR_ASSERTION|E_ROOT_VERSION|E_CHECKPOINT_UNSIGNED)$/),
+      );
+      await importRoot(dir, text, NOW);
+      assert.equal(await asked(), 2, `died at ${at}`);
+      await dir[Symbol.asyncDispose]();
+    }
+  });
 
 test('a new log does not begin where files of one lie that the database does not know', async (t) => {
   const dir = await world(t);
