@@ -162,7 +162,13 @@ test('a build that began before a root was imported publishes under that root', 
   await w.sign(draft, join(w.state, 'keys/root.pem'));
   await using begun = await openStateDir(w.state, { writer: 'inline' });
   assert.equal((await w.load(draft)).code, 0);
-  const request = { flake: demo, hosts: ['lantern'], dryRun: false, keepGoing: false };
+  const request = {
+    flake: demo,
+    hosts: ['lantern'],
+    dryRun: false,
+    noPublish: false,
+    keepGoing: false,
+  };
   const [result] = await buildFleet(begun, request);
   assert.equal(result?.error, null);
   const after = await w.once();

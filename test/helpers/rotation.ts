@@ -15,7 +15,7 @@ import {
   type KeyedRole,
   openDraft,
   type RootChanges,
-  signDraft,
+  signWith,
 } from '../../src/manifest/rotate.ts';
 import type { StateDir } from '../../src/server/statedir.ts';
 
@@ -33,7 +33,7 @@ export async function signNext(
   });
   const edited = edit(JSON.parse(formatDraft(draft)));
   const secret = parseSecretKey(await readFile(dir.layout.key('root.pem'), 'utf8'));
-  return signDraft(openDraft(JSON.stringify(edited)), secret);
+  return signWith(openDraft(JSON.stringify(edited)), secret);
 }
 
 /** Another key of the server's for `role`, which no root names yet. */

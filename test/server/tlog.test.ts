@@ -160,6 +160,7 @@ test('the keeper signs with the keys of the root that is in force once it has th
   const off = new AbortController();
   const options = {
     publishLock: dir.layout.publishLock,
+    state: dir.state,
     now: () => NOW + 3600,
     onError: (error: unknown) => errors.push(error),
   };
