@@ -40,7 +40,7 @@ export async function acceptNarInfo(
   }
   const nar = await state.stagedNar(file);
   if (nar === null || (await blobs.size(nar.blob)) !== nar.blobSize) {
-    return await acceptKnown(info, file, state, blobs, now);
+    return await acceptKnown(info, { state, blobs }, now);
   }
   requireSameNar(info, nar, file);
   const ca = contentAddressOf(info, nar);
@@ -61,23 +61,25 @@ async function heal(stored: StoredPath, state: State, blobs: Blobs, now: number)
   if ((await blobs.size(row.blob)) !== row.blobSize) await state.addCachedPaths([stored], now);
 }
 
-/** A path that is here already needs no NAR: another client was first. */
-async function acceptKnown(
-  info: NarInfo,
-  file: string,
-  state: State,
-  blobs: Blobs,
-  now: number,
-): Promise<'same'> {
+/**
+ * A path that is here already needs no NAR: another client was first. What this one says of it was held
+ * against no bytes, so it is compared with the row and never becomes one, also when the row goes meanwhile.
+ */
+async function acceptKnown(info: NarInfo, { state, blobs }: Stores, now: number): Promise<'same'> {
   const row = await state.cachedPath(hashPartOf(info.path));
   const isThere =
     row !== null && (row.blob === null || (await blobs.size(row.blob)) === row.blobSize);
-  if (!isThere) {
-    throw new FleetError('E_UPLOAD_NO_NAR', `${info.path}: ${info.url} has not been uploaded`);
-  }
-  const said = { ...row, narHash: info.narHash, references: info.references, sigs: info.sigs };
-  await add(said, file, state, now);
-  return 'same';
+  const outcome = isThere ? await state.confirmPath(info, now) : 'absent';
+  if (outcome === 'differs') throw conflict(info.path);
+  if (outcome === 'same') return outcome;
+  throw new FleetError('E_UPLOAD_NO_NAR', `${info.path}: ${info.url} has not been uploaded`);
+}
+
+function conflict(path: StorePath): FleetError {
+  return new FleetError(
+    'E_UPLOAD_CONFLICT',
+    `${path} is in this cache with other bytes or references`,
+  );
 }
 
 async function add(
@@ -87,12 +89,7 @@ async function add(
   now: number,
 ): Promise<'added' | 'same'> {
   const done = await state.addUploadedPath(row, file, now);
-  if (done.outcome === 'differs') {
-    throw new FleetError(
-      'E_UPLOAD_CONFLICT',
-      `${row.path} is in this cache with other bytes or references`,
-    );
-  }
+  if (done.outcome === 'differs') throw conflict(row.path);
   if (done.outcome === 'references missing') {
     throw new FleetError(
       'E_UPLOAD_REFERENCES_MISSING',

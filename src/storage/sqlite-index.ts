@@ -8,12 +8,21 @@ import { hashPartOf, type StorePath } from '../nix/storepath.ts';
 import type { BlobId } from './blobs.ts';
 import { CACHED_PATH, type CachedPathRow, cachedPathOf, cachedPathValues } from './sqlite-rows.ts';
 import type { SyncWrites } from './sqlite-writes.ts';
-import type { CachedPath, NarContents, NewPath, Pin, StagedNar, UploadOutcome } from './state.ts';
+import type {
+  CachedPath,
+  NarContents,
+  NewPath,
+  Pin,
+  SaidOfPath,
+  StagedNar,
+  UploadOutcome,
+} from './state.ts';
 
 type Index = Pick<
   SyncWrites,
   | 'addCachedPaths'
   | 'touchPaths'
+  | 'confirmPath'
   | 'dropPath'
   | 'stageNar'
   | 'addUploadedPath'
@@ -91,23 +100,29 @@ export function createIndex(db: Database): Index {
     if (row?.path === path) remove.path(hashPartOf(path), row.blob, now);
   });
 
+  const confirm = (said: SaidOfPath, now: number): 'same' | 'differs' | 'absent' => {
+    const hashPart = hashPartOf(said.path);
+    const found = find.get(hashPart);
+    if (found === undefined) return 'absent';
+    const known = cachedPathOf(found);
+    const agrees =
+      known.path === said.path &&
+      known.narHash === said.narHash &&
+      known.narSize === said.narSize &&
+      known.references.join() === said.references.join();
+    if (!agrees) return 'differs';
+    const sigs = [...new Set([...known.sigs, ...said.sigs])].slice(0, MAX_FOREIGN_SIGS);
+    setSigs.run(sigs.join(' '), hashPart);
+    touch.run(now, hashPart, said.path);
+    return 'same';
+  };
+  const confirmPath = db.transaction(confirm);
+
   const addUploadedPath = db.transaction(
     (row: NewPath, file: string, now: number): UploadOutcome => {
-      const hashPart = hashPartOf(row.path);
-      const found = find.get(hashPart);
-      const old = found === undefined ? null : cachedPathOf(found);
-      if (old !== null) {
-        const agrees =
-          old.path === row.path &&
-          old.narHash === row.narHash &&
-          old.references.join() === row.references.join();
-        if (!agrees) return { outcome: 'differs' };
-        const sigs = [...new Set([...old.sigs, ...row.sigs])].slice(0, MAX_FOREIGN_SIGS);
-        setSigs.run(sigs.join(' '), hashPart);
-        touch.run(now, hashPart, row.path);
-        unstage.run(file);
-        return { outcome: 'same' };
-      }
+      const outcome = confirm(row, now);
+      if (outcome === 'same') unstage.run(file);
+      if (outcome !== 'absent') return { outcome };
       const others = row.references.filter((path) => path !== row.path);
       const missing = others.filter((path) => isThere.get(hashPartOf(path), path) === undefined);
       if (missing.length > 0) return { outcome: 'references missing', missing };
@@ -141,6 +156,7 @@ export function createIndex(db: Database): Index {
   return {
     addCachedPaths: (rows, now) => addCachedPaths.immediate(rows, now),
     touchPaths: (paths, now) => touchPaths.immediate(paths, now),
+    confirmPath: (said, now) => confirmPath.immediate(said, now),
     dropPath: (path, now) => dropPath.immediate(path, now),
     stageNar: (nar, now) => void stage.run(...stagedValues(nar, now)),
     addUploadedPath: (row, file, now) => addUploadedPath.immediate(row, file, now),

@@ -87,6 +87,7 @@ function writesThrough(writer: Writer): StateWrites {
       }
       return found;
     },
+    confirmPath: (...args) => writer.write('confirmPath', args),
     dropPath: (...args) => writer.write('dropPath', args),
     stageNar: (...args) => writer.write('stageNar', args),
     addUploadedPath: (...args) => writer.write('addUploadedPath', args),

@@ -81,6 +81,9 @@ export type StagedNar = {
   readonly contents: NarContents;
 };
 
+/** What a client says of a path, to be compared with what is known of it. */
+export type SaidOfPath = Pick<IndexedPath, 'path' | 'narHash' | 'narSize' | 'references' | 'sigs'>;
+
 /** What became of an uploaded path. `same`: those bytes were there; `differs`: others are. */
 export type UploadOutcome =
   | { readonly outcome: 'added' | 'same' | 'differs' }
@@ -256,6 +259,11 @@ export interface StateWrites extends LogStateWrites {
    * that began before; returns how many of them there are. Several transactions when there are many.
    */
   touchPaths(paths: readonly StorePath[], now: number): Promise<number>;
+  /**
+   * A client says of a path, without its NAR, what it takes to be here: marks the row as used and adds the
+   * signatures where the rest agrees, and never adds or changes anything else.
+   */
+  confirmPath(said: SaidOfPath, now: number): Promise<'same' | 'differs' | 'absent'>;
   /** Removes a row whose bytes turned out to be wrong; what refers to it stays. */
   dropPath(path: StorePath, now: number): Promise<void>;
   /** Keeps an uploaded NAR, replacing one of the same name. Its blob must be durable already. */
