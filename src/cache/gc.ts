@@ -1,6 +1,6 @@
 // Garbage collection of the cache, in small steps while builds, uploads and downloads go on. Rows first,
-// referrers before what they refer to; then the NARs that no row has named for long enough; then files
-// that nothing names. Each step leaves everything consistent, so a collection may be killed at any
+// referrers before what they refer to; then what belongs to none; then the NARs that no row has named for
+// long enough; then files that nothing names. Each step leaves everything consistent, so a collection may be killed at any
 // instant and the next one goes on.
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { StorePath } from '../nix/storepath.ts';
@@ -37,6 +37,8 @@ const PATHS_PER_STEP = 200;
 const NARS_PER_STEP = 200;
 /** Others get to write between two steps. */
 const BREATH_MS = 2;
+/** How long an uploaded NAR waits for more narinfos once a row names it: a client sends them at once. */
+const DESCRIBED_SECONDS = 86_400;
 /** A file that nothing names may be one whose row is about to come: a build takes hours at most. */
 const ORPHAN_SECONDS = 86_400;
 
@@ -67,13 +69,15 @@ export async function collectGarbage(collection: Collection): Promise<Collected>
     for (const nar of await state.sweepNars(releasedSince, MANY, true)) count(nar);
     return done;
   }
+  // First, so that a NAR that was uploaded long ago is not kept by that once more.
+  const describedSince = now - DESCRIBED_SECONDS;
+  while ((await state.sweepLeftovers(usedSince, describedSince, NARS_PER_STEP)) > 0) await pause();
   for (let nars: BlobRef[] = []; ; await pause()) {
     nars = await state.sweepNars(releasedSince, NARS_PER_STEP, false);
     // The row is gone: whoever puts such a NAR from now on makes its file anew, which then stays.
     for (const nar of nars) if (await blobs.deleteOlder(nar.id, now)) count(nar);
     if (nars.length < NARS_PER_STEP) break;
   }
-  while ((await state.sweepLeftovers(usedSince, NARS_PER_STEP)) > 0) await pause();
   for await (const orphan of orphans(state, blobs, now - ORPHAN_SECONDS)) {
     if (await blobs.deleteOlder(orphan.id, now - ORPHAN_SECONDS)) count(orphan);
     collection.signal?.throwIfAborted();

@@ -1,6 +1,6 @@
 // GET and HEAD of `/nar/<blob>.nar.zst`: whole, or for GET one range of it (RFC 9110 §14). Never 200 before the
-// bytes are open and of the right size. HEAD also says what a client has uploaded and not yet described
-// by a narinfo, under the client's own name for it, so that an interrupted upload is not sent again.
+// bytes are open and of the right size. HEAD also says what a client has uploaded, under the client's
+// own name for it, so that an interrupted upload is not sent again, nor are the same bytes for another path.
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import type { Blobs } from '../storage/blobs.ts';
 import type { StateReads } from '../storage/state.ts';

@@ -50,7 +50,7 @@ export class PushClient implements AsyncDisposable {
     return missing;
   }
 
-  /** Whether the server has a NAR under that name which no narinfo names yet. */
+  /** Whether the server has a NAR under that name, for narinfos to name. */
   async hasNar(file: string): Promise<boolean> {
     return (await this.#ask('HEAD', `/nar/${file}`, null, [404])).status === 200;
   }

@@ -1,5 +1,5 @@
 // `PUT /nar/<file>`: a NAR, compressed as its name says, arrives, is unpacked and taken in (nar-intake.ts),
-// and is kept under the client's name for it until a narinfo names it. Where that name is a hash, as Nix
+// and is kept under the client's name for it, for the narinfos that name it. Where that name is a hash, as Nix
 // names its files, the bytes must have it: a later HEAD then vouches for them.
 import type { IncomingMessage } from 'node:http';
 import { FleetError, isFleetError } from '../errors.ts';

@@ -49,7 +49,7 @@ export async function acceptNarInfo(
   const { path, references, deriver, sigs } = info;
   const row = { path, narHash, narSize, references, deriver, sigs, ca, contents };
   const stored = { ...row, compression: 'zstd', blob, blobSize, upstream: null } as const;
-  const outcome = await add(stored, file, state, now);
+  const outcome = await add(stored, state, now);
   // Pushed again because its bytes were lost or damaged: these take their place.
   if (outcome === 'same') await heal(stored, state, blobs, now);
   return outcome;
@@ -84,11 +84,10 @@ function conflict(path: StorePath): FleetError {
 
 async function add(
   row: Parameters<State['addUploadedPath']>[0],
-  file: string,
   state: State,
   now: number,
 ): Promise<'added' | 'same'> {
-  const done = await state.addUploadedPath(row, file, now);
+  const done = await state.addUploadedPath(row, now);
   if (done.outcome === 'differs') throw conflict(row.path);
   if (done.outcome === 'references missing') {
     throw new FleetError(

@@ -58,7 +58,6 @@ export function createIndex(db: Database): Index {
     .pluck();
   const setSigs = db.prepare('UPDATE cached_path SET sigs = ? WHERE hash_part = ?');
   const stage = db.prepare('INSERT OR REPLACE INTO staged_nar VALUES (?,?,?,?,?,?,?,?,?,?,?,?)');
-  const unstage = db.prepare('DELETE FROM staged_nar WHERE file = ?');
   const putLog = db.prepare('INSERT OR IGNORE INTO build_log VALUES (?, ?, ?, ?)');
   const putRealisation = db.prepare('INSERT OR REPLACE INTO realisation VALUES (?, ?, ?, ?)');
   const pinned = db.prepare<[string], string>('SELECT path FROM pin WHERE name = ?').pluck();
@@ -118,20 +117,16 @@ export function createIndex(db: Database): Index {
   };
   const confirmPath = db.transaction(confirm);
 
-  const addUploadedPath = db.transaction(
-    (row: NewPath, file: string, now: number): UploadOutcome => {
-      const outcome = confirm(row, now);
-      if (outcome === 'same') unstage.run(file);
-      if (outcome !== 'absent') return { outcome };
-      const others = row.references.filter((path) => path !== row.path);
-      const missing = others.filter((path) => isThere.get(hashPartOf(path), path) === undefined);
-      if (missing.length > 0) return { outcome: 'references missing', missing };
-      for (const path of others) touch.run(now, hashPartOf(path), path);
-      put({ ...row, sigs: row.sigs.slice(0, MAX_FOREIGN_SIGS) }, now);
-      unstage.run(file);
-      return { outcome: 'added' };
-    },
-  );
+  const addUploadedPath = db.transaction((row: NewPath, now: number): UploadOutcome => {
+    const outcome = confirm(row, now);
+    if (outcome !== 'absent') return { outcome };
+    const others = row.references.filter((path) => path !== row.path);
+    const missing = others.filter((path) => isThere.get(hashPartOf(path), path) === undefined);
+    if (missing.length > 0) return { outcome: 'references missing', missing };
+    for (const path of others) touch.run(now, hashPartOf(path), path);
+    put({ ...row, sigs: row.sigs.slice(0, MAX_FOREIGN_SIGS) }, now);
+    return { outcome: 'added' };
+  });
 
   const addRealisation = db.transaction(
     ({ key, outPath, json }: Parameters<Index['addRealisation']>[0], now: number): boolean => {
@@ -159,7 +154,7 @@ export function createIndex(db: Database): Index {
     confirmPath: (said, now) => confirmPath.immediate(said, now),
     dropPath: (path, now) => dropPath.immediate(path, now),
     stageNar: (nar, now) => void stage.run(...stagedValues(nar, now)),
-    addUploadedPath: (row, file, now) => addUploadedPath.immediate(row, file, now),
+    addUploadedPath: (row, now) => addUploadedPath.immediate(row, now),
     addBuildLog: (drv, { id, size }, now) => void putLog.run(drv, id, size, now),
     addRealisation: (record, now) => addRealisation.immediate(record, now),
     addPin: (pin) => addPin.immediate(pin),

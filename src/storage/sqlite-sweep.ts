@@ -51,20 +51,25 @@ export function createSweeps(db: Database): Sweeps {
     .prepare<[string], string>('SELECT referred FROM path_reference WHERE referrer = ?')
     .pluck();
   const addGone = db.prepare('INSERT INTO gc_gone VALUES (?)');
-  const freeNars = db.prepare<[number, number], BlobRef>(
+  const freeNars = db.prepare<[number, number, number], BlobRef>(
     `SELECT blob AS id, size FROM nar WHERE released_at < ?
-       AND NOT EXISTS (SELECT 1 FROM staged_nar WHERE staged_nar.blob = nar.blob)
+       AND NOT EXISTS (SELECT 1 FROM staged_nar WHERE staged_nar.blob = nar.blob AND staged_at >= ?)
      ORDER BY released_at LIMIT ?`,
   );
-  const goneNars = db.prepare<[], BlobRef>(
+  const goneNars = db.prepare<[number], BlobRef>(
     `SELECT DISTINCT nar.blob AS id, nar.size AS size
      FROM gc_gone JOIN cached_path USING (hash_part) JOIN nar ON nar.blob = cached_path.blob
      WHERE nar.released_at IS NULL
-       AND NOT EXISTS (SELECT 1 FROM staged_nar WHERE staged_nar.blob = nar.blob)
+       AND NOT EXISTS (SELECT 1 FROM staged_nar WHERE staged_nar.blob = nar.blob AND staged_at >= ?)
        AND NOT EXISTS (SELECT 1 FROM cached_path AS other WHERE other.blob = nar.blob
          AND other.hash_part NOT IN (SELECT hash_part FROM gc_gone))`,
   );
   const dropNar = db.prepare('DELETE FROM nar WHERE blob = ?');
+  const dropDescribed = db.prepare<[number, number]>(
+    `DELETE FROM staged_nar WHERE rowid IN
+       (SELECT rowid FROM staged_nar WHERE staged_at < ?
+         AND EXISTS (SELECT 1 FROM cached_path WHERE cached_path.blob = staged_nar.blob) LIMIT ?)`,
+  );
   const leftovers = [
     `DELETE FROM staged_nar WHERE rowid IN
        (SELECT rowid FROM staged_nar WHERE staged_at < ? LIMIT ?)`,
@@ -106,15 +111,22 @@ export function createSweeps(db: Database): Sweeps {
   );
 
   const sweepNars = db.transaction((cutoff: number, limit: number, dryRun: boolean): BlobRef[] => {
-    const nars = freeNars.all(cutoff, limit);
+    // What a collection would have forgotten by now keeps nothing in a dry run either.
+    const stagedSince = dryRun && progress !== null ? progress.cutoff : 0;
+    const nars = freeNars.all(cutoff, stagedSince, limit);
     if (!dryRun) for (const { id } of nars) dropNar.run(id);
     // What would be released now and need not wait.
-    if (dryRun && progress !== null && progress.now < cutoff) nars.push(...goneNars.all());
+    if (dryRun && progress !== null && progress.now < cutoff)
+      nars.push(...goneNars.all(stagedSince));
     return nars;
   });
 
-  const sweepLeftovers = db.transaction((cutoff: number, limit: number): number =>
-    leftovers.reduce((sum, statement) => sum + statement.run(cutoff, limit).changes, 0),
+  const sweepLeftovers = db.transaction(
+    (cutoff: number, describedCutoff: number, limit: number): number =>
+      leftovers.reduce(
+        (sum, statement) => sum + statement.run(cutoff, limit).changes,
+        dropDescribed.run(describedCutoff, limit).changes,
+      ),
   );
 
   return {
@@ -131,6 +143,7 @@ export function createSweeps(db: Database): Sweeps {
       return result;
     },
     sweepNars: (cutoff, limit, dryRun) => sweepNars.immediate(cutoff, limit, dryRun),
-    sweepLeftovers: (cutoff, limit) => sweepLeftovers.immediate(cutoff, limit),
+    sweepLeftovers: (cutoff, described, limit) =>
+      sweepLeftovers.immediate(cutoff, described, limit),
   };
 }

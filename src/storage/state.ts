@@ -63,7 +63,7 @@ export type NarContents = {
 /** A row to be stored. A row that comes without contents keeps those that are known of the same bytes. */
 export type NewPath = CachedPath & { readonly contents?: NarContents };
 
-/** A NAR that a client uploaded, stored in our form, which no narinfo has named yet. */
+/** A NAR that a client uploaded, stored in our form, for narinfos to name. */
 export type StagedNar = {
   /** The client's name for it: what follows `nar/` in its URL. */
   readonly file: string;
@@ -269,10 +269,10 @@ export interface StateWrites extends LogStateWrites {
   /** Keeps an uploaded NAR, replacing one of the same name. Its blob must be durable already. */
   stageNar(nar: StagedNar, now: number): Promise<void>;
   /**
-   * Adds the row of an uploaded path, marks what it refers to as used, and forgets the staged NAR
-   * `file`; all or nothing.
+   * Adds the row of an uploaded path and marks what it refers to as used; all or nothing. The staged NAR
+   * stays for a while: another path may have the same bytes, and its client was told that they are here.
    */
-  addUploadedPath(row: NewPath, file: string, now: number): Promise<UploadOutcome>;
+  addUploadedPath(row: NewPath, now: number): Promise<UploadOutcome>;
   /** Notes the blob that holds a derivation's log; the first one stays. */
   addBuildLog(drv: StorePath, blob: BlobRef, now: number): Promise<void>;
   /** Adds or replaces a realisation; false when its output path is not in the index. */
@@ -302,10 +302,11 @@ export interface StateWrites extends LogStateWrites {
    */
   sweepNars(cutoff: number, limit: number, dryRun: boolean): Promise<BlobRef[]>;
   /**
-   * Forgets what is older than `cutoff` and belongs to nothing: staged NARs, logs of derivations that
-   * no row names, realisations of paths that are gone. Returns how many.
+   * Forgets what is older than `cutoff` and belongs to nothing: staged NARs (those that a row names
+   * already when they are older than `describedCutoff`), logs of derivations that no row names,
+   * realisations of paths that are gone. Returns how many.
    */
-  sweepLeftovers(cutoff: number, limit: number): Promise<number>;
+  sweepLeftovers(cutoff: number, describedCutoff: number, limit: number): Promise<number>;
   /** Records a new holder of the publication lease and returns it with the next fencing number. */
   recordLease(pid: number, now: number): Promise<LeaseHolder>;
   /** Records an invitation (and the host, if new), replacing unused ones of the same host. */

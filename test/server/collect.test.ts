@@ -162,7 +162,7 @@ class History {
     }
   }
 
-  async stage(): Promise<{ row: StoredPath; file: string }> {
+  async stage(): Promise<StoredPath> {
     const row = await this.newRow([], false);
     const file = `upload-${this.#count}.nar.zst`;
     const nar: StagedNar = {
@@ -171,17 +171,16 @@ class History {
       contents: { listing: null, debugFiles: [] },
     };
     await this.#dir.state.stageNar(nar, this.model.now);
-    return { row, file };
+    return row;
   }
 
   async upload(references: readonly StorePath[]): Promise<void> {
-    const { row, file } = await this.stage();
-    await this.describe({ ...row, references }, file);
+    await this.describe({ ...(await this.stage()), references });
   }
 
   /** The narinfo of a staged NAR comes; what it refers to may have gone meanwhile, then it is refused. */
-  async describe(row: StoredPath, file: string): Promise<void> {
-    const { outcome } = await this.#dir.state.addUploadedPath(row, file, this.model.now);
+  async describe(row: StoredPath): Promise<void> {
+    const { outcome } = await this.#dir.state.addUploadedPath(row, this.model.now);
     const isWhole = row.references.every((path) => this.model.paths.has(path));
     assert.equal(outcome, isWhole ? 'added' : 'references missing');
     if (!isWhole) return;
@@ -279,12 +278,12 @@ test('an upload in flight is never left without what it refers to', async (t) =>
           await requireWhole(dir);
           const next = meanwhile.shift();
           if (next !== undefined) {
-            const { row, file } = await history.stage();
+            const row = await history.stage();
             const chosen = [...model.paths.keys()][next[0] % Math.max(model.paths.size, 1)];
-            await history.describe(
-              { ...row, references: chosen === undefined ? [] : [chosen] },
-              file,
-            );
+            await history.describe({
+              ...row,
+              references: chosen === undefined ? [] : [chosen],
+            });
             if (next[1].type !== 'wait') await history.run(next[1]);
           }
           done = swept.done;
@@ -303,7 +302,7 @@ test('bytes outlive their row for as long as was promised, and uploads before th
   const history = new History(dir, 0);
   const row = await history.newRow([]);
   await dir.state.addCachedPaths([row], START);
-  const { row: staged } = await history.stage();
+  const staged = await history.stage();
   const later = Math.floor(Date.now() / 1000) + 100 * DAY;
   const run = (now: number, releasedSince: number) =>
     collectGarbage({
