@@ -55,6 +55,10 @@ export async function collectGarbage(collection: Collection): Promise<Collected>
     done.blobBytes += size;
   };
 
+  // Asked again for each: an upload or a build may have named what was nobody's a moment ago.
+  const remove = ({ id }: BlobRef, putBefore: number): Promise<boolean> =>
+    blobs.deleteOlder(id, putBefore, async () => (await state.namedBlobs([id])).size > 0);
+
   await state.beginSweep({ roots, cutoff: usedSince, dryRun });
   for (let step: SweepStep = { removed: [], done: false }; !step.done; await pause()) {
     step = await state.sweepPaths(PATHS_PER_STEP, now);
@@ -75,11 +79,11 @@ export async function collectGarbage(collection: Collection): Promise<Collected>
   for (let nars: BlobRef[] = []; ; await pause()) {
     nars = await state.sweepNars(releasedSince, NARS_PER_STEP, false);
     // The row is gone: whoever puts such a NAR from now on makes its file anew, which then stays.
-    for (const nar of nars) if (await blobs.deleteOlder(nar.id, now)) count(nar);
+    for (const nar of nars) if (await remove(nar, now)) count(nar);
     if (nars.length < NARS_PER_STEP) break;
   }
   for await (const orphan of orphans(state, blobs, now - ORPHAN_SECONDS)) {
-    if (await blobs.deleteOlder(orphan.id, now - ORPHAN_SECONDS)) count(orphan);
+    if (await remove(orphan, now - ORPHAN_SECONDS)) count(orphan);
     collection.signal?.throwIfAborted();
   }
   return done;

@@ -43,6 +43,18 @@ export async function takeNar(
   };
 }
 
+/**
+ * Whether the bytes are there, asked of the disk: sizes from memory may be a moment old. Asked after they
+ * were named it holds for good: a collection looks for names once more before it removes a file.
+ */
+export async function isOnDisk(
+  { blob, blobSize }: Pick<StagedNar, 'blob' | 'blobSize'>,
+  blobs: Blobs,
+): Promise<boolean> {
+  await using open = await blobs.open(blob);
+  return open?.size === blobSize;
+}
+
 /** All that looks at the bytes while they pass. */
 class Inspection {
   size = 0;

@@ -8,7 +8,7 @@ import { formatNarHash } from '../nix/hash.ts';
 import type { Compression } from '../nix/narinfo.ts';
 import type { Blobs } from '../storage/blobs.ts';
 import type { State } from '../storage/state.ts';
-import { takeNar } from './nar-intake.ts';
+import { isOnDisk, takeNar } from './nar-intake.ts';
 import { type Pace, UploadBody } from './upload-body.ts';
 
 /** What zstd's highest levels use: 128 MiB, for as long as one upload takes. */
@@ -34,7 +34,7 @@ export type NarUpload = {
   readonly now: number;
 };
 
-/** @throws FleetError E_UPLOAD_NAR, E_UPLOAD_MISMATCH, E_UPLOAD_LIMIT, E_UPLOAD_COMPRESSION, E_DISK_FULL */
+/** @throws FleetError E_UPLOAD_NAR, E_UPLOAD_MISMATCH, E_UPLOAD_LIMIT, E_UPLOAD_COMPRESSION, E_DISK_FULL, E_STATE_BUSY */
 export async function acceptNar(
   file: string,
   request: IncomingMessage,
@@ -60,6 +60,12 @@ export async function acceptNar(
       throw new FleetError('E_UPLOAD_MISMATCH', `${file} has the hash ${fileHash}`);
     }
     await state.stageNar({ ...nar, file, fileHash, fileSize: body.size }, now);
+    // A collection that was under way may have taken it as nobody's before it was named.
+    if (!(await isOnDisk(nar, blobs))) {
+      throw new FleetError('E_STATE_BUSY', `${file} was removed before it could be named`, {
+        hint: 'send it again',
+      });
+    }
   } catch (cause) {
     if (!isFleetError(cause, 'E_NAR_BAD', 'E_NAR_TRUNCATED')) throw cause;
     throw new FleetError('E_UPLOAD_NAR', `${file}: ${cause.message}`, { cause });

@@ -8,8 +8,9 @@ import { findHashParts } from '../nix/mentions.ts';
 import { type NarInfo, parseNarInfo } from '../nix/narinfo.ts';
 import { type NixPublicKey, parsePathSignature, verifyPathSignature } from '../nix/signature.ts';
 import { hashPartOf, type StorePath } from '../nix/storepath.ts';
-import type { Blobs } from '../storage/blobs.ts';
-import type { StagedNar, State, StoredPath } from '../storage/state.ts';
+import type { BlobId, Blobs } from '../storage/blobs.ts';
+import type { NewPath, StagedNar, State, StoredPath } from '../storage/state.ts';
+import { isOnDisk } from './nar-intake.ts';
 import { compressionOf } from './upload-nar.ts';
 
 export type UploadPolicy = {
@@ -19,6 +20,7 @@ export type UploadPolicy = {
   readonly references: 'exact' | 'declared';
 };
 
+type Uploaded = StoredPath & NewPath;
 type Stores = { readonly state: State; readonly blobs: Blobs };
 
 /**
@@ -39,7 +41,7 @@ export async function acceptNarInfo(
     throw new FleetError('E_UPLOAD_MISMATCH', `${info.path}: its URL must be nar/<file>`);
   }
   const nar = await state.stagedNar(file);
-  if (nar === null || (await blobs.size(nar.blob)) !== nar.blobSize) {
+  if (nar === null || !(await isOnDisk(nar, blobs))) {
     return await acceptKnown(info, { state, blobs }, now);
   }
   requireSameNar(info, nar, file);
@@ -48,31 +50,41 @@ export async function acceptNarInfo(
   const { narHash, narSize, blob, blobSize, contents } = nar;
   const { path, references, deriver, sigs } = info;
   const row = { path, narHash, narSize, references, deriver, sigs, ca, contents };
-  const stored = { ...row, compression: 'zstd', blob, blobSize, upstream: null } as const;
-  const outcome = await add(stored, state, now);
+  const stored: Uploaded = { ...row, compression: 'zstd', blob, blobSize, upstream: null };
+  const outcome = await add(stored, null, state, now);
+  const found = await bytesOf(info.path, { state, blobs });
+  if (found === 'there') return outcome;
   // Pushed again because its bytes were lost or damaged: these take their place.
-  if (outcome === 'same') await heal(stored, state, blobs, now);
-  return outcome;
+  await add(stored, found, state, now);
+  if ((await bytesOf(info.path, { state, blobs })) === 'there') return outcome;
+  throw noNar(info);
 }
 
-async function heal(stored: StoredPath, state: State, blobs: Blobs, now: number): Promise<void> {
-  const row = await state.cachedPath(hashPartOf(stored.path));
-  if (row === null || row.blob === null) return;
-  if ((await blobs.size(row.blob)) !== row.blobSize) await state.addCachedPaths([stored], now);
+/** Whether the bytes of a path's row are there; else which are lost. Null: there is no row. */
+async function bytesOf(
+  path: StorePath,
+  { state, blobs }: Stores,
+): Promise<BlobId | 'there' | null> {
+  const row = await state.cachedPath(hashPartOf(path));
+  if (row === null) return null;
+  return row.blob === null || (await isOnDisk(row, blobs)) ? 'there' : row.blob;
 }
 
 /**
  * A path that is here already needs no NAR: another client was first. What this one says of it was held
  * against no bytes, so it is compared with the row and never becomes one, also when the row goes meanwhile.
  */
-async function acceptKnown(info: NarInfo, { state, blobs }: Stores, now: number): Promise<'same'> {
-  const row = await state.cachedPath(hashPartOf(info.path));
-  const isThere =
-    row !== null && (row.blob === null || (await blobs.size(row.blob)) === row.blobSize);
-  const outcome = isThere ? await state.confirmPath(info, now) : 'absent';
+async function acceptKnown(info: NarInfo, stores: Stores, now: number): Promise<'same'> {
+  if ((await bytesOf(info.path, stores)) !== 'there') throw noNar(info);
+  const outcome = await stores.state.confirmPath(info, now);
   if (outcome === 'differs') throw conflict(info.path);
-  if (outcome === 'same') return outcome;
-  throw new FleetError('E_UPLOAD_NO_NAR', `${info.path}: ${info.url} has not been uploaded`);
+  // Looked at again: only now that it is marked as used do row and bytes stay.
+  if (outcome === 'same' && (await bytesOf(info.path, stores)) === 'there') return outcome;
+  throw noNar(info);
+}
+
+function noNar({ path, url }: NarInfo): FleetError {
+  return new FleetError('E_UPLOAD_NO_NAR', `${path}: ${url} has not been uploaded`);
 }
 
 function conflict(path: StorePath): FleetError {
@@ -83,11 +95,12 @@ function conflict(path: StorePath): FleetError {
 }
 
 async function add(
-  row: Parameters<State['addUploadedPath']>[0],
+  row: Uploaded,
+  lost: BlobId | null,
   state: State,
   now: number,
 ): Promise<'added' | 'same'> {
-  const done = await state.addUploadedPath(row, now);
+  const done = await state.addUploadedPath(row, lost, now);
   if (done.outcome === 'differs') throw conflict(row.path);
   if (done.outcome === 'references missing') {
     throw new FleetError(
@@ -146,7 +159,8 @@ async function requireReferences(
   if (unseen.size > 0) {
     // Not as a whole store path, then; Nix takes a bare hash part for a reference too.
     const blob = await blobs.get(nar.blob);
-    const found = blob === null ? new Set() : await findHashParts(decompress(blob, 'zstd'), unseen);
+    if (blob === null) throw noNar(info);
+    const found = await findHashParts(decompress(blob, 'zstd'), unseen);
     const absent = info.references.filter((path) => {
       const hashPart = hashPartOf(path);
       return unseen.has(hashPart) && !found.has(hashPart);

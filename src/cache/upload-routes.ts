@@ -7,7 +7,7 @@ import { parseRealisation } from '../nix/realisation.ts';
 import type { NixPublicKey } from '../nix/signature.ts';
 import { isHashPart, parseStorePath, type StorePath } from '../nix/storepath.ts';
 import type { Blobs } from '../storage/blobs.ts';
-import type { State } from '../storage/state.ts';
+import type { CachedPath, State } from '../storage/state.ts';
 import { compressedStream } from './compress.ts';
 import { Gate } from './gate.ts';
 import { derivationOf, realisationKeyOf } from './metadata-routes.ts';
@@ -138,13 +138,24 @@ function addRoutes(scope: FastifyInstance, options: UploadRoutes): void {
   scope.post('/v1/cache/missing', guarded, async (request, reply) => {
     const asked = parseQuestion((await smallBody(request.raw, MAX_QUESTION, pace)).toString());
     const there = new Set<StorePath>();
-    for (const row of await state.cachedPaths(asked)) {
+    for (const row of await marked(asked, state, now())) {
       if (row.blob === null || (await blobs.size(row.blob)) === row.blobSize) there.add(row.path);
     }
-    // Kept at least until the narinfos that will refer to them have come.
-    await state.touchPaths([...there], now());
     return reply.send({ missing: asked.filter((path) => !there.has(path)) });
   });
+}
+
+/** Rows of `paths`, kept from now on until the narinfos that will refer to them have come. */
+async function marked(paths: StorePath[], state: State, now: number): Promise<CachedPath[]> {
+  for (;;) {
+    const rows = await state.cachedPaths(paths);
+    const found = await state.touchPaths(
+      rows.map(({ path }) => path),
+      now,
+    );
+    // Fewer: some went between the question and the mark.
+    if (found === rows.length) return rows;
+  }
 }
 
 /** `{"paths": ["/nix/store/…", …]}` and nothing else. @throws FleetError E_REQUEST, E_STORE_PATH */

@@ -50,9 +50,10 @@ export interface Blobs {
   delete(id: BlobId): Promise<void>;
   /**
    * Removes a blob that was last put before `time` (POSIX seconds), and only then, also when somebody
-   * puts it at this moment; returns whether it was removed.
+   * puts it at this moment; returns whether it was removed. `isNamed` is asked once nobody can open the
+   * blob any more, and keeps it: whoever names a blob and finds it there afterwards has it for good.
    */
-  deleteOlder(id: BlobId, time: number): Promise<boolean>;
+  deleteOlder(id: BlobId, time: number, isNamed?: () => Promise<boolean>): Promise<boolean>;
   /** Takes a blob out of service and keeps its bytes aside for a person to look at. */
   quarantine(id: BlobId): Promise<void>;
   /** Every blob there is and when it was put (POSIX seconds), in no particular order. */

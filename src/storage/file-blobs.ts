@@ -135,7 +135,11 @@ class FileBlobs implements Blobs {
     await rm(this.#file(id), { force: true });
   }
 
-  async deleteOlder(id: BlobId, time: number): Promise<boolean> {
+  async deleteOlder(
+    id: BlobId,
+    time: number,
+    isNamed: () => Promise<boolean> = async () => false,
+  ): Promise<boolean> {
     const file = this.#file(id);
     const isOld = async (path: string): Promise<boolean> => {
       const found = await stat(path).catch(absent);
@@ -153,9 +157,13 @@ class FileBlobs implements Blobs {
       absent(error);
       return false;
     }
-    const removed = await isOld(aside);
-    if (!removed) await putBack(aside, file);
-    await rm(aside, { force: true });
+    let removed = false;
+    try {
+      removed = (await isOld(aside)) && !(await isNamed());
+    } finally {
+      if (!removed) await putBack(aside, file);
+      await rm(aside, { force: true });
+    }
     return removed;
   }
 

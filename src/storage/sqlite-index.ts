@@ -117,16 +117,22 @@ export function createIndex(db: Database): Index {
   };
   const confirmPath = db.transaction(confirm);
 
-  const addUploadedPath = db.transaction((row: NewPath, now: number): UploadOutcome => {
-    const outcome = confirm(row, now);
-    if (outcome !== 'absent') return { outcome };
-    const others = row.references.filter((path) => path !== row.path);
-    const missing = others.filter((path) => isThere.get(hashPartOf(path), path) === undefined);
-    if (missing.length > 0) return { outcome: 'references missing', missing };
-    for (const path of others) touch.run(now, hashPartOf(path), path);
-    put({ ...row, sigs: row.sigs.slice(0, MAX_FOREIGN_SIGS) }, now);
-    return { outcome: 'added' };
-  });
+  const addUploadedPath = db.transaction(
+    (row: NewPath, lost: BlobId | null, now: number): UploadOutcome => {
+      const outcome = confirm(row, now);
+      if (outcome === 'same' && lost !== null) {
+        // Only while it is still that one: a build may have stored the path anew meanwhile.
+        if (find.get(hashPartOf(row.path))?.blob === lost) put(row, now);
+      }
+      if (outcome !== 'absent') return { outcome };
+      const others = row.references.filter((path) => path !== row.path);
+      const missing = others.filter((path) => isThere.get(hashPartOf(path), path) === undefined);
+      if (missing.length > 0) return { outcome: 'references missing', missing };
+      for (const path of others) touch.run(now, hashPartOf(path), path);
+      put({ ...row, sigs: row.sigs.slice(0, MAX_FOREIGN_SIGS) }, now);
+      return { outcome: 'added' };
+    },
+  );
 
   const addRealisation = db.transaction(
     ({ key, outPath, json }: Parameters<Index['addRealisation']>[0], now: number): boolean => {
@@ -154,7 +160,7 @@ export function createIndex(db: Database): Index {
     confirmPath: (said, now) => confirmPath.immediate(said, now),
     dropPath: (path, now) => dropPath.immediate(path, now),
     stageNar: (nar, now) => void stage.run(...stagedValues(nar, now)),
-    addUploadedPath: (row, now) => addUploadedPath.immediate(row, now),
+    addUploadedPath: (row, lost, now) => addUploadedPath.immediate(row, lost, now),
     addBuildLog: (drv, { id, size }, now) => void putLog.run(drv, id, size, now),
     addRealisation: (record, now) => addRealisation.immediate(record, now),
     addPin: (pin) => addPin.immediate(pin),

@@ -271,8 +271,9 @@ export interface StateWrites extends LogStateWrites {
   /**
    * Adds the row of an uploaded path and marks what it refers to as used; all or nothing. The staged NAR
    * stays for a while: another path may have the same bytes, and its client was told that they are here.
+   * A row that is there stays, but for its blob where that is `lost`.
    */
-  addUploadedPath(row: NewPath, now: number): Promise<UploadOutcome>;
+  addUploadedPath(row: NewPath, lost: BlobId | null, now: number): Promise<UploadOutcome>;
   /** Notes the blob that holds a derivation's log; the first one stays. */
   addBuildLog(drv: StorePath, blob: BlobRef, now: number): Promise<void>;
   /** Adds or replaces a realisation; false when its output path is not in the index. */

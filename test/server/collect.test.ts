@@ -180,7 +180,7 @@ class History {
 
   /** The narinfo of a staged NAR comes; what it refers to may have gone meanwhile, then it is refused. */
   async describe(row: StoredPath): Promise<void> {
-    const { outcome } = await this.#dir.state.addUploadedPath(row, this.model.now);
+    const { outcome } = await this.#dir.state.addUploadedPath(row, null, this.model.now);
     const isWhole = row.references.every((path) => this.model.paths.has(path));
     assert.equal(outcome, isWhole ? 'added' : 'references missing');
     if (!isWhole) return;

@@ -2,20 +2,19 @@
 // steps. What happens in between is done by the state or the blobs that the server is given.
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { formatNarInfo } from '../../src/nix/narinfo.ts';
+import { formatNarInfo, parseNarInfo } from '../../src/nix/narinfo.ts';
 import { hashPartOf } from '../../src/nix/storepath.ts';
 import { collect } from '../../src/server/collect.ts';
 import type { StateDir } from '../../src/server/statedir.ts';
+import type { State } from '../../src/storage/state.ts';
+import { cachedPath, stored } from '../helpers/rows.ts';
 import { cache, NOW, narinfoPath, parcel, put, refused } from '../helpers/uploads.ts';
 
-/** `dir` with `after` called once the row of a path was looked up. */
-function afterLookup(dir: StateDir, after: (dir: StateDir) => Promise<void>): StateDir {
-  const cachedPath: StateDir['state']['cachedPath'] = async (hashPart) => {
-    const row = await dir.state.cachedPath(hashPart);
-    await after(dir);
-    return row;
-  };
-  return { ...dir, state: { ...dir.state, cachedPath } };
+type Change<K extends keyof State> = (state: State) => State[K];
+
+/** The state directory with one of its state's methods replaced. */
+function changed<K extends keyof State>(dir: StateDir, name: K, make: Change<K>): StateDir {
+  return { ...dir, state: { ...dir.state, [name]: make(dir.state) } };
 }
 
 test('a narinfo without its NAR says nothing of a path that goes at this moment', async (t) => {
@@ -23,8 +22,10 @@ test('a narinfo without its NAR says nothing of a path that goes at this moment'
   const lie = parcel('lie', 'other text').info;
   let goes = false;
   const made = await cache(t, {}, (dir) =>
-    afterLookup(dir, async ({ state }) => {
+    changed(dir, 'cachedPath', (state) => async (hashPart) => {
+      const row = await state.cachedPath(hashPart);
       if (goes) await state.dropPath(one.info.path, NOW);
+      return row;
     }),
   );
   await put(made, one);
@@ -91,4 +92,108 @@ test('a dry run counts a NAR that only its upload of long ago keeps', async (t) 
   const now = NOW + 4 * 86_400;
   assert.equal((await collect(dir, { dryRun: true, now }))?.blobs, 1);
   assert.equal((await collect(dir, { dryRun: false, now }))?.blobs, 1);
+});
+
+test('a NAR that goes before it is named is not acknowledged', async (t) => {
+  let goes = true;
+  const made = await cache(t, {}, (dir) =>
+    changed(dir, 'stageNar', (state) => async (nar, now) => {
+      if (goes) await dir.blobs.delete(nar.blob);
+      await state.stageNar(nar, now);
+    }),
+  );
+  const one = parcel('one', 'text');
+  await refused(await made.send('PUT', `/nar/${one.file}`, one.nar), 503, 'E_STATE_BUSY');
+  goes = false;
+  await put(made, one);
+});
+
+test('a path whose bytes go while it is added is not acknowledged, and is there when sent again', async (t) => {
+  let goes = true;
+  const made = await cache(t, {}, (dir) =>
+    changed(dir, 'addUploadedPath', (state) => async (row, lost, now) => {
+      const done = await state.addUploadedPath(row, lost, now);
+      if (goes && row.blob !== null) await dir.blobs.delete(row.blob);
+      return done;
+    }),
+  );
+  const one = parcel('one', 'text');
+  const describe = () => made.send('PUT', narinfoPath(one.info), formatNarInfo(one.info));
+  assert.equal((await made.send('PUT', `/nar/${one.file}`, one.nar)).status, 201);
+  await refused(await describe(), 422, 'E_UPLOAD_NO_NAR');
+  goes = false;
+  assert.equal((await made.send('PUT', `/nar/${one.file}`, one.nar)).status, 201);
+  assert.equal((await describe()).status, 200);
+  const { url } = parseNarInfo(await (await made.send('GET', narinfoPath(one.info))).text());
+  assert.equal((await made.send('GET', `/${url}`)).status, 200);
+});
+
+test('a path that is known is not acknowledged when its bytes go at this moment', async (t) => {
+  let goes = false;
+  const one = parcel('one', 'text');
+  const made = await cache(t, {}, (dir) =>
+    changed(dir, 'confirmPath', (state) => async (said, now) => {
+      const outcome = await state.confirmPath(said, now);
+      const row = await state.cachedPath(hashPartOf(said.path));
+      if (goes && row?.blob != null) await dir.blobs.delete(row.blob);
+      return outcome;
+    }),
+  );
+  await put(made, one);
+  goes = true;
+  const text = formatNarInfo({ ...one.info, url: 'nar/none.nar.zst' });
+  await refused(await made.send('PUT', narinfoPath(one.info), text), 422, 'E_UPLOAD_NO_NAR');
+});
+
+test('lost bytes are replaced only while nobody else has stored the path anew', async (t) => {
+  const made = await cache(t);
+  const { state, blobs } = made.dir;
+  const one = parcel('one', 'text');
+  await put(made, one);
+  const row = stored((await state.cachedPath(hashPartOf(one.info.path))) ?? assert.fail());
+  const anew = await blobs.put([Buffer.from('what a build stored')]);
+  await state.addCachedPaths([{ ...row, blob: anew.id, blobSize: anew.size }], NOW);
+  assert.deepEqual(await state.addUploadedPath(row, row.blob, NOW), { outcome: 'same' });
+  assert.equal((await state.cachedPath(hashPartOf(row.path)))?.blob, anew.id);
+  assert.deepEqual(await state.addUploadedPath(row, anew.id, NOW), { outcome: 'same' });
+  assert.equal((await state.cachedPath(hashPartOf(row.path)))?.blob, row.blob);
+});
+
+test('a push is told that a path is missing when it goes while it asks', async (t) => {
+  const one = parcel('one', 'text');
+  let goes = false;
+  const made = await cache(t, {}, (dir) =>
+    changed(dir, 'cachedPaths', (state) => async (paths) => {
+      const rows = await state.cachedPaths(paths);
+      if (goes) await state.dropPath(one.info.path, NOW);
+      return rows;
+    }),
+  );
+  await put(made, one);
+  goes = true;
+  const body = JSON.stringify({ paths: [one.info.path] });
+  const answer = await made.send('POST', '/v1/cache/missing', body);
+  assert.deepEqual(await answer.json(), { missing: [one.info.path] });
+});
+
+test('a collection removes no file that was named since it looked', async (t) => {
+  for (const name of ['sweepNars', 'namedBlobs'] as const) {
+    const { dir } = await cache(t, { keepUnusedDays: 0, keepNarDays: 0 });
+    const { id, size } = await dir.blobs.put([Buffer.from('bytes')]);
+    const row = { ...cachedPath('one'), blob: id, blobSize: size };
+    if (name === 'sweepNars') {
+      await dir.state.addCachedPaths([row], NOW);
+      await dir.state.dropPath(row.path, NOW);
+    }
+    let isAdded = false;
+    const racing = changed(dir, name, (state) => async (...args: never[]) => {
+      const found = await (state[name] as (...args: never[]) => Promise<never>)(...args);
+      if (!isAdded) await dir.state.addCachedPaths([row], NOW + 86_400 * 5);
+      isAdded = true;
+      return found;
+    });
+    await collect(racing, { dryRun: false, now: NOW + 86_400 * 3 });
+    assert.ok(isAdded);
+    assert.equal(await dir.blobs.size(id), size, name);
+  }
 });

@@ -33,6 +33,24 @@ test('a blob is removed when it is old enough, and only then', async (t) => {
   assert.deepEqual(await readdir(join(dir, 'tmp')), []);
 });
 
+test('a blob that is named while it is removed stays, also when that cannot be found out', async (t) => {
+  const dir = join(await temporaryDir(t), 'blobs');
+  const blobs = await stored(dir);
+  const future = Math.floor(Date.now() / 1000) + 100;
+  const isNamed = async (): Promise<boolean> => {
+    // Asked only when nobody can find it any more, so that who names it later finds it missing.
+    assert.equal(await blobs.size(ID), null);
+    return true;
+  };
+  assert.equal(await blobs.deleteOlder(ID, future, isNamed), false);
+  assert.equal(await blobs.size(ID), BYTES.length);
+  await assert.rejects(blobs.deleteOlder(ID, future, () => Promise.reject(new Error('busy'))));
+  assert.equal(await blobs.size(ID), BYTES.length);
+  assert.equal(await blobs.deleteOlder(ID, future, async () => false), true);
+  assert.equal(await blobs.size(ID), null);
+  assert.deepEqual(await readdir(join(dir, 'tmp')), []);
+});
+
 test('a blob that somebody puts while it is removed is there afterwards', async (t) => {
   const dir = join(await temporaryDir(t), 'blobs');
   const blobs = await stored(dir);
