@@ -1,8 +1,10 @@
 // What is stored, held against what the index says of it: bytes have the name that is their hash, unpack
 // to a NAR of the hash and size that the narinfo vouches for, and everything referred to is there. What is
-// wrong is taken out of service at once and kept aside; whoever calls may then store the path anew.
+// wrong is looked at again, because collections, builds and uploads go on; whoever calls takes it out of
+// service and may then store the path anew.
 // Streamed, a few at a time; memory does not grow with what is checked.
 import { createHash } from 'node:crypto';
+import type { Readable } from 'node:stream';
 import { isFleetError, messageOf } from '../errors.ts';
 import { decompress } from '../nix/decompress.ts';
 import { checkNar } from '../nix/nar-check.ts';
@@ -15,6 +17,7 @@ export type Fault = {
   readonly row: CachedPath;
   /** What is wrong, for people. */
   readonly what: string;
+  readonly where: 'bytes' | 'references';
 };
 
 export type VerifyOptions = {
@@ -46,30 +49,80 @@ export async function verifyCache(
     if (last === undefined) return checked;
     after = hashPartOf(last.path);
     const chosen = part >= 1 ? rows : rows.filter(() => random() < part);
-    const missing = await missingReferences(chosen, state);
+    const lacking = await missingReferences(chosen, state);
     await Promise.all(
       chosen.map(async (row) => {
         using _place = await gate.enter();
         signal?.throwIfAborted();
-        const what = missing.get(row) ?? (row.blob === null ? null : await faultOf(row, blobs));
+        const isWrong = (await faultWith(row, lacking, blobs)) !== null;
+        const fault = isWrong ? await lasting(hashPartOf(row.path), state, blobs) : null;
         checked += 1;
         onChecked?.(checked);
-        if (what !== null) await onFault({ row, what });
+        if (fault !== null) await onFault(fault);
       }),
     );
   }
 }
 
+/**
+ * The fault of a path as it is now, or null. The batch was read a while ago: the path may have gone since,
+ * with its file or what it refers to, or have been stored anew. So it counts only where the row is the same
+ * after the look as it was before.
+ */
+async function lasting(
+  hashPart: string,
+  state: VerifyOptions['state'],
+  blobs: Blobs,
+): Promise<Fault | null> {
+  for (let last: Fault | null = null; ; ) {
+    const [row] = await state.cachedPathsByHash([hashPart]);
+    if (row === undefined) return null;
+    if (last !== null && isSameRow(last.row, row)) return last;
+    last = await faultWith(row, await missingReferences([row], state), blobs);
+    if (last === null) return null;
+  }
+}
+
+function isSameRow(a: CachedPath, b: CachedPath): boolean {
+  return (
+    a.path === b.path &&
+    a.narHash === b.narHash &&
+    a.blob === b.blob &&
+    a.blobSize === b.blobSize &&
+    a.references.join() === b.references.join()
+  );
+}
+
+async function faultWith(
+  row: CachedPath,
+  lacking: ReadonlyMap<CachedPath, string>,
+  blobs: Blobs,
+): Promise<Fault | null> {
+  const lack = lacking.get(row);
+  if (lack !== undefined) return { row, what: lack, where: 'references' };
+  const what = row.blob === null ? null : await faultOf(row, blobs);
+  return what === null ? null : { row, what, where: 'bytes' };
+}
+
 /** What is wrong with the stored bytes of a row, or null. */
 export async function faultOf(row: StoredPath, blobs: Blobs): Promise<string | null> {
   const size = await blobs.size(row.blob);
-  if (size === null) return 'its NAR is not there';
-  if (size !== row.blobSize) return `its NAR has ${size} bytes, not ${row.blobSize}`;
+  if (size !== null && size !== row.blobSize) return wrongSize(size, row);
   const stream = await blobs.get(row.blob);
-  if (stream === null) return 'its NAR is not there';
+  return stream === null ? 'its NAR is not there' : await faultIn(stream, row);
+}
+
+function wrongSize(size: number, { blobSize }: StoredPath): string {
+  return `its NAR has ${size} bytes, not ${blobSize}`;
+}
+
+/** What is wrong with `bytes` as the blob of a row, or null. */
+export async function faultIn(bytes: Readable, row: StoredPath): Promise<string | null> {
   const hash = createHash('sha256');
+  let size = 0;
   const hashed = async function* (): AsyncGenerator<Uint8Array> {
-    for await (const chunk of stream) {
+    for await (const chunk of bytes) {
+      size += (chunk as Uint8Array).length;
       hash.update(chunk as Uint8Array);
       yield chunk as Uint8Array;
     }
@@ -80,15 +133,20 @@ export async function faultOf(row: StoredPath, blobs: Blobs): Promise<string | n
     if (!isFleetError(error)) throw error;
     return messageOf(error);
   }
+  if (size !== row.blobSize) return wrongSize(size, row);
   return hash.digest('hex') === row.blob ? null : 'its file is not what its name says';
 }
 
-/** Hash of a blob whose name says what it must be: whether it is. */
+/** Whether a blob is there, and what its name says. */
 export async function isWhole(id: BlobId, blobs: Blobs): Promise<boolean> {
   const stream = await blobs.get(id);
-  if (stream === null) return false;
+  return stream !== null && (await isNamed(id, stream));
+}
+
+/** Whether `bytes` are what the name says. */
+export async function isNamed(id: BlobId, bytes: Readable): Promise<boolean> {
   const hash = createHash('sha256');
-  for await (const chunk of stream) hash.update(chunk as Uint8Array);
+  for await (const chunk of bytes) hash.update(chunk as Uint8Array);
   return hash.digest('hex') === id;
 }
 

@@ -3,7 +3,7 @@
 // Nix store where that holds the same bytes and references. One that is not goes unserved (404), and the
 // next `fleet build` that has it stores it.
 import { ingestClosure } from '../cache/ingest.ts';
-import { type Fault, isWhole, verifyCache } from '../cache/verify.ts';
+import { type Fault, faultIn, faultOf, isNamed, isWhole, verifyCache } from '../cache/verify.ts';
 import { isFleetError } from '../errors.ts';
 import { queryPathInfos } from '../nix/query.ts';
 import type { BlobId } from '../storage/blobs.ts';
@@ -43,20 +43,30 @@ export async function checkCache(dir: StateDir, options: Options): Promise<Cache
   for (const [closure, name] of closures) {
     options.signal?.throwIfAborted();
     if (await isWhole(closure, blobs)) continue;
-    await blobs.quarantine(closure);
+    await blobs.quarantine(closure, (bytes) => isNamed(closure, bytes));
+    // A build may have stored it anew since.
+    if (await isWhole(closure, blobs)) continue;
     faults.push({ name, what: 'its file is not there, or not what its name says', healed: false });
   }
   return { checked, files: closures.size, faults };
 }
 
-async function heal(dir: StateDir, { row }: Fault): Promise<boolean> {
+/** Takes it out of service, unless it is fine by now, and stores it anew; returns whether it is whole again. */
+async function heal(dir: StateDir, { row, where }: Fault): Promise<boolean> {
   const { state, blobs } = dir;
-  if (row.blob !== null) await blobs.quarantine(row.blob);
+  if (row.blob !== null && where === 'references') await blobs.quarantine(row.blob);
+  if (row.blob !== null && where === 'bytes') {
+    await blobs.quarantine(row.blob, async (bytes) => (await faultIn(bytes, row)) === null);
+    if ((await faultOf(row, blobs)) === null) return true;
+  }
   try {
     const [info] = await queryPathInfos([row.path]);
     const isSame =
       info?.narHash === row.narHash && info.references.join() === row.references.join();
     if (!isSame) return false;
+    // Gone meanwhile: nothing is left to heal, and storing it could refer to what has gone with it.
+    const now = Math.floor(Date.now() / 1000);
+    if ((await state.touchPaths([row.path], now)) === 0) return true;
     const missing = (await state.cachedPaths(row.references)).length < row.references.length;
     if (missing) return false;
     await ingestClosure([info], { state, blobs, level: dir.config.zstdLevel });

@@ -54,8 +54,12 @@ export interface Blobs {
    * blob any more, and keeps it: whoever names a blob and finds it there afterwards has it for good.
    */
   deleteOlder(id: BlobId, time: number, isNamed?: () => Promise<boolean>): Promise<boolean>;
-  /** Takes a blob out of service and keeps its bytes aside for a person to look at. */
-  quarantine(id: BlobId): Promise<void>;
+  /**
+   * Takes a blob out of service and keeps its bytes aside for a person to look at; returns whether it did.
+   * `isFine` is given the bytes once nobody can replace them any more: somebody may have put them anew
+   * since they were found damaged. Then they are put back.
+   */
+  quarantine(id: BlobId, isFine?: (bytes: Readable) => Promise<boolean>): Promise<boolean>;
   /** Every blob there is and when it was put (POSIX seconds), in no particular order. */
   list(): AsyncIterable<BlobRef & { readonly putAt: number }>;
 }

@@ -146,17 +146,8 @@ class FileBlobs implements Blobs {
       return found !== null && found.mtimeMs < time * 1000;
     };
     if (!(await isOld(file))) return false;
-    this.#sizes?.forget(id);
-    // Out of the way first, and only then looked at for good: whoever puts it from now on makes a
-    // file of its own. A process killed in between has removed a blob that it was to remove, or one
-    // that was put a moment ago, which is then put back by whoever opens the directory next.
-    const aside = join(this.#dir, TEMPORARY, `${asideName(id)}`);
-    try {
-      await rename(file, aside);
-    } catch (error) {
-      absent(error);
-      return false;
-    }
+    const aside = await this.#setAside(id);
+    if (aside === null) return false;
     let removed = false;
     try {
       removed = (await isOld(aside)) && !(await isNamed());
@@ -167,11 +158,40 @@ class FileBlobs implements Blobs {
     return removed;
   }
 
-  async quarantine(id: BlobId): Promise<void> {
-    this.#sizes?.forget(id);
+  async quarantine(id: BlobId, isFine?: (bytes: Readable) => Promise<boolean>): Promise<boolean> {
     const dir = join(this.#dir, QUARANTINE);
     await mkdir(dir, { recursive: true });
-    await rename(this.#file(id), join(dir, id)).catch(absent);
+    const aside = await this.#setAside(id);
+    if (aside === null) return false;
+    let taken = false;
+    try {
+      if (isFine !== undefined) {
+        const bytes = (await open(aside, 'r')).createReadStream({ highWaterMark: READ_BYTES });
+        if (await isFine(bytes)) return false;
+      }
+      await rename(aside, join(dir, id));
+      taken = true;
+    } finally {
+      if (!taken) await putBack(aside, this.#file(id));
+      await rm(aside, { force: true });
+    }
+    return taken;
+  }
+
+  /**
+   * Moves a blob out of everybody's sight, so that who puts it from now on makes a file of its own, and
+   * what is said of this one stays true. Killed then, the process leaves it to be put back by whoever
+   * opens the directory next. Null: there is none.
+   */
+  async #setAside(id: BlobId): Promise<string | null> {
+    this.#sizes?.forget(id);
+    const aside = join(this.#dir, TEMPORARY, asideName(id));
+    try {
+      await rename(this.#file(id), aside);
+      return aside;
+    } catch (error) {
+      return absent(error);
+    }
   }
 
   async *list(): AsyncIterable<BlobRef & { readonly putAt: number }> {
