@@ -88,6 +88,7 @@ export class ClosureNarInfos {
     const batches = this.#batches(hashParts);
     // Not `for await`: leaving it would end the generator, which goes on where the answer is large.
     for (let next = await batches.next(); next.done !== true; next = await batches.next()) {
+      if (next.value === null) return missing(reply);
       parts.push(next.value);
       bytes += next.value.length;
       if (bytes > MAX_KEPT) return sendLarge(rest(parts, batches), wantsZstd, reply);
@@ -109,16 +110,13 @@ export class ClosureNarInfos {
     return true;
   }
 
-  async *#batches(hashParts: readonly string[]): AsyncGenerator<Buffer, void, undefined> {
+  /** Null in place of a batch of which a path has gone since it was looked for. */
+  async *#batches(hashParts: readonly string[]): AsyncGenerator<Buffer | null, void, undefined> {
     for (const batch of inBatches(hashParts)) {
       const found = await this.#narinfos.getMany(batch);
-      const texts = batch.map((hashPart) => {
-        const text = found.get(hashPart);
-        // It went between the check and now: the connection ends, and with it a body that is not whole.
-        if (text === undefined) throw new Error(`${hashPart} is gone`);
-        return `${text}\n`;
-      });
-      yield Buffer.from(texts.join(''));
+      const texts = batch.map((hashPart) => found.get(hashPart));
+      const isWhole = texts.every((text) => text !== undefined);
+      yield isWhole ? Buffer.from(texts.map((text) => `${text}\n`).join('')) : null;
     }
   }
 
@@ -175,10 +173,14 @@ function* inBatches(hashParts: readonly string[]): Generator<readonly string[]> 
 
 async function* rest(
   parts: readonly Buffer[],
-  batches: AsyncIterable<Buffer>,
+  batches: AsyncIterable<Buffer | null>,
 ): AsyncGenerator<Buffer> {
   yield* parts;
-  yield* batches;
+  for await (const batch of batches) {
+    // The head has been sent: the connection ends, and with it a body that is not whole.
+    if (batch === null) throw new Error('a path of the closure is gone');
+    yield batch;
+  }
 }
 
 async function send(

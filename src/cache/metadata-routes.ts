@@ -6,9 +6,14 @@ import { promisify } from 'node:util';
 import { createZstdDecompress, zstdDecompress } from 'node:zlib';
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import { isRealisationKey } from '../nix/realisation.ts';
-import { isHashPart, parseStorePathBaseName, type StorePath } from '../nix/storepath.ts';
+import {
+  hashPartOf,
+  isHashPart,
+  parseStorePathBaseName,
+  type StorePath,
+} from '../nix/storepath.ts';
 import type { Blobs } from '../storage/blobs.ts';
-import type { StateReads } from '../storage/state.ts';
+import type { CachedPath, StateReads } from '../storage/state.ts';
 import { accepts } from './accept-encoding.ts';
 import { missing } from './missing-reply.ts';
 import { formatNarUrl } from './nar-url.ts';
@@ -25,6 +30,8 @@ const LASTING = 'private, max-age=31536000, immutable';
 
 export function registerMetadataRoutes(app: FastifyInstance, options: MetadataRoutes): void {
   const { state, blobs, shared } = options;
+  const isThere = async (row: CachedPath | null): Promise<boolean> =>
+    row !== null && (row.blob === null || (await blobs.size(row.blob)) === row.blobSize);
 
   app.route({
     ...shared,
@@ -32,9 +39,7 @@ export function registerMetadataRoutes(app: FastifyInstance, options: MetadataRo
     handler: async (request, reply) => {
       const { hash } = request.params as { hash: string };
       const row = isHashPart(hash) ? await state.cachedPath(hash) : null;
-      const isThere =
-        row !== null && (row.blob === null || (await blobs.size(row.blob)) === row.blobSize);
-      const frame = isThere ? await state.listing(hash) : null;
+      const frame = (await isThere(row)) ? await state.listing(hash) : null;
       if (frame === null) return missing(reply);
       reply.type('application/json').header('cache-control', 'private, max-age=86400');
       reply.header('vary', 'accept-encoding');
@@ -50,8 +55,8 @@ export function registerMetadataRoutes(app: FastifyInstance, options: MetadataRo
     handler: async (request, reply) => {
       const drv = derivationOf((request.params as { drv: string }).drv);
       const blob = drv === null ? null : await state.buildLog(drv);
-      const isThere = blob !== null && (await blobs.size(blob.id)) === blob.size;
-      const body = isThere ? await blobs.get(blob.id) : null;
+      const isWhole = blob !== null && (await blobs.size(blob.id)) === blob.size;
+      const body = isWhole ? await blobs.get(blob.id) : null;
       if (body === null) return missing(reply);
       reply.type('text/plain; charset=utf-8').header('cache-control', LASTING);
       return sendFrame(body, request, reply);
@@ -65,7 +70,7 @@ export function registerMetadataRoutes(app: FastifyInstance, options: MetadataRo
       const { buildId } = request.params as { buildId: string };
       const id = /^([0-9a-f]{40})(\.debug)?$/.exec(buildId)?.[1];
       const found = id === undefined ? null : await state.debugFile(id);
-      if (found === null) return missing(reply);
+      if (found === null || !(await isThere(found.row))) return missing(reply);
       const { row, member } = found;
       const archive = row.blob === null ? row.upstream.url : `../${formatNarUrl(row.blob)}`;
       return reply
@@ -78,7 +83,11 @@ export function registerMetadataRoutes(app: FastifyInstance, options: MetadataRo
   const realisation = async (request: FastifyRequest, reply: FastifyReply) => {
     const key = realisationKeyOf(request);
     const record = key === null ? null : await state.realisation(key);
-    if (record === null) return missing(reply);
+    const row = record === null ? null : await state.cachedPath(hashPartOf(record.outPath));
+    // A client that is told of an output here does not ask for it elsewhere.
+    if (record === null || row?.path !== record.outPath || !(await isThere(row))) {
+      return missing(reply);
+    }
     return reply
       .type('application/json')
       .header('cache-control', 'private, no-cache')

@@ -156,6 +156,7 @@ test('listings, logs and debug files; each 404 when it is not there, or cannot b
   await dir.blobs.delete(row.blob);
   for (const path of [
     `/${hash}.ls`,
+    `/debuginfo/${buildId}`,
     `/${'0'.repeat(32)}.ls`,
     `/${'e'.repeat(32)}.ls`,
     `/log/${'1'.repeat(32)}-x.drv`,
