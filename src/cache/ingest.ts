@@ -114,7 +114,7 @@ export async function ingestClosure(
     // Also after a failure: these paths' blobs are durable.
     if (batch.length > 0) await store();
   }
-  await requireStored(todo, options);
+  await requireStored(wanted, options);
   return {
     ingested: todo.length,
     reused: reused.size,
@@ -126,23 +126,31 @@ export async function ingestClosure(
 
 /**
  * A garbage collection that was under way may have taken a NAR as nobody's after its file was written and
- * before its row was: such a file is written again.
+ * before its row was; one that keeps nothing unused, also paths that were there or came a while ago and that
+ * nothing referred to yet. What is lost is stored again.
  */
-async function requireStored(todo: readonly IngestInfo[], options: IngestOptions): Promise<void> {
+async function requireStored(
+  wanted: ReadonlyMap<StorePath, IngestInfo>,
+  options: IngestOptions,
+): Promise<void> {
   const { state, blobs } = options;
-  const rows = new Map(
-    (await state.cachedPaths(todo.map(({ path }) => path))).map((row) => [row.path, row]),
-  );
-  const lost: IngestInfo[] = [];
-  for (const info of todo) {
-    const row = rows.get(info.path);
-    if (row?.blob != null && (await blobs.size(row.blob)) === row.blobSize) continue;
-    lost.push(info);
+  const now = (): number => Math.floor(Date.now() / 1000);
+  for (;;) {
+    // Marked first: what is found after that stays.
+    await state.touchPaths([...wanted.keys()], now());
+    const rows = await state.cachedPaths([...wanted.keys()]);
+    const lost = new Map(wanted);
+    for (const { path, blob, blobSize } of rows) {
+      if (blob === null || (await blobs.size(blob)) === blobSize) lost.delete(path);
+    }
+    if (lost.size === 0) return;
+    const order = new ReferenceOrder<NewPath>(lost.keys());
+    const again: NewPath[] = [];
+    await eachPath([...lost.values()], options, async (row) => {
+      again.push(...order.finish(row));
+    });
+    await state.addCachedPaths(again, now());
   }
-  if (lost.length === 0) return;
-  const again: NewPath[] = [];
-  await eachPath(lost, options, async (row) => void again.push(row));
-  await state.addCachedPaths(again, Math.floor(Date.now() / 1000));
 }
 
 /** What is served already, marked as used, so that no garbage collection takes it from now on. */

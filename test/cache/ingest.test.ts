@@ -103,6 +103,27 @@ test('a blob that is gone or short is made anew', async () => {
   assert.equal(await made.blobs.size(short.blob), short.blobSize);
 });
 
+test('what a collection takes while the rest is stored is stored again', async () => {
+  await using made = await world();
+  const a = await made.add('a');
+  const [b, c] = [await made.add('b', 'b', [a]), await made.add('c')];
+  await made.ingest([a]);
+  let goes = true;
+  const addCachedPaths: typeof made.state.addCachedPaths = async (rows, now) => {
+    // One path that was there already, and one that has just come.
+    if (goes) await made.state.dropPath(a.path, now);
+    await made.state.addCachedPaths(rows, now);
+    if (goes) await made.state.dropPath(c.path, now);
+    goes = false;
+  };
+  const state = { ...made.state, addCachedPaths };
+  await ingestClosure([a, b, c], { ...made.options, state });
+  for (const info of [a, b, c]) {
+    const row = await made.row(info);
+    assert.ok(row !== null && (await made.blobs.size(row.blob)) === row.blobSize, info.path);
+  }
+});
+
 test('a path that was built anew with other bytes keeps those that were there first', async () => {
   await using made = await world();
   const old = await made.add('a', 'one');
