@@ -8,6 +8,7 @@ import type { NixPublicKey } from '../nix/signature.ts';
 import { isHashPart, parseStorePath, type StorePath } from '../nix/storepath.ts';
 import type { Blobs } from '../storage/blobs.ts';
 import type { CachedPath, State } from '../storage/state.ts';
+import { addLog } from './build-logs.ts';
 import { compressedStream } from './compress.ts';
 import { Gate } from './gate.ts';
 import { derivationOf, realisationKeyOf } from './metadata-routes.ts';
@@ -114,7 +115,15 @@ function addRoutes(scope: FastifyInstance, options: UploadRoutes): void {
     if (drv === null) throw new FleetError('E_STORE_PATH', 'that is no name of a derivation');
     const text = capped(decodedBody(request.raw, pace), MAX_LOG);
     const blob = await blobs.put(compressedStream(text, level));
-    await state.addBuildLog(drv, blob, now());
+    if (!(await addLog(drv, blob, { state, blobs }, now()))) {
+      throw new FleetError(
+        'E_STATE_BUSY',
+        `the log of ${drv} was removed before it could be named`,
+        {
+          hint: 'send it again',
+        },
+      );
+    }
     return reply.code(201).send();
   });
 

@@ -58,7 +58,11 @@ export function createIndex(db: Database): Index {
     .pluck();
   const setSigs = db.prepare('UPDATE cached_path SET sigs = ? WHERE hash_part = ?');
   const stage = db.prepare('INSERT OR REPLACE INTO staged_nar VALUES (?,?,?,?,?,?,?,?,?,?,?,?)');
-  const putLog = db.prepare('INSERT OR IGNORE INTO build_log VALUES (?, ?, ?, ?)');
+  const putLog = db.prepare(
+    `INSERT INTO build_log VALUES (@drv, @id, @size, @now)
+     ON CONFLICT (drv) DO UPDATE SET used_at = max(used_at, excluded.used_at),
+       blob = iif(blob = @lost, excluded.blob, blob), size = iif(blob = @lost, excluded.size, size)`,
+  );
   const putRealisation = db.prepare('INSERT OR REPLACE INTO realisation VALUES (?, ?, ?, ?)');
   const pinned = db.prepare<[string], string>('SELECT path FROM pin WHERE name = ?').pluck();
   const putPin = db.prepare('INSERT OR REPLACE INTO pin VALUES (@name, @path, @createdAt)');
@@ -161,7 +165,7 @@ export function createIndex(db: Database): Index {
     dropPath: (path, now) => dropPath.immediate(path, now),
     stageNar: (nar, now) => void stage.run(...stagedValues(nar, now)),
     addUploadedPath: (row, lost, now) => addUploadedPath.immediate(row, lost, now),
-    addBuildLog: (drv, { id, size }, now) => void putLog.run(drv, id, size, now),
+    addBuildLog: (drv, { id, size }, lost, now) => void putLog.run({ drv, id, size, lost, now }),
     addRealisation: (record, now) => addRealisation.immediate(record, now),
     addPin: (pin) => addPin.immediate(pin),
     removePin: (name) => dropPin.run(name).changes > 0,

@@ -274,8 +274,8 @@ export interface StateWrites extends LogStateWrites {
    * A row that is there stays, but for its blob where that is `lost`.
    */
   addUploadedPath(row: NewPath, lost: BlobId | null, now: number): Promise<UploadOutcome>;
-  /** Notes the blob that holds a derivation's log; the first one stays. */
-  addBuildLog(drv: StorePath, blob: BlobRef, now: number): Promise<void>;
+  /** Notes the blob that holds a derivation's log, used now; the first one stays, unless it is `lost`. */
+  addBuildLog(drv: StorePath, blob: BlobRef, lost: BlobId | null, now: number): Promise<void>;
   /** Adds or replaces a realisation; false when its output path is not in the index. */
   addRealisation(record: RealisationRecord, now: number): Promise<boolean>;
   /** Pins a path under a name that is free or has the same path; false when the path is not in the index. */

@@ -131,6 +131,7 @@ test('listings, logs and debug files; each 404 when it is not there, or cannot b
   await dir.state.addBuildLog(
     `/nix/store/${drv}` as StorePath,
     await dir.blobs.put([zstdCompressSync(log)]),
+    null,
     NOW,
   );
 

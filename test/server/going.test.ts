@@ -38,7 +38,7 @@ test('a path that goes while it is asked for is told as missing', async (t) => {
   await state.addRealisation({ key, outPath: toplevel, json: '{}' }, NOW);
   const log = await blobs.put([nar]);
   const drv = `${'0'.repeat(32)}-x.drv`;
-  await state.addBuildLog(`/nix/store/${drv}` as StorePath, log, NOW);
+  await state.addBuildLog(`/nix/store/${drv}` as StorePath, log, null, NOW);
 
   const reader = await blobs.get(row.blob);
   const bytes: Uint8Array[] = [];

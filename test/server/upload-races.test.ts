@@ -2,8 +2,9 @@
 // steps. What happens in between is done by the state or the blobs that the server is given.
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import { zstdCompressSync } from 'node:zlib';
 import { formatNarInfo, parseNarInfo } from '../../src/nix/narinfo.ts';
-import { hashPartOf } from '../../src/nix/storepath.ts';
+import { hashPartOf, parseStorePath } from '../../src/nix/storepath.ts';
 import { collect } from '../../src/server/collect.ts';
 import type { StateDir } from '../../src/server/statedir.ts';
 import type { State } from '../../src/storage/state.ts';
@@ -196,4 +197,30 @@ test('a collection removes no file that was named since it looked', async (t) =>
     assert.ok(isAdded);
     assert.equal(await dir.blobs.size(id), size, name);
   }
+});
+
+test('a log stays the first one, is kept by sending it again, and is healed when it was lost', async (t) => {
+  let goes = false;
+  const made = await cache(t, {}, (dir) =>
+    changed(dir, 'addBuildLog', (state) => async (drv, log, lost, now) => {
+      if (goes) await dir.blobs.delete(log.id);
+      await state.addBuildLog(drv, log, lost, now);
+    }),
+  );
+  const { state, blobs } = made.dir;
+  const drv = parseStorePath(`/nix/store/${'0'.repeat(32)}-x.drv`);
+  const address = `/log/${drv.slice('/nix/store/'.length)}`;
+  const told = async () => (await made.send('GET', address)).text();
+  const first = await blobs.put([zstdCompressSync('first')]);
+  await state.addBuildLog(drv, first, null, NOW - 10 * 86_400);
+  assert.equal((await made.send('PUT', address, 'second')).status, 201);
+  assert.equal(await told(), 'first');
+  await state.sweepLeftovers(NOW, 0, 10);
+  assert.equal(await told(), 'first');
+  await blobs.delete(first.id);
+  goes = true;
+  await refused(await made.send('PUT', address, 'third'), 503, 'E_STATE_BUSY');
+  goes = false;
+  assert.equal((await made.send('PUT', address, 'third')).status, 201);
+  assert.equal(await told(), 'third');
 });
