@@ -31,7 +31,8 @@ export type NarUpload = {
   readonly level: number;
   readonly maxBytes: number;
   readonly pace?: Pace;
-  readonly now: number;
+  /** POSIX seconds; asked when the NAR has arrived, which may take hours. */
+  readonly now: () => number;
 };
 
 /** @throws FleetError E_UPLOAD_NAR, E_UPLOAD_MISMATCH, E_UPLOAD_LIMIT, E_UPLOAD_COMPRESSION, E_DISK_FULL, E_STATE_BUSY */
@@ -59,7 +60,7 @@ export async function acceptNar(
     if (named !== undefined && fileHash !== `sha256:${named}`) {
       throw new FleetError('E_UPLOAD_MISMATCH', `${file} has the hash ${fileHash}`);
     }
-    await state.stageNar({ ...nar, file, fileHash, fileSize: body.size }, now);
+    await state.stageNar({ ...nar, file, fileHash, fileSize: body.size }, now());
     // A collection that was under way may have taken it as nobody's before it was named.
     if (!(await isOnDisk(nar, blobs))) {
       throw new FleetError('E_STATE_BUSY', `${file} was removed before it could be named`, {

@@ -71,7 +71,7 @@ function addRoutes(scope: FastifyInstance, options: UploadRoutes): void {
     waiting += 1;
     try {
       using _place = await gate.enter();
-      const to = { state, blobs, level, maxBytes: maxNarBytes, now: now(), ...paced };
+      const to = { state, blobs, level, maxBytes: maxNarBytes, now, ...paced };
       await acceptNar(request.params.file, request.raw, to);
       onUpload?.('nar', 'stored');
     } catch (error) {

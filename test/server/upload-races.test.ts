@@ -1,8 +1,14 @@
 // Uploads while other things happen: other clients with the same bytes, garbage collection between any two
 // steps. What happens in between is done by the state or the blobs that the server is given.
 import assert from 'node:assert/strict';
+import { readdir } from 'node:fs/promises';
+import { join } from 'node:path';
+import { Readable } from 'node:stream';
 import { test } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { zstdCompressSync } from 'node:zlib';
+import Fastify from 'fastify';
+import { registerUploadRoutes } from '../../src/cache/upload-routes.ts';
 import { formatNarInfo, parseNarInfo } from '../../src/nix/narinfo.ts';
 import { hashPartOf, parseStorePath } from '../../src/nix/storepath.ts';
 import { collect } from '../../src/server/collect.ts';
@@ -223,4 +229,28 @@ test('a log stays the first one, is kept by sending it again, and is healed when
   goes = false;
   assert.equal((await made.send('PUT', address, 'third')).status, 201);
   assert.equal(await told(), 'third');
+});
+
+test('a NAR that takes long to arrive is kept from when it has arrived', async (t) => {
+  const { dir } = await cache(t);
+  let time = NOW;
+  const app = Fastify();
+  registerUploadRoutes(app, {
+    ...{ state: dir.state, blobs: dir.blobs, mayPush: async () => undefined, level: 1 },
+    ...{ maxNarBytes: 1e9, trustedKeys: [], references: 'exact', now: () => time },
+  });
+  const url = await app.listen({ host: '127.0.0.1', port: 0 });
+  t.after(() => app.close());
+  const { file, nar } = parcel('one', 'text');
+  async function* slowly(): AsyncGenerator<Uint8Array> {
+    yield nar.subarray(0, 10);
+    // The server has seen the request by then: it writes what came.
+    while ((await readdir(join(dir.layout.blobs, 'tmp'))).length === 0) await sleep(10);
+    time += 1000;
+    yield nar.subarray(10);
+  }
+  const request = { method: 'PUT', body: Readable.from(slowly()), duplex: 'half' };
+  assert.equal((await fetch(`${url}/nar/${file}`, request as never)).status, 201);
+  await dir.state.sweepLeftovers(NOW + 500, 0, 10);
+  assert.notEqual(await dir.state.stagedNar(file), null);
 });
