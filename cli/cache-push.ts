@@ -3,10 +3,10 @@
 import type { Command } from 'commander';
 import { parseBaseUrl } from '../src/config.ts';
 import { FleetError, messageOf } from '../src/errors.ts';
-import { readInput } from './input.ts';
 import { formatBytes, type Globals, globalsOf, print, say } from './output.ts';
 import { withStateDir } from './state.ts';
 import { pathArgument } from './store-argument.ts';
+import { tokenOf } from './token-file.ts';
 
 type Options = { to?: string; tokenFile?: string };
 
@@ -26,7 +26,7 @@ export function registerCachePush(cache: Command): void {
         });
       }
       const token =
-        target === null ? '' : await tokenOf(options.tokenFile, new URL(target).hostname);
+        target === null ? '' : await pushToken(options.tokenFile, new URL(target).hostname);
       const { queryClosure, queryPathInfos } = await import('../src/nix/query.ts');
       const paths = await Promise.all(texts.map(pathArgument));
       const infos = await queryPathInfos(await queryClosure(paths));
@@ -85,30 +85,10 @@ function urlOf(text: string): string {
   }
 }
 
-/** Never an argument: those are visible to every user of the machine. */
-async function tokenOf(file: string | undefined, host: string): Promise<string> {
-  const text =
-    file === undefined ? (process.env['FLEET_TOKEN'] ?? '') : (await readInput(file)).toString();
-  const token = tokenIn(text, host);
-  if (token !== null && /^[!-~]+$/.test(token)) return token;
-  const message =
-    file === undefined ? 'a token is needed to push' : `there is no token for ${host} in ${file}`;
-  throw new FleetError('E_USAGE', message, {
+async function pushToken(file: string | undefined, host: string): Promise<string> {
+  const token = await tokenOf(file, host);
+  if (token !== null) return token;
+  throw new FleetError('E_USAGE', 'a token is needed to push', {
     hint: 'make one on the server: fleet token create NAME --scope push; then --token-file FILE',
   });
-}
-
-/** A netrc does as well: its password is the token. Of several, only the server's own is sent to it. */
-function tokenIn(text: string, host: string): string | null {
-  const entries = text.split(/(?:^|\s)(?=(?:machine|default)\s)/).flatMap((entry) => {
-    const password = /(?:^|\s)password\s+(\S+)/.exec(entry)?.[1];
-    return password === undefined
-      ? []
-      : [{ password, machine: /^machine\s+(\S+)/.exec(entry)?.[1] }];
-  });
-  const [first, ...others] = entries;
-  if (first === undefined) return text.trim();
-  if (others.length === 0) return first.password;
-  const named = entries.find(({ machine }) => machine === host);
-  return (named ?? entries.find(({ machine }) => machine === undefined))?.password ?? null;
 }

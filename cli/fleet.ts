@@ -5,6 +5,7 @@ import { Command, CommanderError } from 'commander';
 import { FleetError } from '../src/errors.ts';
 import { registerAgent } from './agent.ts';
 import { registerApprove } from './approve.ts';
+import { registerAudit } from './audit.ts';
 import { registerBuild } from './build.ts';
 import { registerCache } from './cache.ts';
 import { registerHost } from './host.ts';
@@ -48,12 +49,18 @@ export function makeProgram(): Command {
   registerKey(program);
   registerCache(program);
   registerVerify(program);
+  registerAudit(program);
   registerAgent(program);
   for (const command of withDescendants(program)) {
     command.exitOverride();
-    if (command !== program && command.commands.length === 0) withGlobals(command);
+    if (command !== program && isVerb(command)) withGlobals(command);
   }
   return program;
+}
+
+/** True for what does something itself, and is not only a group; `audit` is both. */
+export function isVerb(command: Command): boolean {
+  return command.commands.length === 0 || command.name() === 'audit';
 }
 
 function withDescendants(command: Command): Command[] {

@@ -9,13 +9,27 @@ import {
   secretKeyFromPkcs8,
   secretKeyToPkcs8,
   sign,
-  verify,
+  type Verifier,
+  verifierOf,
+  verify as verifyOnce,
 } from '../src/ed25519.ts';
 
 const VECTORS = new URL('../../shared/vectors/ed25519/', import.meta.url);
 const skip = existsSync(VECTORS) ? false : 'no ../shared/vectors/ed25519 beside this checkout';
 const hex = (text: string): Uint8Array => Uint8Array.from(Buffer.from(text, 'hex'));
 const read = <T>(name: string): T => JSON.parse(readFileSync(new URL(name, VECTORS), 'utf8')) as T;
+
+const prepared = new Map<string, Verifier>();
+
+/** The verdict, which a prepared verifier of the key must share. */
+function verify(signature: Uint8Array, message: Uint8Array, key: Uint8Array): boolean {
+  const verdict = verifyOnce(signature, message, key);
+  const name = Buffer.from(key).toString('hex');
+  const verifier = prepared.get(name) ?? verifierOf(key);
+  prepared.set(name, verifier);
+  assert.equal(verifier(signature, message), verdict, `prepared for ${name}`);
+  return verdict;
+}
 
 // RFC 8032 §7.1, TEST 1, 2, 3.
 const RFC8032 = [
@@ -131,4 +145,16 @@ test('PKCS #8 DER is read back, and any other form of it is not', () => {
   const x25519 = Buffer.from(der);
   x25519[11] = 0x6e;
   assert.equal(secretKeyFromPkcs8(x25519), undefined);
+});
+
+test('a prepared verifier and noble agree on whatever is signed', () => {
+  for (let i = 0; i < 20; i++) {
+    const secret = generateSecretKey();
+    const key = publicKeyOf(secret);
+    for (let length = 0; length < 2000; length += 397) {
+      const message = Buffer.alloc(length, i);
+      assert.equal(verify(sign(message, secret), message, key), true);
+      assert.equal(verify(sign(message, generateSecretKey()), message, key), false);
+    }
+  }
 });

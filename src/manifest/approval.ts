@@ -125,12 +125,17 @@ export function parseApproval({ payloadType, payload }: Envelope): Approval {
 export function openApproval({ envelope, batch }: ApprovalFile): Approval {
   const approval = parseApproval(parseEnvelope(envelope));
   requireBatch(batch);
-  const root = Buffer.from(treeOf(batch).root()).toString('hex');
-  if (sha256(formatBatch(batch)) !== approval.batch || root !== approval.root) {
-    refuse('its batch is another one');
-  }
-  if (batch.length !== approval.count) refuse('its batch has another number of digests');
+  if (!isBatchOf(approval, batch)) refuse('its batch is another one');
   return approval;
+}
+
+/** Whether an approval is about just these digests. */
+export function isBatchOf(approval: Approval, batch: readonly string[]): boolean {
+  return (
+    batch.length === approval.count &&
+    sha256(formatBatch(batch)) === approval.batch &&
+    Buffer.from(treeOf(batch).root()).toString('hex') === approval.root
+  );
 }
 
 /** The place of a manifest in a batch, or null when it is not in it. */

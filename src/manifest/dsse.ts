@@ -5,7 +5,7 @@
 // Refuses what is no envelope; `requireSignatures` refuses too few signatures.
 
 import { decodeAnyBase64, encodeBase64 } from '../base64.ts';
-import { sign, verify } from '../ed25519.ts';
+import { sign, type Verifier, verify } from '../ed25519.ts';
 import { FleetError } from '../errors.ts';
 import { keyId, type PublicKey, publicKeyBytes, publicKeyOfSecret } from '../keyfile.ts';
 import { canonicalize } from './jcs.ts';
@@ -86,12 +86,20 @@ export function addSignature(envelope: Envelope, key: PublicKey, signature: Uint
   return text;
 }
 
-/** Those of `keys` that signed the envelope, each once, in the order of `keys`. SPEC §2.3 */
-export function verifiedBy(envelope: Envelope, keys: readonly PublicKey[]): PublicKey[] {
+/**
+ * Those of `keys` that signed the envelope, each once, in the order of `keys`. SPEC §2.3
+ * `verifier`: of a key, for whoever verifies much by the same ones.
+ */
+export function verifiedBy(
+  envelope: Envelope,
+  keys: readonly PublicKey[],
+  verifier: (key: PublicKey) => Verifier = (key) => (sig, message) =>
+    verify(sig, message, publicKeyBytes(key)),
+): PublicKey[] {
   const message = pae(envelope.payloadType, envelope.payload);
   return [...new Set(keys)].filter((key) => {
-    const raw = publicKeyBytes(key);
-    return envelope.signatures.some(({ sig }) => verify(sig, message, raw));
+    const holds = verifier(key);
+    return envelope.signatures.some(({ sig }) => holds(sig, message));
   });
 }
 

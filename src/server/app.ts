@@ -146,7 +146,7 @@ export function buildApp(dir: StateDir, options: AppOptions): App {
   registerMetrics(app, metrics, auth.mayAdmin);
   const published = new PublishedLog(dir);
   registerHostRoutes(app, dir, published, auth, now, options.onError);
-  registerLog(app, published, dir.config.publicLog ? null : auth.mayRead);
+  registerLog(app, published, dir.state, dir.config.publicLog ? null : auth.mayRead);
   registerEnrolment(app, dir, auth, now);
 
   app.get<{ Params: { file: string } }>(

@@ -5,11 +5,13 @@ import { promisify } from 'node:util';
 import { gzip } from 'node:zlib';
 import type { FastifyInstance } from 'fastify';
 import { accepts } from '../cache/accept-encoding.ts';
-import type { LogReads } from '../storage/log.ts';
+import { formatBatch } from '../manifest/approval.ts';
+import type { State } from '../storage/state.ts';
 import { parseCheckpoint } from '../tlog/checkpoint.ts';
 import { parseNote } from '../tlog/note.ts';
 import { parseTilePath, widthOfTile } from '../tlog/tile.ts';
 import { type Guard, guardedBy } from './auth.ts';
+import type { PublishedLog } from './published.ts';
 import { refuse } from './replies.ts';
 
 const compress = promisify(gzip);
@@ -17,7 +19,8 @@ const compress = promisify(gzip);
 /** `mayRead`: null where everybody may. */
 export function registerLog(
   app: FastifyInstance,
-  published: { readonly store: LogReads; readonly view: () => Promise<unknown> },
+  published: Pick<PublishedLog, 'store' | 'view'>,
+  state: Pick<State, 'approvals'>,
   mayRead: Guard | null,
 ): void {
   const guard = guardedBy(mayRead);
@@ -27,6 +30,18 @@ export function registerLog(
     const text = await published.store.checkpoint();
     if (text === null) return refuse(reply, 404, 'E_NOT_FOUND', 'nothing was published yet');
     return reply.type('text/plain; charset=utf-8').header('cache-control', 'no-cache').send(text);
+  });
+
+  // Not of C2SP: what the approval at an entry is about, which the log holds the hash of.
+  app.get<{ Params: { index: string } }>('/tlog/batch/:index', guard, async (request, reply) => {
+    const index = Number(/^(0|[1-9]\d{0,14})$/.exec(request.params.index)?.[0] ?? Number.NaN);
+    const view = await published.view();
+    const isThere = view !== null && index < view.checkpoint.size;
+    const [approval] = isThere ? await state.approvals(view.log, index, index + 1) : [];
+    if (approval === undefined) {
+      return refuse(reply, 404, 'E_NOT_FOUND', 'the log has no approval at this entry');
+    }
+    return reply.type('text/plain; charset=utf-8').send(formatBatch(approval.batch));
   });
 
   app.get<{ Params: { '*': string } }>('/tlog/tile/*', guard, async (request, reply) => {

@@ -93,6 +93,10 @@ export interface LogStateReads {
   logEntries(log: number, from: number, limit: number): Promise<LogEntry[]>;
   /** The newest manifest of every host among those below `size` of a log and those of older logs, by host. */
   hostEntries(log: number, size: number): Promise<HostEntry[]>;
+  /** The approvals among the entries from `from` up to `to` of a log, in their order. */
+  approvals(log: number, from: number, to: number): Promise<LoggedApproval[]>;
+  /** Closures that manifests among the first `size` entries of a log name, each once, sorted. */
+  loggedClosures(log: number, size: number): Promise<string[]>;
   /** The keys of hosts that a log does not tell yet, by host; `replaces`: the one that it tells. */
   unloggedKeys(log: number): Promise<UnloggedKey[]>;
   /** What was signed and waits to be published, by host; at most one for each. */

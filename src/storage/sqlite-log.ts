@@ -59,11 +59,22 @@ export function createLogReads(db: Database, patience: number): LogStateReads {
     const { approvedBy, ...manifest } = row;
     return { ...manifest, approval: approvedBy === null ? null : approvalAt(log, approvedBy) };
   };
+  const approvals = db.prepare<[number, number, number], { idx: number }>(
+    "SELECT idx FROM log_entry WHERE log = ? AND idx >= ? AND idx < ? AND kind = 'approval' ORDER BY idx",
+  );
+  const closures = db
+    .prepare<[number, number], string>(
+      'SELECT DISTINCT closure FROM manifest WHERE log = ? AND log_index < ? ORDER BY closure',
+    )
+    .pluck();
   const unlogged = db.prepare<[number], UnloggedKey>(
     `SELECT host, public_key AS publicKey, nullif(logged_key, public_key) AS replaces FROM host
      WHERE public_key IS NOT NULL AND (public_key, ?) IS NOT (logged_key, logged_in) ORDER BY host`,
   );
   return {
+    approvals: (log, from, to) =>
+      ask(() => approvals.all(log, from, to).flatMap(({ idx }) => approvalAt(log, idx) ?? [])),
+    loggedClosures: (log, size) => ask(() => closures.all(log, size)),
     unloggedKeys: (log) => ask(() => unlogged.all(log)),
     logHead: (log) => ask(() => head.get(log) ?? null),
     logEntries: (log, from, limit) => ask(() => entries.all({ log, from, limit })),

@@ -56,6 +56,9 @@ export function createReads(db: Database, patience: number): HostReads {
   const lastReport = db.prepare<[string], ReportRecord>(
     `SELECT ${REPORT} FROM report WHERE host = ? ORDER BY id DESC LIMIT 1`,
   );
+  const receipts = db
+    .prepare<[string], string>('SELECT envelope FROM report WHERE host = ? ORDER BY id')
+    .pluck();
   const lastReports = db.prepare<[], ReportRecord>(
     `SELECT ${REPORT} FROM report WHERE id IN (SELECT max(id) FROM report GROUP BY host)`,
   );
@@ -83,6 +86,7 @@ export function createReads(db: Database, patience: number): HostReads {
     credential: (tokenHash) => ask(() => credential.get(tokenHash) ?? null),
     credentials: () => ask(() => credentials.all()),
     invitation: (secretHash) => ask(() => invitation.get(secretHash) ?? null),
+    receipts: (name) => ask(() => receipts.all(name)),
     lastReport: (name) => ask(() => lastReport.get(name) ?? null),
     leaseHolder: () => ask(() => lease.get() ?? null),
   };

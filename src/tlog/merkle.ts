@@ -174,7 +174,25 @@ export class MemoryTree {
   }
 
   root(): Uint8Array {
-    return this.#hash({ start: 0, end: this.size });
+    return this.rootAt(this.size);
+  }
+
+  /** The root of the tree of the first `size` leaves, at most as many as there are. */
+  rootAt(size: number): Uint8Array {
+    return this.#hash({ start: 0, end: size });
+  }
+
+  /** Puts another leaf at `index`, which is below `size`. */
+  set(index: number, leaf: Uint8Array): void {
+    const leaves = this.#levels[0] as Uint8Array[];
+    leaves[index] = leaf;
+    for (let level = 1, at = index >> 1; level < this.#levels.length; level++, at >>= 1) {
+      const below = this.#levels[level - 1] as Uint8Array[];
+      const [left, right] = [below[2 * at], below[2 * at + 1]];
+      // Of what is no complete subtree no hash is kept, here or further up.
+      if (left === undefined || right === undefined) return;
+      (this.#levels[level] as Uint8Array[])[at] = hashNode(left, right);
+    }
   }
 
   /** `index` is below `size`. */

@@ -33,6 +33,7 @@ export const RULES: ReadonlyMap<string, Rule> = new Map([
     'manifest',
     { may: [...FOUNDATION, 'nix', 'tlog', 'bundle', ...STORAGE_INTERFACES], packages: ['typebox'] },
   ],
+  ['audit', { may: [...FOUNDATION, 'tlog', 'bundle', 'nix', 'manifest'], packages: ['undici'] }],
   [
     'agent',
     {
@@ -63,7 +64,7 @@ export const RULES: ReadonlyMap<string, Rule> = new Map([
   [
     'server',
     {
-      may: [...FOUNDATION, 'nix', 'tlog', 'bundle', 'storage', 'cache', 'manifest'],
+      may: [...FOUNDATION, 'nix', 'tlog', 'bundle', 'storage', 'cache', 'manifest', 'audit'],
       packages: ['fastify', 'prom-client'],
     },
   ],
@@ -72,7 +73,7 @@ export const RULES: ReadonlyMap<string, Rule> = new Map([
     {
       may: [
         ...FOUNDATION,
-        ...['nix', 'tlog', 'bundle', 'storage', 'cache', 'manifest', 'agent', 'server'],
+        ...['nix', 'tlog', 'bundle', 'storage', 'cache', 'manifest', 'audit', 'agent', 'server'],
       ],
       packages: ['commander'],
     },

@@ -1,0 +1,79 @@
+// A log that a server shows under /tlog/ → what an audit reads from. The only part of an audit that knows a
+// network; loaded for `--url` alone. Receipts are not there: they come in bundles.
+import { Agent } from 'undici';
+import { FleetError, isFleetError, messageOf } from '../errors.ts';
+import { formatTilePath, MAX_ENTRY_BYTES, TILE_WIDTH } from '../tlog/tile.ts';
+import type { LogSource } from './audit.ts';
+
+export type RemoteLog = {
+  /** Base URL without a trailing slash. */
+  readonly url: string;
+  /** null where the log is open to all. */
+  readonly token: string | null;
+};
+
+const PATIENCE_MS = 30_000;
+const MAX_BYTES = TILE_WIDTH * (MAX_ENTRY_BYTES + 2);
+
+/** @throws FleetError E_SERVER_UNREACHABLE, E_SERVER_ANSWER. */
+export async function openRemoteSource(remote: RemoteLog): Promise<LogSource & AsyncDisposable> {
+  const agent = new Agent({ headersTimeout: PATIENCE_MS, bodyTimeout: PATIENCE_MS });
+  const get = async (path: string): Promise<Buffer | null> => {
+    const { url, token } = remote;
+    const base = new URL(url);
+    try {
+      const { statusCode, body } = await agent.request({
+        origin: base.origin,
+        path: `${base.pathname.replace(/\/$/, '')}/tlog/${path}`,
+        method: 'GET',
+        headers: token === null ? {} : { authorization: `Bearer ${token}` },
+      });
+      if (statusCode === 404) {
+        await body.dump();
+        return null;
+      }
+      if (statusCode !== 200) {
+        await body.dump();
+        const hint = { hint: 'give a token that may read: --token-file FILE' };
+        const options = statusCode === 401 ? hint : {};
+        const what = `${url}/tlog/${path}: status ${statusCode}`;
+        throw new FleetError('E_SERVER_ANSWER', what, options);
+      }
+      const chunks: Uint8Array[] = [];
+      let size = 0;
+      for await (const chunk of body as AsyncIterable<Uint8Array>) {
+        size += chunk.length;
+        if (size > MAX_BYTES) {
+          throw new FleetError('E_SERVER_ANSWER', `${url}/tlog/${path} does not end`);
+        }
+        chunks.push(chunk);
+      }
+      return Buffer.concat(chunks);
+    } catch (cause) {
+      if (isFleetError(cause)) throw cause;
+      const what = `${url}/tlog/${path}: ${messageOf(cause)}`;
+      throw new FleetError('E_SERVER_UNREACHABLE', what, { cause });
+    }
+  };
+  const dispose = () => agent.destroy();
+  let checkpoint: Buffer | null;
+  try {
+    checkpoint = await get('checkpoint');
+    if (checkpoint === null) {
+      throw new FleetError('E_SERVER_ANSWER', `${remote.url} has no log at /tlog/checkpoint`);
+    }
+  } catch (error) {
+    await dispose();
+    throw error;
+  }
+  return {
+    checkpoint: checkpoint.toString('utf8'),
+    bundle: (index, width) => get(formatTilePath({ level: 'entries', index, width })),
+    async batch(index) {
+      const text = (await get(`batch/${index}`))?.toString('utf8');
+      return text === undefined ? null : text.split('\n').slice(0, -1);
+    },
+    async *receipts() {},
+    [Symbol.asyncDispose]: dispose,
+  };
+}

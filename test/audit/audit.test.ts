@@ -1,0 +1,493 @@
+// Audits of logs that are as they should be, and of logs with one thing wrong: each is found, at its entry, with its
+// code, and nothing else is.
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { auditLog, type LogSource } from '../../src/audit/audit.ts';
+import { factsOf } from '../../src/audit/facts.ts';
+import { type FactsPool, openFactsPool } from '../../src/audit/facts-pool.ts';
+import { openBundleSource } from '../../src/audit/source.ts';
+import { makeApproval } from '../../src/manifest/approval.ts';
+import { parseEnvelope, signEnvelope } from '../../src/manifest/dsse.ts';
+import { signEnrolment } from '../../src/manifest/enrolment.ts';
+import { type Deployment, formatManifest, manifestDigest } from '../../src/manifest/manifest.ts';
+import { type Receipt, signReceipt } from '../../src/manifest/receipt.ts';
+import type { Root } from '../../src/manifest/root.ts';
+import { rootDigest } from '../../src/manifest/snapshot.ts';
+import { STATEMENT_PAYLOAD_TYPE } from '../../src/manifest/statement.ts';
+import { formatBundle, TILE_WIDTH } from '../../src/tlog/tile.ts';
+import { TestLog } from '../helpers/log.ts';
+import {
+  KEYS,
+  makeManifest,
+  makeRoot,
+  NOW,
+  publicKey,
+  SECRETS,
+  secretKey,
+  signManifest,
+  signRoot,
+  storePath,
+} from '../helpers/trust.ts';
+
+const LOG_KEYS = { log: SECRETS.log, freshness: SECRETS.freshness };
+const FIRST = makeRoot({
+  keys: { ...KEYS, release: [publicKey(2), publicKey(12)] },
+  groups: [
+    { name: 'all', hosts: ['*'], approvals: 0 },
+    { name: 'gates', hosts: ['gate-*'], approvals: 2 },
+  ],
+});
+/** In this thread: what threads add is tested by itself. */
+const pool: FactsPool = {
+  width: 3,
+  facts: async (entries, keys) => factsOf(entries, keys),
+  [Symbol.asyncDispose]: async () => {},
+};
+
+/** A fleet that publishes as fleet does, unless it is told to lie. */
+class Fleet {
+  readonly log = new TestLog();
+  readonly batches = new Map<number, readonly string[]>();
+  readonly receipts = new Map<string, string[]>();
+  readonly last = new Map<string, { epoch: number; sequence: number; sha256: string }>();
+  readonly chain = new Map<string, { counter: number; digest: string }>();
+  root: Root = FIRST;
+  envelope = signRoot(FIRST);
+
+  constructor() {
+    this.append([this.envelope]);
+  }
+
+  append(entries: readonly string[]): void {
+    const sha256 = rootDigest(parseEnvelope(this.envelope).payload);
+    this.log.publish(entries, { version: this.root.version, sha256 });
+  }
+
+  /** The next manifest of a host, noted as its newest. */
+  manifest(host: string, changes: Partial<Deployment> = {}, ...keys: Uint8Array[]): string {
+    const last = this.last.get(host) ?? null;
+    const manifest = makeManifest({
+      host: { id: host, system: 'x86_64-linux' },
+      fleet: { name: this.root.fleet, rootVersion: this.root.version },
+      epoch: this.root.epoch,
+      sequence: (last?.sequence ?? 0) + 1,
+      previous: last,
+      ...changes,
+    });
+    const sha256 = manifestDigest(formatManifest(manifest));
+    const { epoch, sequence } = manifest;
+    this.last.set(host, { epoch, sequence, sha256 });
+    this.log.hosts.set(host, { host, epoch, sequence, sha256 });
+    return signManifest(manifest, ...keys);
+  }
+
+  publish(host: string, changes: Partial<Deployment> = {}): number {
+    this.append([this.manifest(host, changes)]);
+    return this.log.size - 2;
+  }
+
+  approve(digests: readonly string[], ...keys: Uint8Array[]): void {
+    const times = { issuedAt: NOW - 10, expiresAt: NOW + 86_400 };
+    const { payload, batch } = makeApproval(digests, times, this.root);
+    this.batches.set(this.log.size, batch);
+    this.append([signEnvelope(STATEMENT_PAYLOAD_TYPE, payload, keys)]);
+  }
+
+  rotate(changes: Partial<Root>, ...keys: Uint8Array[]): void {
+    this.root = { ...this.root, version: this.root.version + 1, ...changes };
+    this.envelope = signRoot(this.root, ...keys);
+    this.append([this.envelope]);
+  }
+
+  enrol(host: string, key: number, replaces: number | null = null): void {
+    const keys = {
+      publicKey: publicKey(key),
+      replaces: replaces === null ? null : publicKey(replaces),
+    };
+    this.append([signEnrolment({ fleet: this.root.fleet, host, ...keys }, SECRETS.director)]);
+  }
+
+  report(host: string, key: number, changes: Partial<Receipt> = {}): void {
+    const before = this.chain.get(host);
+    const last = this.last.get(host);
+    const receipt: Receipt = {
+      fleet: this.root.fleet,
+      host,
+      counter: (before?.counter ?? 0) + 1,
+      previous: before?.digest ?? null,
+      manifest: last ?? null,
+      checkpoint: this.log.checkpoint(this.root, LOG_KEYS, NOW),
+      conflict: null,
+      phase: 'in-sync',
+      reason: null,
+      booted: null,
+      current: storePath('c', 'host'),
+      profile: null,
+      exitCode: 0,
+      failedUnits: { added: [], removed: [] },
+      who: 'policy',
+      times: { started: NOW, finished: NOW + 10 },
+      ...changes,
+    };
+    const { envelope, digest } = signReceipt(receipt, secretKey(key));
+    this.chain.set(host, { counter: receipt.counter, digest });
+    this.receipts.set(host, [...(this.receipts.get(host) ?? []), envelope]);
+  }
+
+  source(): LogSource {
+    const { leaves } = this.log;
+    const { receipts } = this;
+    return {
+      checkpoint: this.log.checkpoint(this.root, LOG_KEYS, NOW),
+      bundle: async (index, width) =>
+        formatBundle(leaves.slice(index * TILE_WIDTH, index * TILE_WIDTH + width)),
+      batch: async (index) => this.batches.get(index) ?? null,
+      async *receipts() {
+        for (const [host, envelopes] of receipts) yield { host, envelopes };
+      },
+    };
+  }
+
+  audit(seen: string | null = null) {
+    return auditLog(this.source(), signRoot(FIRST), pool, seen);
+  }
+
+  /** Codes and places of what is irregular. */
+  async irregular(): Promise<[string, number | null][]> {
+    const { irregularities } = await this.audit();
+    return irregularities.map(({ code, index }) => [code, index]);
+  }
+}
+
+/** A fleet with a past: three hosts, an approval, a rotation, an enrolment, a host that was away. */
+function honest(): Fleet {
+  const fleet = new Fleet();
+  fleet.publish('web-1');
+  fleet.append([fleet.manifest('web-2'), fleet.manifest('web-1')]);
+  const gate = fleet.manifest('gate-1');
+  fleet.log.hosts.delete('gate-1');
+  fleet.approve([fleet.last.get('gate-1')?.sha256 ?? ''], SECRETS.release, secretKey(12));
+  const { epoch, sequence, sha256 } = fleet.last.get('gate-1') as {
+    epoch: 1;
+    sequence: 1;
+    sha256: string;
+  };
+  fleet.log.hosts.set('gate-1', { host: 'gate-1', epoch, sequence, sha256 });
+  fleet.append([gate]);
+  fleet.enrol('web-1', 31);
+  fleet.report('web-1', 31);
+  fleet.report('web-1', 31);
+  fleet.rotate({ roles: { ...FIRST.roles, director: { keys: [publicKey(13)], threshold: 1 } } });
+  fleet.append([
+    fleet.manifest('web-1', {}, secretKey(13)),
+    fleet.manifest('web-2', {}, secretKey(13)),
+  ]);
+  fleet.report('web-1', 31, { current: storePath('d', 'next') });
+  return fleet;
+}
+
+test('an honest log: what each host was told, approved by whom, and what it ran', async () => {
+  const fleet = honest();
+  const { hosts, irregularities, log, root } = await fleet.audit();
+  assert.deepEqual(irregularities, []);
+  assert.deepEqual([log.size, log.freshAt, root.version], [fleet.log.size, NOW, 2]);
+  assert.deepEqual(
+    hosts.map(({ host, told, receipts, keys }) => [
+      host,
+      told.map((one) => one.sequence),
+      receipts,
+      keys.length,
+    ]),
+    [
+      ['gate-1', [1], 0, 0],
+      ['web-1', [1, 2, 3], 3, 1],
+      ['web-2', [1, 2], 0, 0],
+    ],
+  );
+  assert.equal(hosts[0]?.told[0]?.approvals, 2);
+  const times = { from: NOW + 10, to: NOW + 10 };
+  assert.deepEqual(hosts[1]?.ran, [
+    { toplevel: storePath('c', 'host'), ...times },
+    { toplevel: storePath('d', 'next'), ...times },
+  ]);
+});
+
+test('threads say the same as this one', async () => {
+  const fleet = honest();
+  await using threads = openFactsPool(2);
+  const report = await auditLog(fleet.source(), signRoot(FIRST), threads);
+  assert.deepEqual(JSON.stringify(report), JSON.stringify(await fleet.audit()));
+});
+
+test('each thing that is wrong with a manifest is told at its entry, and nothing else', async () => {
+  const cases: [string, (fleet: Fleet) => string][] = [
+    [
+      'E_SIGNATURE_THRESHOLD',
+      (fleet) => {
+        const before = [...fleet.log.hosts];
+        const text = fleet.manifest('web-1', {}, secretKey(99));
+        // It counts for nothing, and so not for the snapshot.
+        for (const [host, entry] of before) fleet.log.hosts.set(host, entry);
+        return text;
+      },
+    ],
+    [
+      'E_FLEET_MISMATCH',
+      (fleet) => fleet.manifest('web-1', { fleet: { name: 'other.example.org', rootVersion: 1 } }),
+    ],
+    [
+      'E_ROOT_VERSION',
+      (fleet) => fleet.manifest('web-1', { fleet: { name: FIRST.fleet, rootVersion: 2 } }),
+    ],
+    ['E_EPOCH', (fleet) => fleet.manifest('web-1', { epoch: 2 })],
+    ['E_SEQUENCE_OLDER', (fleet) => fleet.manifest('web-1', { sequence: 1, previous: null })],
+    [
+      'E_SEQUENCE_CONFLICT',
+      (fleet) => fleet.manifest('web-1', { sequence: 2, emergency: true, previous: null }),
+    ],
+    [
+      'E_AUDIT_PREVIOUS',
+      (fleet) =>
+        fleet.manifest('web-1', {
+          sequence: 9,
+          previous: { epoch: 1, sequence: 8, sha256: 'ab'.repeat(32) },
+        }),
+    ],
+    ['E_APPROVAL_MISSING', (fleet) => fleet.manifest('gate-1')],
+  ];
+  for (const [code, make] of cases) {
+    const fleet = new Fleet();
+    fleet.publish('web-1');
+    fleet.publish('web-1');
+    const entry = make(fleet);
+    fleet.append([entry]);
+    const found = await fleet.irregular();
+    assert.ok(
+      found.some(([one]) => one === code),
+      `${code}: ${JSON.stringify(found)}`,
+    );
+    assert.ok(
+      found.every(([, index]) => index === fleet.log.size - 2),
+      `${code}: ${JSON.stringify(found)}`,
+    );
+    // What follows is judged as if nothing had been.
+    const more = found.map(([one]) => one).filter((one) => one !== code);
+    assert.deepEqual(
+      more.filter((one) => one !== 'E_AUDIT_PREVIOUS'),
+      [],
+      code,
+    );
+  }
+});
+
+test('approvals: too few keys, another batch, none at hand, over, of another epoch', async () => {
+  const approved = async (change: (fleet: Fleet, digest: string) => void) => {
+    const fleet = new Fleet();
+    const gate = fleet.manifest('gate-1');
+    const entry = fleet.log.hosts.get('gate-1');
+    fleet.log.hosts.delete('gate-1');
+    change(fleet, fleet.last.get('gate-1')?.sha256 ?? '');
+    if (entry !== undefined) fleet.log.hosts.set('gate-1', entry);
+    fleet.append([gate]);
+    return (await fleet.irregular()).map(([code]) => code);
+  };
+  const both = [SECRETS.release, secretKey(12)];
+  assert.deepEqual(await approved((fleet, digest) => fleet.approve([digest], ...both)), []);
+  assert.deepEqual(await approved((fleet, digest) => fleet.approve([digest], SECRETS.release)), [
+    'E_APPROVAL_MISSING',
+  ]);
+  assert.deepEqual(await approved((fleet, digest) => fleet.approve([digest], SECRETS.director)), [
+    'E_APPROVAL_SIGNATURE',
+    'E_APPROVAL_MISSING',
+  ]);
+  assert.deepEqual(await approved((fleet) => fleet.approve(['ab'.repeat(32)], ...both)), [
+    'E_APPROVAL_MISSING',
+  ]);
+  assert.deepEqual(
+    await approved((fleet, digest) => {
+      fleet.approve(['ab'.repeat(32)], ...both);
+      fleet.batches.set(fleet.log.size - 2, [digest]);
+    }),
+    ['E_APPROVAL_FORM', 'E_APPROVAL_MISSING'],
+  );
+  assert.deepEqual(
+    await approved((fleet, digest) => {
+      fleet.approve([digest], ...both);
+      fleet.batches.clear();
+    }),
+    ['E_APPROVAL_FORM', 'E_APPROVAL_MISSING'],
+  );
+});
+
+test('snapshots: hosts left out, of another root, miscounted, missing at the end', async () => {
+  const hidden = new Fleet();
+  hidden.publish('web-1');
+  const before = hidden.log.hosts.get('web-1');
+  const second = hidden.manifest('web-1');
+  if (before !== undefined) hidden.log.hosts.set('web-1', before);
+  hidden.append([second]);
+  assert.deepEqual(await hidden.irregular(), [['E_AUDIT_SNAPSHOT', hidden.log.size - 1]]);
+
+  const mixed = new Fleet();
+  mixed.log.publish([mixed.manifest('web-1')], { version: 2, sha256: 'ab'.repeat(32) });
+  assert.deepEqual(await mixed.irregular(), [['E_AUDIT_SNAPSHOT', mixed.log.size - 1]]);
+
+  const skipping = new Fleet();
+  skipping.log.snapshot({ version: 1, sha256: 'ab'.repeat(32) });
+  skipping.publish('web-1');
+  assert.deepEqual(await skipping.irregular(), [['E_AUDIT_SNAPSHOT', skipping.log.size - 1]]);
+
+  const open = new Fleet();
+  open.log.leaves.push(Buffer.from(open.manifest('web-1')));
+  assert.deepEqual(await open.irregular(), [['E_AUDIT_SNAPSHOT', open.log.size - 1]]);
+});
+
+test('roots: a log that begins with another, one that skips a version, keys that were revoked', async () => {
+  const fleet = honest();
+  const other = makeRoot({ maxAge: 60 });
+  await assert.rejects(auditLog(fleet.source(), signRoot(other), pool), { code: 'E_ROOT_CHAIN' });
+
+  const skipping = new Fleet();
+  skipping.rotate({ version: 3 });
+  const found = await skipping.irregular();
+  assert.deepEqual(found[0], ['E_ROOT_CHAIN', 2]);
+
+  const revoking = new Fleet();
+  revoking.publish('web-1');
+  const stolen = revoking.publish('web-2');
+  revoking.rotate({
+    roles: { ...FIRST.roles, director: { keys: [publicKey(13)], threshold: 1 } },
+    revoked: [{ key: publicKey(3), notAfterIndex: stolen - 1 }],
+  });
+  assert.deepEqual(await revoking.irregular(), [['E_AUDIT_REVOKED', stolen]]);
+});
+
+test('entries that are nothing, and a checkpoint of another tree', async () => {
+  const fleet = new Fleet();
+  fleet.append([
+    'what is this?',
+    signEnvelope('text/plain', Buffer.from('{}'), [SECRETS.director]),
+  ]);
+  const codes = (await fleet.irregular()).map(([code, index]) => [code, index]);
+  assert.deepEqual(codes, [
+    ['E_ENVELOPE', 2],
+    ['E_MANIFEST_FORM', 3],
+  ]);
+  const lying = honest();
+  const source = lying.source();
+  const leaves = [...lying.log.leaves];
+  leaves[3] = Buffer.from(leaves[5] ?? []);
+  const changed = { ...source, bundle: async () => formatBundle(leaves) };
+  const { irregularities } = await auditLog(changed, signRoot(FIRST), pool);
+  assert.ok(irregularities.some(({ code }) => code === 'E_AUDIT_LOG'));
+  await assert.rejects(auditLog({ ...source, bundle: async () => null }, signRoot(FIRST), pool), {
+    code: 'E_AUDIT_LOG',
+  });
+  const unsigned = { ...source, checkpoint: source.checkpoint.replace(/— [^ ]+ [^ ]{10}/, '$&A') };
+  await assert.rejects(auditLog(unsigned, signRoot(FIRST), pool), /./);
+});
+
+test('a log that does not go on from what was verified before', async () => {
+  const fleet = honest();
+  const seen = fleet.log.checkpoint(fleet.root, LOG_KEYS, NOW);
+  fleet.append([]);
+  assert.deepEqual((await fleet.audit(seen)).irregularities, []);
+  const fork = new Fleet();
+  for (let i = 0; i < 12; i++) fork.publish(`web-${i}`);
+  const [first] = (await fork.audit(seen)).irregularities;
+  assert.equal(first?.code, 'E_FORK');
+});
+
+test('receipts: of an unknown key, of a clone, with a gap, of what nobody published, of a fork', async () => {
+  const reported = async (change: (fleet: Fleet) => void) => {
+    const fleet = new Fleet();
+    fleet.enrol('web-1', 31);
+    fleet.publish('web-1');
+    fleet.report('web-1', 31);
+    change(fleet);
+    const { irregularities } = await fleet.audit();
+    return irregularities.map(({ code, host }) => [code, host]);
+  };
+  assert.deepEqual(await reported((fleet) => fleet.report('web-1', 31)), []);
+  assert.deepEqual(await reported((fleet) => fleet.report('web-1', 32)), [
+    ['E_SIGNATURE_UNKNOWN_KEY', 'web-1'],
+  ]);
+  assert.deepEqual(await reported((fleet) => fleet.report('web-9', 32)), [
+    ['E_AUDIT_RECEIPT', 'web-9'],
+  ]);
+  // A clone goes its own way from the first receipt on.
+  const clone = (fleet: Fleet) => {
+    const chain = fleet.chain.get('web-1');
+    fleet.report('web-1', 31);
+    if (chain !== undefined) fleet.chain.set('web-1', chain);
+    fleet.report('web-1', 31, { exitCode: 1 });
+  };
+  assert.deepEqual(await reported(clone), [['E_RECEIPT_CHAIN', 'web-1']]);
+  const gap = (fleet: Fleet) =>
+    fleet.report('web-1', 31, { counter: 3, previous: 'ab'.repeat(32) });
+  assert.deepEqual(await reported(gap), [['E_RECEIPT_CHAIN', 'web-1']]);
+  const unheard = { epoch: 1, sequence: 9, sha256: 'ab'.repeat(32) };
+  assert.deepEqual(await reported((fleet) => fleet.report('web-1', 31, { manifest: unheard })), [
+    ['E_AUDIT_RECEIPT', 'web-1'],
+  ]);
+  const fork = new Fleet();
+  fork.publish('web-7');
+  const checkpoint = fork.log.checkpoint(fork.root, LOG_KEYS, NOW);
+  for (const seen of [{ checkpoint }, { conflict: checkpoint }]) {
+    assert.deepEqual(await reported((fleet) => fleet.report('web-1', 31, seen)), [
+      ['E_FORK', 'web-1'],
+    ]);
+  }
+  // A host that was enrolled anew begins a new chain under its new key.
+  const anew = (fleet: Fleet) => {
+    fleet.enrol('web-1', 33, 31);
+    fleet.chain.delete('web-1');
+    fleet.report('web-1', 33);
+  };
+  assert.deepEqual(await reported(anew), []);
+  const wrongly = (fleet: Fleet) => fleet.enrol('web-1', 33, 32);
+  assert.deepEqual(await reported(wrongly), [['E_AUDIT_ENROLMENT', 'web-1']]);
+});
+
+test('a long log, in many bundles, whose hosts change one by one', async () => {
+  const fleet = new Fleet();
+  for (let i = 0; i < 200; i++) fleet.publish(`web-${(i * 7) % 23}`);
+  const { hosts, irregularities, log } = await fleet.audit();
+  assert.deepEqual(irregularities, []);
+  assert.equal(log.size, 402);
+  assert.equal(
+    hosts.reduce((sum, { told }) => sum + told.length, 0),
+    200,
+  );
+});
+
+test('files of a bundle in another order, or that do not belong there, are refused', async () => {
+  const fleet = honest();
+  const { checkpoint } = fleet.source();
+  const file = (name: string, text: string) => ({ name, data: Buffer.from(text) });
+  const open = (...files: { name: string; data: Uint8Array }[]) =>
+    openBundleSource(
+      (async function* () {
+        yield* files;
+      })(),
+    );
+  for (const files of [
+    [],
+    [file('VERIFY.txt', '')],
+    [file('log/tile/entries/000', '')],
+    [file('etc/passwd', '')],
+    [file('batch/01.txt', ''), file('log/checkpoint', checkpoint)],
+    [file('receipts/web-1.jsonl', ''), file('log/checkpoint', checkpoint)],
+  ]) {
+    await assert.rejects(open(...files), { code: 'E_BUNDLE_FORM' });
+  }
+  const source = await open(file('log/checkpoint', checkpoint), file('log/tile/entries/001', ''));
+  await assert.rejects(source.bundle(0, 256), { code: 'E_BUNDLE_FORM' });
+  const after = await open(file('log/checkpoint', checkpoint), file('receipts/WEB.jsonl', ''));
+  await assert.rejects(
+    async () => {
+      for await (const _ of after.receipts());
+    },
+    { code: 'E_BUNDLE_FORM' },
+  );
+});

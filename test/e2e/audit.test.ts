@@ -1,0 +1,136 @@
+// An audit of a real fleet: by its own state, by a bundle where there is no network, and by the server's log.
+import assert from 'node:assert/strict';
+import { cp, readFile, stat, writeFile } from 'node:fs/promises';
+import { join, resolve } from 'node:path';
+import { type TestContext, test } from 'node:test';
+import { fleet, fleetOk, run, serve } from '../helpers/cli.ts';
+import { temporaryDir } from '../helpers/temporary.ts';
+
+async function world(t: TestContext) {
+  const dir = await temporaryDir(t);
+  const state = join(dir, 'server');
+  const demo = join(dir, 'demo');
+  const file = (name: string): string => join(dir, name);
+  await cp(resolve('examples/demo'), demo, { recursive: true });
+  await fleetOk(['init', '--state', state, '--origin', 'demo.test']);
+  const build = async (edition: string) => {
+    await writeFile(join(demo, 'hosts/lantern/tree/edition'), `${edition}\n`);
+    await fleetOk(['build', 'lantern', '--state', state, '--flake', `path:${demo}`]);
+  };
+  await build('one');
+  const { url } = await serve(t, state);
+  const agent = ['agent', '--root', file('lantern')];
+  await fleetOk(['host', 'enroll', 'lantern', '--state', state, '--server', url, '-o', file('e')]);
+  await fleetOk([...agent, 'enroll', file('e')]);
+  const once = () => fleetOk([...agent, 'once']);
+  await once();
+  await build('two');
+  await once();
+  // The auditor's own copy.
+  await cp(join(state, 'root/1.root.json'), file('1.root.json'));
+  const audit = (...more: string[]) =>
+    fleet(['audit', '--root', file('1.root.json'), '--json', ...more]);
+  return { dir, state, url, file, build, once, audit };
+}
+
+test('what a host was told and ran: of the state, of a bundle without a network, of the server', async (t) => {
+  const w = await world(t);
+  const own = await w.audit('--state', w.state);
+  assert.equal(own.code, 0, own.stderr);
+  const report = JSON.parse(own.stdout);
+  assert.deepEqual(report.irregularities, []);
+  const [lantern] = report.hosts;
+  assert.deepEqual(
+    lantern.told.map(({ sequence }: { sequence: number }) => sequence),
+    [1, 2],
+  );
+  assert.deepEqual(
+    [lantern.keys.length, lantern.receipts > 1, lantern.phase],
+    [1, true, 'in-sync'],
+  );
+  const ran = lantern.ran.map(({ toplevel }: { toplevel: string }) => toplevel);
+  assert.deepEqual(ran.slice(-1), [lantern.told[1].toplevel]);
+
+  // The same state, the same bytes; and no network where it is read.
+  const exported = ['audit', 'export', '--state', w.state, '--out'];
+  await fleetOk([...exported, w.file('a.tar')]);
+  await fleetOk([...exported, w.file('b.tar')]);
+  assert.deepEqual(await readFile(w.file('a.tar')), await readFile(w.file('b.tar')));
+  const alone = await run('unshare', [
+    ...['--net', resolve('bin/fleet'), 'audit', '--json'],
+    ...['--bundle', w.file('a.tar'), '--root', w.file('1.root.json')],
+  ]);
+  assert.equal(alone.code, 0, alone.stderr);
+  assert.deepEqual(JSON.parse(alone.stdout).hosts, report.hosts);
+  const text = await fleetOk([
+    'audit',
+    '--bundle',
+    w.file('a.tar'),
+    '--root',
+    w.file('1.root.json'),
+    '--host',
+    'lantern',
+  ]);
+  assert.match(text, /Authentic and complete: nothing irregular/);
+  assert.match(text, /lantern was told:\n {2}\S+ {2}1\.1 {2}\/nix\/store/);
+
+  // The server's log, to whoever may read it; and on from there.
+  assert.match(
+    (await w.audit('--url', w.url)).stderr,
+    /status 401 \[E_SERVER_ANSWER\]\n.*--token-file/,
+  );
+  const { token } = JSON.parse(
+    await fleetOk(['token', 'create', 'auditor', '--state', w.state, '--json']),
+  );
+  await writeFile(w.file('token'), token);
+  const remote = ['--url', w.url, '--token-file', w.file('token'), '--since', w.file('seen')];
+  const followed = await w.audit(...remote);
+  assert.equal(followed.code, 0, followed.stderr);
+  assert.equal(JSON.parse(followed.stdout).log.size, report.log.size);
+  await w.build('three');
+  assert.equal((await w.audit(...remote)).code, 0);
+  const seen = await readFile(w.file('seen'), 'utf8');
+  const size = Number(seen.split('\n')[1]);
+  assert.ok(size > report.log.size);
+  // What was verified before is not what the bundle begins with, which is older.
+  const older = await w.audit('--bundle', w.file('a.tar'), '--since', w.file('seen'));
+  assert.equal(older.code, 3);
+  assert.equal(JSON.parse(older.stdout).irregularities[0].code, 'E_FORK');
+  assert.equal(await readFile(w.file('seen'), 'utf8'), seen);
+});
+
+test('a bundle that was changed, a root that is another, and options that are wrong', async (t) => {
+  const w = await world(t);
+  await fleetOk(['audit', 'export', '--state', w.state, '--out', w.file('a.tar'), '--closures']);
+  const bytes = await readFile(w.file('a.tar'));
+  assert.match((await run('tar', ['tf', w.file('a.tar')])).stdout, /closure\/[0-9a-f]{64}\.fp/);
+  // One character of one signature in the log.
+  const at = bytes.lastIndexOf('"sig":"', bytes.lastIndexOf('receipts/lantern')) + 20;
+  bytes[at] = bytes[at] === 0x41 ? 0x42 : 0x41;
+  await writeFile(w.file('bad.tar'), bytes);
+  const bad = await w.audit('--bundle', w.file('bad.tar'));
+  assert.equal(bad.code, 3, bad.stderr);
+  const codes = JSON.parse(bad.stdout).irregularities.map(({ code }: { code: string }) => code);
+  assert.ok(codes.includes('E_AUDIT_LOG'), codes.join());
+  await writeFile(w.file('short.tar'), bytes.subarray(0, bytes.length / 2));
+  assert.match(
+    (await w.audit('--bundle', w.file('short.tar'))).stderr,
+    /E_(BUNDLE_FORM|AUDIT_LOG)/,
+  );
+
+  await fleetOk(['init', '--state', w.file('other'), '--origin', 'demo.test']);
+  const other = ['audit', '--bundle', w.file('a.tar'), '--root', w.file('other/root/1.root.json')];
+  assert.match((await fleet(other)).stderr, /begins with another root .*\[E_ROOT_CHAIN\]/);
+  for (const [args, pattern] of [
+    [['--bundle', w.file('a.tar'), '--url', w.url], /--bundle or --url \[E_USAGE\]/],
+    [['--bundle', w.file('none.tar')], /cannot read .*none\.tar.*\[E_USAGE\]/],
+    [['--url', 'nonsense'], /E_USAGE/],
+    [['--url', 'http://127.0.0.1:1'], /E_SERVER_UNREACHABLE/],
+  ] as const) {
+    assert.match((await w.audit(...args)).stderr, pattern);
+  }
+  assert.match((await fleet(['audit', '--state', w.state])).stderr, /needs --root.*\[E_USAGE\]/);
+  const nowhere = ['audit', 'export', '--state', w.state, '--out', w.file('no/where.tar')];
+  assert.match((await fleet(nowhere)).stderr, /E_USAGE/);
+  await assert.rejects(stat(w.file('no')));
+});
