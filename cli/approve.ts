@@ -7,13 +7,7 @@ import type { Command } from 'commander';
 import { readBundle } from '../src/bundle/tar.ts';
 import { createDurable, writeDurable } from '../src/durable.ts';
 import { FleetError } from '../src/errors.ts';
-import {
-  keyId,
-  type PublicKey,
-  parsePublicKeyFile,
-  parseSecretKey,
-  publicKeyOfSecret,
-} from '../src/keyfile.ts';
+import { keyId } from '../src/keyfile.ts';
 import { type ApprovalFile, makeApproval } from '../src/manifest/approval.ts';
 import { type ClosureDiff, diffClosures } from '../src/manifest/closure-diff.ts';
 import { pae, parseEnvelope, signEnvelope, verifiedBy } from '../src/manifest/dsse.ts';
@@ -24,12 +18,12 @@ import {
   type Proposed,
 } from '../src/manifest/proposal.ts';
 import { type Root, verifyInitialRoot } from '../src/manifest/root.ts';
-import { attachSignature, signWith } from '../src/manifest/rotate.ts';
 import { STATEMENT_PAYLOAD_TYPE } from '../src/manifest/statement.ts';
 import { formatTime } from '../src/manifest/time.ts';
 import { approvalFile, formatApprovalFile } from './approval-file.ts';
 import { readInput } from './input.ts';
 import { type Globals, globalsOf, print, printable } from './output.ts';
+import { withSignature } from './signature.ts';
 
 type Options = {
   root: string;
@@ -104,7 +98,7 @@ async function approve(file: string, options: Options, globals: Globals): Promis
       `The bytes to be signed are in ${options.pae}; add the signature to ${out}.`,
     );
   }
-  const { key, envelope } = await signed(approval, options);
+  const { key, text: envelope } = await withSignature(parseEnvelope(approval.envelope), options);
   if (!all.root.roles.release.keys.includes(key)) {
     throw new FleetError(
       'E_SIGNATURE_UNKNOWN_KEY',
@@ -166,20 +160,6 @@ function newApproval(changes: readonly Proposed[], root: Root, now: number): App
   const digests = changes.map(({ digest }) => digest);
   const { payload, batch } = makeApproval(digests, { issuedAt: now, expiresAt }, root);
   return { envelope: signEnvelope(STATEMENT_PAYLOAD_TYPE, payload, []), batch };
-}
-
-async function signed(
-  approval: ApprovalFile,
-  options: Options,
-): Promise<{ key: PublicKey; envelope: string }> {
-  const envelope = parseEnvelope(approval.envelope);
-  if (options.key === undefined) {
-    const key = parsePublicKeyFile((await readInput(options.publicKey ?? '')).toString('utf8'));
-    const signature = await readInput(options.signature ?? '');
-    return { key, envelope: attachSignature(envelope, key, signature) };
-  }
-  const secret = parseSecretKey((await readInput(options.key)).toString('utf8'));
-  return { key: publicKeyOfSecret(secret), envelope: signWith(envelope, secret) };
 }
 
 async function confirm(globals: Globals, text: string, count: number): Promise<void> {

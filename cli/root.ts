@@ -4,29 +4,22 @@
 import type { Command } from 'commander';
 import { writeDurable } from '../src/durable.ts';
 import { FleetError } from '../src/errors.ts';
-import {
-  keyId,
-  type PublicKey,
-  parsePublicKeyFile,
-  parseSecretKey,
-  publicKeyOfSecret,
-} from '../src/keyfile.ts';
+import { keyId, type PublicKey, parsePublicKeyFile } from '../src/keyfile.ts';
 import { pae, verifiedBy } from '../src/manifest/dsse.ts';
 import { parseRoot, type Root } from '../src/manifest/root.ts';
 import { keyUses } from '../src/manifest/root-form.ts';
 import {
-  attachSignature,
   type KeyedRole,
   openDraft,
   parseCacheKey,
   ROLES,
   SINGLE_ROLES,
-  signWith,
 } from '../src/manifest/rotate.ts';
 import { formatTime } from '../src/manifest/time.ts';
 import { writeDraft, writeNew } from './draft.ts';
 import { readInput } from './input.ts';
 import { type Globals, globalsOf, print, table } from './output.ts';
+import { withSignature } from './signature.ts';
 import { withStateDir } from './state.ts';
 
 type Rotate = {
@@ -169,16 +162,7 @@ async function signFile(file: string, options: Sign, globals: Globals): Promise<
     const text = `The bytes to be signed are in ${options.pae}.`;
     return print(globals, { version: 1, file: options.pae }, text);
   }
-  let text: string;
-  let key: PublicKey;
-  if (options.key === undefined) {
-    key = parsePublicKeyFile((await readInput(options.publicKey ?? '')).toString('utf8'));
-    text = attachSignature(envelope, key, await readInput(options.signature ?? ''));
-  } else {
-    const secret = parseSecretKey((await readInput(options.key)).toString('utf8'));
-    key = publicKeyOfSecret(secret);
-    text = signWith(envelope, secret);
-  }
+  const { key, text } = await withSignature(envelope, options);
   const out = options.out ?? file;
   await writeDurable(out, text);
   const root = parseRoot(envelope.payload);

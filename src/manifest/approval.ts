@@ -140,9 +140,20 @@ export function isBatchOf(approval: Approval, batch: readonly string[]): boolean
 
 /** The place of a manifest in a batch, or null when it is not in it. */
 export function proveApproval(file: ApprovalFile, digest: string): ApprovalProof | null {
-  const index = file.batch.indexOf(digest);
-  if (index === -1) return null;
-  return { envelope: file.envelope, index, proof: treeOf(file.batch).inclusion(index) };
+  return approvalProver(file)(digest);
+}
+
+/** `proveApproval` for many manifests of one batch, whose tree is made once. */
+export function approvalProver({
+  envelope,
+  batch,
+}: ApprovalFile): (digest: string) => ApprovalProof | null {
+  const tree = treeOf(batch);
+  const places = new Map(batch.map((digest, index) => [digest, index]));
+  return (digest) => {
+    const index = places.get(digest);
+    return index === undefined ? null : { envelope, index, proof: tree.inclusion(index) };
+  };
 }
 
 /**

@@ -56,7 +56,8 @@ export async function makeOffer(
   };
   async function offerApproval(approval: LoggedApproval): Promise<Offer['approval']> {
     const proof = proveApproval(approval, manifest?.digest ?? '');
-    if (proof === null) throw new FleetError('E_LOG_DAMAGED', `the approval for ${host} is not`);
+    if (proof === null)
+      throw new FleetError('E_LOG_DAMAGED', `the approval of ${host} is of others`);
     const index = approval.logIndex;
     const logged = { index, proof: formatProof(await proveInclusion(tile, index, size)) };
     return {

@@ -6,8 +6,9 @@ import { FleetError, isFleetError } from '../errors.ts';
 import { appendEntries, finishLog, type NewApproval, type NewEntry } from '../manifest/append.ts';
 import {
   type ApprovalFile,
+  type ApprovalProof,
+  approvalProver,
   openApproval,
-  proveApproval,
   requireApproved,
 } from '../manifest/approval.ts';
 import { parseEnvelope } from '../manifest/dsse.ts';
@@ -42,7 +43,10 @@ export async function publishPending(
   dir: StateDir,
   { approvals, now, onWait }: PublishRequest,
 ): Promise<Published[]> {
-  for (const file of approvals) openApproval(file);
+  const provers = approvals.map((file) => {
+    openApproval(file);
+    return { file, prove: approvalProver(file) };
+  });
   await using lease = await acquireLease({
     file: dir.layout.publishLock,
     state: dir.state,
@@ -57,7 +61,7 @@ export async function publishPending(
   const entries: NewEntry[] = [];
   for (const manifest of await dir.state.pendingManifests()) {
     try {
-      const file = await requirePublishable(dir, manifest, approvals, now);
+      const file = await requirePublishable(dir, manifest, provers, now);
       if (file === null) entries.push({ manifest });
       else {
         const approval = used.get(file) ?? approvalEntry(file);
@@ -76,6 +80,12 @@ export async function publishPending(
   return results;
 }
 
+/** An approval, and the place in it of each manifest that it is about. */
+type ProvenApproval = {
+  readonly file: ApprovalFile;
+  readonly prove: (digest: string) => ApprovalProof | null;
+};
+
 function approvalEntry({ envelope, batch }: ApprovalFile): NewApproval {
   return { kind: 'approval', data: Buffer.from(envelope), batch };
 }
@@ -84,7 +94,7 @@ function approvalEntry({ envelope, batch }: ApprovalFile): NewApproval {
 async function requirePublishable(
   dir: StateDir,
   pending: PublishedManifest,
-  approvals: readonly ApprovalFile[],
+  approvals: readonly ProvenApproval[],
   now: number,
 ): Promise<ApprovalFile | null> {
   const manifest = parseManifest(parseEnvelope(pending.envelope).payload);
@@ -122,16 +132,18 @@ async function requireCurrent(
 
 function chooseApproval(
   { host, digest }: PublishedManifest,
-  approvals: readonly ApprovalFile[],
+  approvals: readonly ProvenApproval[],
   root: Root,
   now: number,
 ): ApprovalFile | null {
   const needed = approvalThreshold(root, host);
   if (needed === 0) return null;
   let refusal: unknown = null;
-  for (const file of approvals.filter(({ batch }) => batch.includes(digest))) {
+  for (const { file, prove } of approvals) {
+    const proof = prove(digest);
+    if (proof === null) continue;
     try {
-      requireApproved(digest, proveApproval(file, digest), needed, root, now);
+      requireApproved(digest, proof, needed, root, now);
       return file;
     } catch (error) {
       refusal = error;
