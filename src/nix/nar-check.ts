@@ -9,8 +9,9 @@ import { formatNarHash, type NarHash } from './hash.ts';
 import { NarParser } from './nar-read.ts';
 
 /**
- * The chunk that completes the size is handed on only when the hash is right, so that nobody
- * downstream ever holds a whole NAR that is not the signed one.
+ * The chunk that completes the size is handed on only when the hash is right and `chunks` has come to its
+ * end, so that nobody downstream ever holds a whole NAR that is not the signed one, or takes one that is
+ * refused a moment later.
  * @throws FleetError E_NAR_LIMIT, E_NAR_BAD, E_NAR_TRUNCATED, E_NAR_MISMATCH
  */
 export async function* checkNar(
@@ -20,6 +21,7 @@ export async function* checkNar(
   const parser = new NarParser();
   const hash = createHash('sha256');
   let size = 0;
+  let last: Uint8Array | null = null;
   for await (const chunk of chunks) {
     if (chunk.length === 0) continue;
     size += chunk.length;
@@ -31,12 +33,13 @@ export async function* checkNar(
     if (size === expect.narSize) {
       refuseOther(formatNarHash(hash.digest()), expect.narHash);
       parser.finish();
-    }
-    yield chunk;
+      last = chunk;
+    } else yield chunk;
   }
   if (size < expect.narSize) {
     throw new FleetError('E_NAR_TRUNCATED', `the NAR ends at ${size} of ${expect.narSize} bytes`);
   }
+  if (last !== null) yield last;
 }
 
 function refuseOther(actual: NarHash, expected: NarHash): void {

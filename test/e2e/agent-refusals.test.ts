@@ -43,11 +43,16 @@ async function setting(): Promise<Setting> {
 }
 
 /** One run that is refused with `code`: nothing changes, and one receipt says so, once. */
-async function refuses({ world, host }: Setting, code: ErrorCode, exit: number): Promise<void> {
+async function refuses(
+  { world, host }: Setting,
+  code: ErrorCode,
+  exit: number,
+  what = '',
+): Promise<void> {
   const before = world.reports.length;
   for (const time of ['first', 'second']) {
     const { error, outcome } = await host.once();
-    assert.equal(error?.code, code, `${time}: ${error?.message}`);
+    assert.equal(error?.code, code, `${what} ${time}: ${error?.message}`);
     assert.equal(error.exitCode, exit);
     assert.equal(outcome?.phase, exit === 3 ? 'refused' : 'failed');
   }
@@ -391,7 +396,7 @@ test('NARs with other bytes than the signed ones', async () => {
     world.show(world.manifestOf(two));
     world.serveNar(info, bytes);
     const start = performance.now();
-    await refuses(shared, 'E_NAR_REFUSED', 3);
+    await refuses(shared, 'E_NAR_REFUSED', 3, name);
     assert.ok(performance.now() - start < 20_000, name);
   }
   world.serve(two);

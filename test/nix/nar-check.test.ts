@@ -61,6 +61,22 @@ describe('checkNar', () => {
       assert.equal((error as { code?: string }).code, 'E_NAR_MISMATCH');
     }
   });
+  it('a NAR that goes on after its end, or whose source fails there, is never handed on whole', async () => {
+    const one = Buffer.alloc(1);
+    async function* fails() {
+      yield* inChunks(good, 64);
+      throw new Error('the frame is cut');
+    }
+    async function* goesOn() {
+      yield* inChunks(good, 64);
+      yield one;
+    }
+    for (const source of [fails(), goesOn()]) {
+      const { bytes, error } = await passed(source);
+      assert.ok(bytes < good.length);
+      assert.ok(error instanceof Error);
+    }
+  });
   it('every single changed byte is refused', async () => {
     for (let at = 0; at < good.length; at++) {
       const changed = Buffer.from(good);
