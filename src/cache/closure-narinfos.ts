@@ -13,7 +13,7 @@ import type { StateReads } from '../storage/state.ts';
 import { accepts } from './accept-encoding.ts';
 import { missing } from './missing-reply.ts';
 import type { NarInfoCache } from './narinfo-cache.ts';
-import { TurnVersion } from './turn-version.ts';
+import type { TurnVersion } from './turn-version.ts';
 
 type Document = {
   readonly hashParts: readonly string[];
@@ -43,11 +43,11 @@ export class ClosureNarInfos {
   readonly #version: TurnVersion;
   readonly #documents = new Map<string, Document>();
 
-  constructor(state: StateReads, blobs: Blobs, narinfos: NarInfoCache) {
+  constructor(state: StateReads, blobs: Blobs, narinfos: NarInfoCache, version: TurnVersion) {
     this.#state = state;
     this.#blobs = blobs;
     this.#narinfos = narinfos;
-    this.#version = new TurnVersion(state);
+    this.#version = version;
   }
 
   /** Answers for a closure file that a published manifest names. */

@@ -8,7 +8,7 @@ import { hashPartOf } from '../nix/storepath.ts';
 import type { Blobs } from '../storage/blobs.ts';
 import type { CachedPath, StateReads } from '../storage/state.ts';
 import { narInfoFor } from './narinfo-view.ts';
-import { TurnVersion } from './turn-version.ts';
+import type { TurnVersion } from './turn-version.ts';
 
 // Text and not bytes: Node sends head and body in one write when both are strings, in half the time.
 type Entry = { row: CachedPath; text: string; version: number; keys: Keys };
@@ -25,17 +25,17 @@ export class NarInfoCache {
   readonly #entries = new Map<string, Entry>();
   #bytes = 0;
 
-  constructor(state: StateReads, blobs: Blobs, keys: () => Keys) {
+  constructor(state: StateReads, blobs: Blobs, keys: () => Keys, version: TurnVersion) {
     this.#state = state;
     this.#blobs = blobs;
     this.#keys = keys;
-    this.#version = new TurnVersion(state);
+    this.#version = version;
   }
 
-  /** The narinfo's text, where all that is to be asked was asked a moment ago; else null. */
-  recent(hashPart: string): string | null {
+  /** The narinfo's text, where memory knows all that is to be asked, as of `version`; else null. */
+  at(hashPart: string, version: number): string | null {
     const known = this.#entries.get(hashPart);
-    if (known === undefined || !this.#holds(known, this.#version.recent())) return null;
+    if (!this.#holds(known, version)) return null;
     const { blob, blobSize } = known.row;
     return blob === null || this.#blobs.knownSize(blob) === blobSize ? known.text : null;
   }
@@ -71,7 +71,7 @@ export class NarInfoCache {
     return this.#keys();
   }
 
-  #holds(entry: Entry | undefined, version: number | null): entry is Entry {
+  #holds(entry: Entry | undefined, version: number): entry is Entry {
     return entry !== undefined && entry.version === version && entry.keys === this.#keys();
   }
 

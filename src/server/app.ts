@@ -5,7 +5,8 @@ import { createServer, type IncomingMessage, type ServerResponse } from 'node:ht
 import { createServer as createTlsServer } from 'node:https';
 import type { Readable } from 'node:stream';
 import Fastify, { type FastifyInstance, type FastifyRequest } from 'fastify';
-import { NARINFO_ROUTE, type Quick, registerCacheRoutes } from '../cache/routes.ts';
+import { registerCacheRoutes } from '../cache/routes.ts';
+import { TurnVersion } from '../cache/turn-version.ts';
 import { registerUploadRoutes } from '../cache/upload-routes.ts';
 import { parseNixPublicKey } from '../nix/signature.ts';
 import { guardedBy, makeAuth } from './auth.ts';
@@ -13,11 +14,12 @@ import { registerEnrolment } from './enrolment.ts';
 import { registerHealth } from './health.ts';
 import { registerHostRoutes } from './hosts.ts';
 import { type Metrics, makeMetrics, registerMetrics } from './metrics.ts';
+import { answerInTurns } from './narinfo-turns.ts';
 import { PublishedLog } from './published.ts';
 import { refuse, refuseError, statusOf } from './replies.ts';
 import type { StateDir } from './statedir.ts';
 import { registerLog } from './tlog.ts';
-import { requestId, setRoute, watch } from './watch.ts';
+import { requestId, watch } from './watch.ts';
 
 export type AppOptions = {
   /** PEM texts; without them the server speaks plain HTTP. */
@@ -57,6 +59,8 @@ const MAX_PIPELINED = 8;
 /** The server, and what it counts. */
 export type App = FastifyInstance & { readonly metrics: Metrics };
 
+type Handler = (request: IncomingMessage, response: ServerResponse) => void;
+
 export function buildApp(dir: StateDir, options: AppOptions): App {
   const now = options.now ?? (() => Math.floor(Date.now() / 1000));
   const limits = { ...LIMITS, ...options.limits };
@@ -67,7 +71,8 @@ export function buildApp(dir: StateDir, options: AppOptions): App {
     connectionsCheckingInterval: Math.min(5_000, limits.headers),
     headersTimeout: limits.headers,
   };
-  let quick: Quick = () => false;
+  let answer: Handler = () => {};
+  let framework: Handler = () => {};
   const app = Fastify({
     // Ours is another (watch.ts): this one would log queries, and costs as much as a narinfo's look-up.
     logger: false,
@@ -79,20 +84,17 @@ export function buildApp(dir: StateDir, options: AppOptions): App {
     // Stopping does not wait for readers: a NAR that is cut is resumed by its client.
     forceCloseConnections: true,
     serverFactory: (handler) => {
-      const answer = (request: IncomingMessage, response: ServerResponse): void => {
-        if (!quick(request, response)) handler(request, response);
-      };
+      framework = handler;
+      const listener: Handler = (request, response) => answer(request, response);
       const { tls } = options;
-      const server =
-        tls === undefined
-          ? createServer(checks, answer)
-          : createTlsServer({ ...tls, ...checks, handshakeTimeout: limits.headers }, answer);
-      return server;
+      return tls === undefined
+        ? createServer(checks, listener)
+        : createTlsServer({ ...tls, ...checks, handshakeTimeout: limits.headers }, listener);
     },
   }) as FastifyInstance;
   // Idle and half-open connections are cheap, but not without end.
   app.server.maxConnections = MAX_CONNECTIONS;
-  app.server.keepAliveTimeout = 65_000;
+  app.server.keepAliveTimeout = 0;
   app.server.setTimeout(limits.standstill);
 
   // Bodies are signed bytes: they are parsed by their own strict parsers, never by Fastify's.
@@ -109,29 +111,32 @@ export function buildApp(dir: StateDir, options: AppOptions): App {
     refuse(reply, 404, 'E_NOT_FOUND', 'there is nothing at this address'),
   );
 
-  const auth = makeAuth(dir.state, dir.config.public, now);
+  const version = new TurnVersion(dir.state);
+  const auth = makeAuth(dir.state, dir.config.public, now, version);
   const metrics = makeMetrics(dir, auth.counts, options.version ?? '');
-  watch(app, {
+  const begin = watch(app, {
     observe: metrics.observe,
     most: MAX_PIPELINED,
     drain: limits.drain,
     log: options.accessLog,
   });
-  const narinfo = registerCacheRoutes(app, {
+  const narinfos = registerCacheRoutes(app, {
     state: dir.state,
     blobs: dir.blobs,
     keys: () => dir.cacheKeys,
     priority: dir.config.cachePriority,
+    version,
     mayRead: auth.mayRead,
   });
-  // Whose request it is, where a proxy stands before us, only the framework knows.
-  if (options.accessLog === undefined || dir.config.trustedProxies.length === 0) {
-    quick = (request, response) => {
-      if (!auth.mayReadNow(request, response) || !narinfo(request, response)) return false;
-      setRoute(response, NARINFO_ROUTE);
-      return true;
-    };
-  }
+  const handler: Handler = (request, response) => {
+    begin(request, response);
+    framework(request, response);
+  };
+  // The log wants more of each request than is cheap to know.
+  answer =
+    options.accessLog !== undefined
+      ? handler
+      : answerInTurns({ narinfos, auth, version, observe: metrics.observe, handler });
   registerUploadRoutes(app, {
     state: dir.state,
     blobs: dir.blobs,

@@ -4,9 +4,9 @@
 // a guess is right. What was found is kept, by a keyed hash of the header it came in, while the state's
 // version stays the same; when it expires is looked at every time.
 import { hash, randomBytes } from 'node:crypto';
-import type { IncomingMessage, ServerResponse } from 'node:http';
+import type { IncomingMessage } from 'node:http';
 import type { FastifyReply, FastifyRequest } from 'fastify';
-import { TurnVersion } from '../cache/turn-version.ts';
+import type { TurnVersion } from '../cache/turn-version.ts';
 import type { Credential, Scope, StateReads } from '../storage/state.ts';
 import { FailureLimit } from './rate-limit.ts';
 import { refuse } from './replies.ts';
@@ -18,8 +18,8 @@ export type Guard = (request: FastifyRequest, reply: FastifyReply) => Promise<un
 export type Auth = {
   /** Lets pass who may read the cache; null where everybody may. */
   readonly mayRead: Guard | null;
-  /** Whether this request's Authorization header was found to be good for reading a moment ago. */
-  readonly mayReadNow: (request: IncomingMessage, response: ServerResponse) => boolean;
+  /** Whether this request's Authorization header was found to be good for reading, as of `version`. */
+  readonly mayReadAt: (request: IncomingMessage, version: number) => boolean;
   /** Lets pass who may upload. */
   readonly mayPush: Guard;
   /** Lets pass who may see metrics. */
@@ -34,8 +34,12 @@ export type Auth = {
 /** More than any fleet uses at a time; beyond, they are looked up again. (Any user name goes with a token.) */
 const MAX_KNOWN = 10_000;
 
-export function makeAuth(state: StateReads, open: boolean, now: () => number): Auth {
-  const version = new TurnVersion(state);
+export function makeAuth(
+  state: StateReads,
+  open: boolean,
+  now: () => number,
+  version: TurnVersion,
+): Auth {
   const limit = new FailureLimit();
   const counts = { failures: 0, limited: 0 };
   /** Authorization headers, hashed → their credentials, as of `knownAt`. No secret stays in memory. */
@@ -97,14 +101,13 @@ export function makeAuth(state: StateReads, open: boolean, now: () => number): A
 
   return {
     mayRead: open ? null : withScope('read', 'push', 'host', 'admin'),
-    mayReadNow: ({ headers: { authorization } }, response) => {
+    mayReadAt: (request, version) => {
+      // Before the headers are looked at: Node makes them up when they are.
       if (open) return true;
-      if (authorization === undefined || version.recent() !== knownAt) return false;
+      const { authorization } = request.headers;
+      if (authorization === undefined || version !== knownAt) return false;
       const found = known.get(nameOf(authorization));
-      if (found === undefined || (found.expiresAt !== null && found.expiresAt <= now()))
-        return false;
-      setCredential(response, found.name);
-      return true;
+      return found !== undefined && (found.expiresAt === null || found.expiresAt > now());
     },
     mayPush: withScope('push', 'admin'),
     mayAdmin: withScope('admin'),

@@ -48,7 +48,8 @@ export function makeMetrics(
   const registry = new Registry();
   collectDefaultMetrics({ register: registry });
   const registers = [registry];
-  const stats = new Map<string, RouteStats>();
+  /** By route, then by method: both are texts whose hashes are known, which one made of them would not be. */
+  const stats = new Map<string, Map<string, RouteStats>>();
 
   const uploads = new Counter({
     name: 'fleet_uploads_total',
@@ -135,12 +136,16 @@ export function makeMetrics(
   return {
     registry,
     observe: (method, route, status, seconds, bytes) => {
-      const key = `${method} ${route}`;
-      let route_ = stats.get(key);
+      let methods = stats.get(route);
+      if (methods === undefined) {
+        methods = new Map();
+        stats.set(route, methods);
+      }
+      let route_ = methods.get(method);
       if (route_ === undefined) {
         const buckets = new Array<number>(BUCKETS.length).fill(0);
         route_ = { labels: { method, route }, statuses: new Map(), buckets, ...NONE };
-        stats.set(key, route_);
+        methods.set(method, route_);
       }
       route_.statuses.set(status, (route_.statuses.get(status) ?? 0) + 1);
       const bucket = BUCKETS.findIndex((limit) => seconds <= limit);
@@ -154,7 +159,7 @@ export function makeMetrics(
       collected.inc(paths);
       freed.inc(bytes);
     },
-    requests: () => formatRequests([...stats.values()]),
+    requests: () => formatRequests([...stats.values()].flatMap((methods) => [...methods.values()])),
   };
 }
 

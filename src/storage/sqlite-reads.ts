@@ -18,7 +18,7 @@ import type {
 const NEWEST = `NOT EXISTS (SELECT 1 FROM committed_manifest AS n
   WHERE n.host = m.host AND (n.epoch, n.sequence) > (m.epoch, m.sequence))`;
 
-type HostReads = Omit<StateReads, keyof CacheReads | keyof LogStateReads>;
+type HostReads = Omit<StateReads, keyof CacheReads | keyof LogStateReads | 'writes'>;
 
 /** `patience`: milliseconds to wait for a lock before E_STATE_BUSY. */
 export function createReads(db: Database, patience: number): HostReads {

@@ -38,7 +38,7 @@ export async function openState(file: string, options: OpenStateOptions): Promis
   const patience = options.patience ?? DEFAULT_PATIENCE;
   const open = options.writer === 'thread' ? openThreadWriter : openInlineWriter;
   // The writer comes first: it may migrate what the reader then prepares its statements for.
-  const writer = await open(file, patience);
+  const writer = counted(await open(file, patience));
   let reader: Database | undefined;
   try {
     reader = await openReader(file, performance.now() + patience);
@@ -48,6 +48,7 @@ export async function openState(file: string, options: OpenStateOptions): Promis
       ...createCacheReads(reader, patience),
       ...createLogReads(reader, patience),
       ...writesThrough(writer),
+      writes: writer.count,
       async [Symbol.asyncDispose]() {
         close();
         await writer.close();
@@ -58,6 +59,20 @@ export async function openState(file: string, options: OpenStateOptions): Promis
     await writer.close();
     throw error;
   }
+}
+
+/** A writer that knows how many writes it has done. */
+function counted(writer: Writer): Writer & { readonly count: () => number } {
+  let count = 0;
+  return {
+    write: (name, args) =>
+      // Before whoever asked for it goes on, and also where it failed: who knows how far it came.
+      writer.write(name, args).finally(() => {
+        count += 1;
+      }),
+    close: () => writer.close(),
+    count: () => count,
+  };
 }
 
 /** `rows` in parts that one short transaction can take. */

@@ -196,6 +196,8 @@ export type StatusRow = {
 export interface StateReads extends LogStateReads {
   /** Another number whenever anything may have changed since the last call; cheap enough for every request. */
   version(): Promise<number>;
+  /** How many writes went through this very State so far; costs nothing to ask. */
+  writes(): number;
   /** Index row by the 32-character hash part of its store path. */
   cachedPath(hashPart: string): Promise<CachedPath | null>;
   /** Index rows of those of `paths` that have one, in no particular order. */

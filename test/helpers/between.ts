@@ -25,7 +25,8 @@ export function between(dir: StateDir): Between {
         const method: unknown = Reflect.get(target, name);
         if (typeof method !== 'function') return method;
         // Asked without waiting.
-        if (name === 'knownSize' || name === 'list') return method.bind(target);
+        if (name === 'knownSize' || name === 'writes' || name === 'list')
+          return method.bind(target);
         return async (...args: unknown[]) => {
           const result: unknown = await method.apply(target, args);
           await count();
