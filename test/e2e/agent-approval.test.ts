@@ -2,6 +2,7 @@
 // other people's approvals: each refusal has its code and leaves the system as it was.
 import assert from 'node:assert/strict';
 import { after, test } from 'node:test';
+import { generateSecretKey } from '../../src/ed25519.ts';
 import type { ErrorCode } from '../../src/errors.ts';
 import { type Offer, parseOffer } from '../../src/manifest/offer.ts';
 import { all, type Setting, setting, systemsOf } from '../helpers/hosts.ts';
@@ -53,7 +54,11 @@ test('none; by one key, by one key twice, by the director, by keys that nobody k
   const { world } = s;
   const [a, b] = world.releaseKeys as [Uint8Array, Uint8Array];
   await refuses(s, 'E_APPROVAL_MISSING');
-  for (const keys of [[a], [a, a], [world.directorKey], [a, world.directorKey], []]) {
+  for (const keys of [[a], [a, a], [a, world.directorKey]]) {
+    world.approve(keys);
+    await refuses(s, 'E_APPROVAL_THRESHOLD');
+  }
+  for (const keys of [[world.directorKey], [generateSecretKey(), generateSecretKey()], []]) {
     world.approve(keys);
     await refuses(s, 'E_APPROVAL_SIGNATURE');
   }

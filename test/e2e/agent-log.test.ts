@@ -224,7 +224,7 @@ test('roots: one that is withheld, an older one, another of that version', async
   log.publish([], { ...first, version: 2 });
   await refusesLog(s, 'E_ROOT_WITHHELD', log);
   log.publish([], { ...first, sha256: '0'.repeat(64) });
-  await refusesLog(s, 'E_ROOT_CHAIN', log);
+  await refusesLog(s, 'E_ROOT_CONFLICT', log);
   world.rotate({});
   await refuses(s, 'E_ROOT_WITHHELD', () => ({ roots: [] }));
   const second = rootOfWorld(world);
