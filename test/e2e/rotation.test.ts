@@ -150,6 +150,10 @@ test('2-of-3 to another 2-of-3, a director revoked, a host that was away for all
   assert.deepEqual([shown.version, shown.roles.root.threshold, shown.revoked.length], [4, 2, 1]);
   // What the revoked director signed before counts for nothing any more.
   assert.equal(shown.keys.filter(({ keyId }: { keyId: string }) => keyId === old.keyId).length, 0);
+  // Whoever has the first root alone follows it all, too.
+  const audit = ['audit', '--state', w.state, '--root', join(w.state, 'root/1.root.json')];
+  const report = JSON.parse(await fleetOk([...audit, '--json']));
+  assert.deepEqual([report.root.version, report.irregularities], [4, []]);
 });
 
 test('a build that began before a root was imported publishes under that root', async (t) => {
