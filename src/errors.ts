@@ -108,7 +108,8 @@ export const ERRORS = {
   E_APPROVAL_FORM: entry(3, 'correct the named field; fleet approve makes it'),
   E_APPROVAL_MISSING: entry(3, 'have it approved: fleet publish --proposal FILE, fleet approve'),
   E_APPROVAL_PROOF: entry(3, 'this approval is of other manifests; approve this one'),
-  E_APPROVAL_SIGNATURE: entry(3, 'more release keys must sign: fleet approve --approval FILE'),
+  E_APPROVAL_SIGNATURE: entry(3, 'a release key of the newest root must sign: fleet approve'),
+  E_APPROVAL_THRESHOLD: entry(3, 'more release keys must sign: fleet approve --approval FILE'),
   E_AUDIT: entry(3, 'each irregularity is named above; ask the admin what it is'),
   E_AUDIT_ENROLMENT: entry(3, 'ask the admin whether this host was enrolled anew'),
   E_AUDIT_LOG: entry(
@@ -182,11 +183,18 @@ export const ERRORS = {
     3,
     'fetch every root in turn; each is signed by the one before it and itself',
   ),
+  E_ROOT_CONFLICT: entry(3, 'two roots bear one version; keep both and ask the admin'),
+  E_ROOT_EPOCH: entry(3, 'make it anew: fleet root rotate, with --new-epoch for the next epoch'),
   E_ROOT_EXPIRED: entry(
     3,
     'hosts keep running, and switch again once a newer root is in force: fleet root rotate, sign, import',
   ),
   E_ROOT_FORM: entry(3, 'correct the named field of the root'),
+  E_ROOT_OWN_SIGNATURE: entry(3, 'holders of the root keys that it names must sign it too'),
+  E_ROOT_SIGNATURE: entry(
+    3,
+    'holders of the root keys before it must sign it; if they would not, somebody tries to take over',
+  ),
   E_ROOT_VERSION: entry(3, 'fetch the newest root, or issue the manifests again under it'),
   E_ROOT_WITHHELD: entry(3, 'the server must offer every root; do not trust one that does not'),
   E_SEQUENCE_CONFLICT: entry(3, 'two manifests bear one number; keep both and ask the admin'),

@@ -31,7 +31,7 @@ function verify(signature: Uint8Array, message: Uint8Array, key: Uint8Array): bo
   return verdict;
 }
 
-// RFC 8032 §7.1, TEST 1, 2, 3.
+// RFC 8032 §7.1, TEST 1, 2, 3 and SHA(abc); TEST 1024 is among Wycheproof's.
 const RFC8032 = [
   {
     secret: '9d61b19deffd5a60ba844af492ec2cc44449c5697b326919703bac031cae7f60',
@@ -54,6 +54,14 @@ const RFC8032 = [
     signature:
       '6291d657deec24024827e69c3abe01a30ce548a284743a445e3680d7db5ac3ac18ff9b538d16f290ae67f760984dc6594a7c15e9716ed28dc027beceea1ec40a',
   },
+  {
+    secret: '833fe62409237b9d62ec77587520911e9a759cec1d19755b7da901b96dca3d42',
+    public: 'ec172b93ad5e563bf4932c70e1245034c35467ef2efd4d64ebf819683467e2bf',
+    message:
+      'ddaf35a193617abacc417349ae20413112e6fa4e89a97ea20a9eeee64b55d39a2192992a274fc1a836ba3c23a3feebbd454d4423643ce80e2a9ac94fa54ca49f',
+    signature:
+      'dc2a4459e7369633a52b1bf277839a00201009a3efbf3ecb69bea2186c26b58909351fc9ac90b3ecfdfbc7c66431e0303dca179c138ac17ad9bef1177331a704',
+  },
 ];
 
 test('RFC 8032 vectors: public key and signature are reproduced and verified', () => {
@@ -67,9 +75,21 @@ test('RFC 8032 vectors: public key and signature are reproduced and verified', (
   }
 });
 
+type Case = { tcId: number; comment: string; msg: string; sig: string; result: string };
+type Group = { publicKey: { pk: string }; tests: Case[] };
+
+test('RFC 8032 TEST 1024: a message of 1023 bytes is signed as it is there', { skip }, () => {
+  const secret = hex('f5e5767cf153319517630f226876b86c8160cc583bc013744c6bf255f5cc0ee5');
+  const { testGroups } = read<{ testGroups: Group[] }>('wycheproof.json');
+  const cases = testGroups.flatMap(({ tests }) => tests);
+  const found = cases.find(({ comment }) => comment.endsWith('Test 1024'));
+  const message = hex(found?.msg ?? '');
+  assert.equal(message.length, 1023);
+  assert.deepEqual(sign(message, secret), hex(found?.sig ?? ''));
+  assert.equal(verify(sign(message, secret), message, publicKeyOf(secret)), true);
+});
+
 test('every Wycheproof verdict is matched', { skip }, () => {
-  type Case = { tcId: number; msg: string; sig: string; result: string };
-  type Group = { publicKey: { pk: string }; tests: Case[] };
   const { testGroups } = read<{ testGroups: Group[] }>('wycheproof.json');
   let count = 0;
   for (const group of testGroups) {

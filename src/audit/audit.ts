@@ -95,16 +95,12 @@ export async function auditLog(
     }
   }
   const said = new Map<string, Pick<AuditedHost, 'ran' | 'receipts' | 'phase'>>();
-  const { origin } = checkpoint;
+  const log = { origin: checkpoint.origin, tree, vkeys: replay.logKeys };
   const histories = new Map(replay.hosts.map((history) => [history.host, history]));
   for await (const { host, envelopes } of source.receipts()) {
     const history = histories.get(host) ?? { host, told: [], keys: [] };
     histories.set(host, history);
-    const { wrong, ...rest } = auditReceipts(envelopes, history, {
-      fleet: trusted.fleet,
-      origin,
-      tree,
-    });
+    const { wrong, ...rest } = auditReceipts(envelopes, history, { fleet: trusted.fleet, log });
     for (const { code, message } of wrong) replay.tell(host, code, message);
     said.set(host, rest);
   }
@@ -112,7 +108,7 @@ export async function auditLog(
   return {
     fleet: trusted.fleet,
     root: replay.root,
-    log: { origin, size: checkpoint.size, freshAt },
+    log: { origin: checkpoint.origin, size: checkpoint.size, freshAt },
     hosts: [...histories.values()].map((one) => ({ ...one, ...(said.get(one.host) ?? nothing) })),
     irregularities: replay.irregularities,
   };

@@ -1,12 +1,15 @@
 // A host's receipts, in the order in which it wrote them → what it ran, from when to when, and what in them does not
 // fit: a key that the log does not tell, a chain with gaps or two ends, a manifest that the log does not have, a
-// checkpoint of another log than this one. Times are the host's own word.
+// checkpoint of another history than this one, which proves a fork where the log's key signed it. Times are the
+// host's own word.
 import { type ErrorCode, FleetError, isFleetError } from '../errors.ts';
 import type { PublicKey } from '../keyfile.ts';
 import { parseEnvelope } from '../manifest/dsse.ts';
-import { verifyReceipt } from '../manifest/receipt.ts';
+import { type Receipt, verifyReceipt } from '../manifest/receipt.ts';
 import { headOf } from '../manifest/verify-offer.ts';
 import { equalHashes, type MemoryTree } from '../tlog/merkle.ts';
+import { parseNote, verifyNote } from '../tlog/note.ts';
+import { NOTE_ED25519, parseVerifierKey } from '../tlog/vkey.ts';
 import type { HostHistory } from './replay.ts';
 
 /** A system that a host ran. Times are POSIX seconds. */
@@ -25,11 +28,19 @@ export type ReceiptsVerdict = {
   readonly wrong: readonly { readonly code: ErrorCode; readonly message: string }[];
 };
 
-/** `envelopes`: texts, in order. `tree`: of the whole log, whose origin this is. */
+/** The log that was replayed. */
+export type AuditedLog = {
+  readonly origin: string;
+  readonly tree: MemoryTree;
+  /** The keys that ever signed its checkpoints, as roots name them. */
+  readonly vkeys: readonly string[];
+};
+
+/** `envelopes`: texts, in order. */
 export function auditReceipts(
   envelopes: readonly string[],
   history: HostHistory,
-  { fleet, origin, tree }: { fleet: string; origin: string; tree: MemoryTree },
+  { fleet, log }: { fleet: string; log: AuditedLog },
 ): ReceiptsVerdict {
   const wrong: { code: ErrorCode; message: string }[] = [];
   const tell = (code: ErrorCode, message: string) => void wrong.push({ code, message });
@@ -57,11 +68,7 @@ export function auditReceipts(
           `${name} is of a manifest ${epoch}.${sequence} that is not in the log`,
         );
       }
-      for (const seen of [receipt.checkpoint, receipt.conflict]) {
-        if (seen !== null && isOther(seen, origin, tree)) {
-          tell('E_FORK', `${name} holds a checkpoint of another log of this name`);
-        }
-      }
+      for (const { code, says } of wrongOf(receipt, log)) tell(code, `${name} ${says}`);
       phase = receipt.phase;
       const now = receipt.times.finished;
       const current = ran.at(-1);
@@ -90,11 +97,42 @@ function verify(text: string, keys: readonly PublicKey[], fleet: string, host: s
   throw new FleetError('E_AUDIT_RECEIPT', `the log tells no key of ${host}`);
 }
 
-/** Whether a signed checkpoint that a host saw is not of the log that was audited. */
-function isOther(text: string, origin: string, tree: MemoryTree): boolean {
+type Wrong = { readonly code: ErrorCode; readonly says: string };
+
+/** What the checkpoints that a host saw say against the log that was audited, or against the host. */
+function wrongOf({ checkpoint, conflict }: Receipt, log: AuditedLog): Wrong[] {
+  const seen = [checkpoint, conflict].filter((text) => text !== null);
+  const others = seen.filter((text) => standingOf(text, log) === 'other');
+  if (others.length > 0) return others.map((text) => otherLog(text, log));
+  // One that is longer says what came after this copy was made; two that the host could not bring together
+  // are to be looked at, once there is a copy that is long enough.
+  if (conflict === null || seen.every((text) => standingOf(text, log) === 'same')) return [];
+  const sizes = seen.map((text) => headOf(text).size).join(' and ');
+  const says = `holds two checkpoints, of ${sizes} entries, of which one is longer than this copy of the log`;
+  return [{ code: 'E_CONSISTENCY', says: `${says}, and which the host could not bring together` }];
+}
+
+/** Two histories that one key signed; or a host that makes one up. */
+function otherLog(text: string, { vkeys }: AuditedLog): Wrong {
+  const { size } = headOf(text);
+  const note = parseNote(text);
+  const signed = vkeys.some((vkey) => {
+    try {
+      return verifyNote(note, [parseVerifierKey(vkey, NOTE_ED25519)]).length > 0;
+    } catch {
+      return false;
+    }
+  });
+  const what = `a checkpoint of ${size} entries that are not those of this log`;
+  return signed
+    ? { code: 'E_FORK', says: `holds ${what}, signed by its key: two histories` }
+    : { code: 'E_AUDIT_RECEIPT', says: `holds ${what}, and its key has not signed it` };
+}
+
+function standingOf(text: string, { origin, tree }: AuditedLog): 'same' | 'other' | 'longer' {
   const seen = headOf(text);
-  if (seen.origin !== origin) return false;
-  // One that is longer says what came after this copy was made.
-  if (seen.size > tree.size) return false;
-  return !equalHashes(seen.root, tree.rootAt(seen.size));
+  // Of an earlier or a later log of the fleet: not to be compared.
+  if (seen.origin !== origin) return 'same';
+  if (seen.size > tree.size) return 'longer';
+  return equalHashes(seen.root, tree.rootAt(seen.size)) ? 'same' : 'other';
 }

@@ -56,10 +56,12 @@ export class RootChain {
   #root: Root | null = null;
   #digest = '';
   readonly #trusted: { readonly root: Root; readonly digest: string };
+  readonly #logKeys = new Set<string>();
 
   /** `envelope`: the auditor's own root, which the log must begin with. */
   constructor(root: Root, envelope: string) {
     this.#trusted = { root, digest: rootDigest(parseEnvelope(envelope).payload) };
+    this.#logKeys.add(root.log.vkey);
   }
 
   /** The root in force; the auditor's own before the log has named any. */
@@ -70,6 +72,11 @@ export class RootChain {
   /** SHA-256 of its payload; '' before the log has named any. */
   get digest(): string {
     return this.#digest;
+  }
+
+  /** The keys of the log in every root so far. */
+  get logKeys(): readonly string[] {
+    return [...this.#logKeys];
   }
 
   get keys(): KeysInForce {
@@ -93,6 +100,7 @@ export class RootChain {
         },
       );
     }
+    this.#logKeys.add(this.#root.log.vkey);
     this.#digest = digest;
   }
 }
@@ -129,6 +137,11 @@ export class Replay {
 
   get root(): Root {
     return this.#chain.root;
+  }
+
+  /** Of every root so far. */
+  get logKeys(): readonly string[] {
+    return this.#chain.logKeys;
   }
 
   /** Takes the next entry. @throws FleetError only when the log does not begin with the trusted root. */

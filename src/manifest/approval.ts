@@ -4,7 +4,7 @@
 // Nothing else that a release key signs counts. Refuses a batch that is not sorted, or that says a digest twice.
 import { createHash } from 'node:crypto';
 import { type Static, Type } from 'typebox';
-import { FleetError } from '../errors.ts';
+import { FleetError, isFleetError } from '../errors.ts';
 import type { PublicKey } from '../keyfile.ts';
 import { hashLeaf, MemoryTree, verifyInclusion } from '../tlog/merkle.ts';
 import { type Envelope, parseEnvelope, requireSignatures } from './dsse.ts';
@@ -159,8 +159,8 @@ export function approvalProver({
 /**
  * `needed` release keys of `root` approved the manifest with this digest, and that is still good at `now`;
  * returns them. SPEC §10.1
- * @throws FleetError E_APPROVAL_MISSING, E_APPROVAL_FORM, E_APPROVAL_SIGNATURE, E_FLEET_MISMATCH, E_EPOCH,
- *   E_APPROVAL_EXPIRED, E_APPROVAL_PROOF.
+ * @throws FleetError E_APPROVAL_MISSING, E_APPROVAL_FORM, E_APPROVAL_SIGNATURE, E_APPROVAL_THRESHOLD,
+ *   E_FLEET_MISMATCH, E_EPOCH, E_APPROVAL_EXPIRED, E_APPROVAL_PROOF.
  */
 export function requireApproved(
   digest: string,
@@ -199,8 +199,10 @@ function signersOf(envelope: Envelope, needed: number, root: Root): readonly Pub
   try {
     return requireSignatures(envelope, keys, needed, 'release');
   } catch (cause) {
-    if (!(cause instanceof FleetError)) throw cause;
-    throw new FleetError('E_APPROVAL_SIGNATURE', `its approval is ${cause.message}`, { cause });
+    if (!isFleetError(cause)) throw cause;
+    const few = cause.code === 'E_SIGNATURE_THRESHOLD' && envelope.signatures.length > 0;
+    const code = few ? 'E_APPROVAL_THRESHOLD' : 'E_APPROVAL_SIGNATURE';
+    throw new FleetError(code, `its approval is ${cause.message}`, { cause });
   }
 }
 

@@ -134,8 +134,8 @@ export function verifySnapshot(checkpoint: Checkpoint, { text, proof }: Snapshot
 
 /**
  * The snapshot names the newest root that this host knows.
- * @throws FleetError E_ROOT_WITHHELD when it names a newer one; E_ROOT_CHAIN when it names an older one, or
- *   another of the same version.
+ * @throws FleetError E_ROOT_WITHHELD when it names a newer one; E_ROOT_VERSION when it names an older one;
+ *   E_ROOT_CONFLICT when it names another of the same version.
  */
 export function requireSnapshotRoot(
   snapshot: Snapshot,
@@ -151,7 +151,7 @@ export function requireSnapshotRoot(
   }
   if (snapshot.rootSha256 !== known.sha256) {
     throw new FleetError(
-      'E_ROOT_CHAIN',
+      'E_ROOT_CONFLICT',
       `${names}, and another of that version than is known here`,
     );
   }

@@ -3,7 +3,7 @@
 // time. Refuses a chain with a gap, another fleet's root, an epoch that falls or grows by more than 1.
 // Expiry counts only for the newest root, so it is a question of its own: `requireCurrentRoot`.
 import { createHash } from 'node:crypto';
-import { FleetError } from '../errors.ts';
+import { FleetError, messageOf } from '../errors.ts';
 import { keyId, type PublicKey } from '../keyfile.ts';
 import { formatVerifierKey, NOTE_COSIGNATURE, NOTE_ED25519 } from '../tlog/vkey.ts';
 import { type Envelope, requireSignatures } from './dsse.ts';
@@ -113,20 +113,20 @@ export function makeInitialRoot({ fleet, now, keys, ...options }: InitialRoot): 
  */
 export function verifyInitialRoot(envelope: Envelope, now?: number): Root {
   const root = openRoot(envelope);
-  requireOwnSignatures(envelope, root);
+  requireRootSignatures(envelope, root, 'E_ROOT_OWN_SIGNATURE');
   if (now !== undefined) requireCurrentRoot(root, now);
   return root;
 }
 
 /**
  * The root that follows `trusted`, in an envelope that thresholds of both signed. SPEC §3.4
- * @throws FleetError E_SIGNATURE…, E_ROOT_FORM, E_KEY_ROLE, E_FLEET_MISMATCH, E_ROOT_CHAIN.
+ * @throws FleetError E_ROOT_SIGNATURE, E_PAYLOAD_FORM, E_ROOT_FORM, E_KEY_ROLE, E_ROOT_OWN_SIGNATURE,
+ *   E_FLEET_MISMATCH, E_ROOT_CHAIN, E_ROOT_EPOCH.
  */
 export function verifyRootUpdate(trusted: Root, envelope: Envelope): Root {
-  const { keys, threshold } = trusted.roles.root;
-  requireSignatures(envelope, keys, threshold, `root (of version ${trusted.version})`);
+  requireRootSignatures(envelope, trusted, 'E_ROOT_SIGNATURE');
   const root = openRoot(envelope);
-  requireOwnSignatures(envelope, root);
+  requireRootSignatures(envelope, root, 'E_ROOT_OWN_SIGNATURE');
   if (root.fleet !== trusted.fleet) {
     throw new FleetError('E_FLEET_MISMATCH', `the new root is of fleet ${root.fleet}`);
   }
@@ -136,7 +136,7 @@ export function verifyRootUpdate(trusted: Root, envelope: Envelope): Root {
   }
   if (root.epoch < trusted.epoch || root.epoch > trusted.epoch + 1) {
     const step = `epoch ${root.epoch} does not follow epoch ${trusted.epoch}`;
-    throw new FleetError('E_ROOT_CHAIN', `root version ${root.version}: ${step}`);
+    throw new FleetError('E_ROOT_EPOCH', `root version ${root.version}: ${step}`);
   }
   return root;
 }
@@ -186,9 +186,18 @@ function openRoot(envelope: Envelope): Root {
   return parseRoot(envelope.payload);
 }
 
-function requireOwnSignatures(envelope: Envelope, root: Root): void {
-  const { keys, threshold } = root.roles.root;
-  requireSignatures(envelope, keys, threshold, `root (of version ${root.version})`);
+/** The threshold of the root keys of `by` signed; `code` tells the keys before from the root's own. */
+function requireRootSignatures(
+  envelope: Envelope,
+  by: Root,
+  code: 'E_ROOT_SIGNATURE' | 'E_ROOT_OWN_SIGNATURE',
+): void {
+  const { keys, threshold } = by.roles.root;
+  try {
+    requireSignatures(envelope, keys, threshold, `root (of version ${by.version})`);
+  } catch (cause) {
+    throw new FleetError(code, messageOf(cause), { cause });
+  }
 }
 
 function matches(pattern: string, host: string): boolean {

@@ -438,6 +438,25 @@ test('receipts: of an unknown key, of a clone, with a gap, of what nobody publis
       ['E_FORK', 'web-1'],
     ]);
   }
+  // What no key of the log signed proves nothing against it: the host has made it up.
+  const forged = fork.log.checkpoint(fork.root, { ...LOG_KEYS, log: secretKey(40) }, NOW);
+  for (const seen of [{ checkpoint: forged }, { conflict: forged }]) {
+    assert.deepEqual(await reported((fleet) => fleet.report('web-1', 31, seen)), [
+      ['E_AUDIT_RECEIPT', 'web-1'],
+    ]);
+  }
+  // Two that the host could not bring together, of which one goes on after this copy; and an old one of this log.
+  for (let i = 0; i < 12; i++) fork.publish(`web-${i}`);
+  const longer = fork.log.checkpoint(fork.root, LOG_KEYS, NOW);
+  const refused = (conflict: string) => (fleet: Fleet) =>
+    fleet.report('web-1', 31, {
+      phase: 'refused',
+      reason: { code: 'E_FORK', text: 'x' },
+      conflict,
+    });
+  assert.deepEqual(await reported(refused(longer)), [['E_CONSISTENCY', 'web-1']]);
+  const older = new Fleet().log.checkpoint(FIRST, LOG_KEYS, NOW);
+  assert.deepEqual(await reported(refused(older)), []);
   // A host that was enrolled anew begins a new chain under its new key.
   const anew = (fleet: Fleet) => {
     fleet.enrol('web-1', 33, 31);

@@ -1,7 +1,7 @@
 // docs/CLI.md, docs/CONFIG.md and docs/ERRORS.md list what the code has, and nothing else: compared in
 // both directions.
 import assert from 'node:assert/strict';
-import { readFileSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import { test } from 'node:test';
 import type { Command } from 'commander';
 import { isVerb, makeProgram } from '../../cli/fleet.ts';
@@ -72,4 +72,42 @@ test('docs/ERRORS.md has every error code with its exit code and advice, and no 
     return `${code} ${exit} ${/[.?]$/.test(sentence) ? sentence : `${sentence}.`}`;
   });
   assert.deepEqual(documented.sort(), has.sort());
+});
+
+/** Titles of a file's tests; a variable in one stands for anything. */
+function titlesOf(file: string): string[] {
+  const quoted = /\btest\(\s*(?:'((?:[^'\\]|\\.)*)'|"((?:[^"\\]|\\.)*)"|`([^`]*)`)/g;
+  return [...readFileSync(file, 'utf8').matchAll(quoted)].map(([, single, double, template]) =>
+    (single ?? double ?? template ?? '').replace(/\\(.)/g, '$1'),
+  );
+}
+
+test('docs/THREAT-MODEL.md names tests that exist, for each threat, and all threats of TUF and Uptane', () => {
+  const page = readFileSync('docs/THREAT-MODEL.md', 'utf8').replace(/\n +/g, ' ');
+  const cited = [...page.matchAll(/`(test\/[\w/.-]+\.test\.ts)`((?: “[^”]+”)+)/g)].flatMap(
+    ([, file = '', titles = '']) =>
+      [...titles.matchAll(/“([^”]+)”/g)].map(([, title = '']) => ({ file, title })),
+  );
+  for (const { file, title } of cited) {
+    assert.ok(existsSync(file), file);
+    assert.ok(titlesOf(file).includes(title), `${file} has no test “${title}”`);
+  }
+  // None was missed for the way it is written.
+  assert.equal(cited.length, page.split('“').length - 1);
+  const [, ...sections] = page.split(/^### /m);
+  const threats = sections.map((section) => section.split('\n')[0]?.toLowerCase());
+  for (const threat of [
+    // TUF §1.5.2
+    ...['arbitrary installation', 'endless data', 'extraneous dependencies', 'fast-forward'],
+    ...['indefinite freeze', 'malicious mirrors preventing updates', 'mix-and-match', 'rollback'],
+    ...['slow retrieval', 'vulnerability to key compromises', 'wrong software installation'],
+    // Uptane §4.3
+    ...['eavesdrop', 'drop-request', 'partial bundle installation', 'mixed bundles'],
+    'arbitrary software',
+  ]) {
+    assert.ok(threats.includes(threat), threat);
+  }
+  for (const section of sections) {
+    if (!section.includes(', above.')) assert.match(section, /`test\//, section.slice(0, 40));
+  }
 });

@@ -20,8 +20,9 @@ import {
   NOTE_ED25519,
   parseVerifierKey,
 } from '../../src/tlog/vkey.ts';
-import { all, type Setting, setting, systemsOf } from '../helpers/hosts.ts';
+import { type Setting, setting, systemsOf } from '../helpers/hosts.ts';
 import { TestLog } from '../helpers/log.ts';
+import { refuses, takesIt } from '../helpers/refusals.ts';
 import { buildSystem } from '../helpers/systems.ts';
 import { temporaryDirectory } from '../helpers/temporary.ts';
 import { HOST, type World } from '../helpers/world.ts';
@@ -36,40 +37,6 @@ async function lying(): Promise<Setting> {
   const s = await setting(one);
   s.world.publish(two);
   return s;
-}
-
-/** One run that is refused with `code`, and changes nothing; and one more, of which nothing new is told. */
-async function refuses(
-  { world, host }: Setting,
-  code: ErrorCode,
-  change: (offer: Offer) => Partial<Offer> = () => ({}),
-): Promise<void> {
-  const told = world.reports.length;
-  const before = (await readMemory(host.state)).trust;
-  world.distort = (text) => {
-    const offer = parseOffer(text);
-    return JSON.stringify({ ...offer, ...change(offer) });
-  };
-  for (const time of ['first', 'second']) {
-    const { error, outcome } = await host.once();
-    assert.deepEqual(
-      [error?.code, outcome?.phase],
-      [code, 'refused'],
-      `${time}: ${error?.message}`,
-    );
-    assert.equal(error?.exitCode, 3);
-  }
-  assert.equal(world.reports.length, told + 1);
-  assert.equal(world.reports.at(-1)?.reason?.code, code);
-  assert.deepEqual(await systemsOf(host), { ...(await systemsOf(host)), current: one.toplevel });
-  assert.deepEqual((await readMemory(host.state)).trust.floor, before.floor);
-  world.distort = (text) => text;
-}
-
-async function takesIt({ host }: Setting): Promise<void> {
-  const { outcome, error } = await host.once();
-  assert.equal(outcome?.phase, 'in-sync', `${error}`);
-  assert.deepEqual(await systemsOf(host), all(two));
 }
 
 const checkpointOf = (world: World, log: TestLog = world.log, time: number | null = world.now) =>
@@ -145,7 +112,7 @@ test('the checkpoint: by the log’s key, of this log, a note at all', async () 
       signatures: [signNote(extended, key, logKeys.log)],
     }),
   }));
-  await takesIt(s);
+  await takesIt(s, two);
 });
 
 test('freshness: there, not too old, not from the future', async () => {
@@ -164,7 +131,7 @@ test('freshness: there, not too old, not from the future', async () => {
     checkpoint: checkpointOf(world, world.log, world.now - maxAge - 1),
   }));
   world.freshAt = world.now - maxAge;
-  await takesIt(s);
+  await takesIt(s, two);
 });
 
 test('a log that shrank, two of one size, one that does not go on: refused, with the evidence', async () => {
@@ -191,7 +158,7 @@ test('a log that shrank, two of one size, one that does not go on: refused, with
   assert.equal((await host.once()).error?.code, 'E_CONSISTENCY');
   world.distort = (text) => text;
   assert.equal((await readMemory(host.state)).trust.checkpoint, seen);
-  await takesIt(s);
+  await takesIt(s, two);
 });
 
 test('the snapshot: the last entry, and what it says of this host', async () => {
@@ -213,7 +180,7 @@ test('the snapshot: the last entry, and what it says of this host', async () => 
   log.leaves.push(Buffer.from('{}'));
   await refusesLog(s, 'E_SNAPSHOT_FORM', log);
   log.publish([], parsedRoot(String(log.leaves.at(-2))));
-  await takesIt(s);
+  await takesIt(s, two);
 });
 
 test('roots: one that is withheld, an older one, another of that version', async () => {
@@ -224,7 +191,7 @@ test('roots: one that is withheld, an older one, another of that version', async
   log.publish([], { ...first, version: 2 });
   await refusesLog(s, 'E_ROOT_WITHHELD', log);
   log.publish([], { ...first, sha256: '0'.repeat(64) });
-  await refusesLog(s, 'E_ROOT_CHAIN', log);
+  await refusesLog(s, 'E_ROOT_CONFLICT', log);
   world.rotate({});
   await refuses(s, 'E_ROOT_WITHHELD', () => ({ roots: [] }));
   const second = rootOfWorld(world);
@@ -232,7 +199,7 @@ test('roots: one that is withheld, an older one, another of that version', async
   await refusesLog(s, 'E_ROOT_VERSION', log);
   log.publish([], second);
   world.publish(two);
-  await takesIt(s);
+  await takesIt(s, two);
 });
 
 test('the manifest: the newest one, and in the log', async () => {
@@ -271,7 +238,7 @@ test('lost trust is got again from the root; damaged trust is not lost trust', a
   const file = join(s.host.state, 'trust.json');
   const trust = JSON.parse(await readFile(file, 'utf8'));
   await writeFile(file, JSON.stringify({ ...trust, checkpoint: null, time: null }));
-  await takesIt(s);
+  await takesIt(s, two);
 });
 
 test('the anchor holds at first contact too', async () => {
@@ -285,7 +252,7 @@ test('the anchor holds at first contact too', async () => {
   assert.deepEqual([error?.code, outcome?.phase], ['E_CONSISTENCY', 'refused']);
   world.rotate({ log: { ...world.root.log, anchor: { size: 3, sha256: hash } } });
   world.publish(two);
-  await takesIt(s);
+  await takesIt(s, two);
 });
 
 test('a new log, as the newest root names it: the old one’s word is kept, and so is the floor', async () => {
@@ -301,7 +268,7 @@ test('a new log, as the newest root names it: the old one’s word is kept, and 
   world.show({ ...world.manifestOf(two), sequence: 1 });
   assert.equal((await host.once()).error?.code, 'E_SEQUENCE_CONFLICT');
   world.publish(two, { sequence: 7 });
-  await takesIt(s);
+  await takesIt(s, two);
   const { trust } = await readMemory(host.state);
   assert.deepEqual(trust.earlier, [before.checkpoint]);
   assert.match(trust.checkpoint ?? '', /^world\.test\/log\/2\n/);
@@ -313,7 +280,7 @@ test('a clock that went back does not make old news new', async () => {
   const then = world.now;
   world.now += 86_000;
   world.publish(two);
-  await takesIt(s);
+  await takesIt(s, two);
   const { time } = (await readMemory(host.state)).trust;
   assert.equal(time, world.now);
   // The machine believes that it is yesterday; the manifest of today is valid all the same.
@@ -346,7 +313,7 @@ test('once the stored checkpoint is half as old as allowed, the server is asked 
   };
   world.now = from + maxAge + 1;
   const { error } = await host.once();
-  assert.ok(error !== null && error.code !== 'E_INTERNAL', `${error}`);
+  assert.equal(error?.code, 'E_SERVER_ANSWER', `${error}`);
   assert.equal((await systemsOf(host)).current, one.toplevel);
 });
 

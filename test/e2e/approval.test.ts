@@ -110,7 +110,7 @@ test('two of three release keys: build, propose, approve twice, publish, switch'
   const first = await w.approve(proposal, ...yes, w.keys[0] ?? '', '--out', w.file('a.json'));
   assert.deepEqual(JSON.parse(first.stdout).signers.length, 1, first.stderr);
   const early = JSON.parse((await w.publish('--approval', w.file('a.json'))).stdout);
-  assert.equal(early.hosts[0].error.code, 'E_APPROVAL_SIGNATURE');
+  assert.equal(early.hosts[0].error.code, 'E_APPROVAL_THRESHOLD');
 
   // The second one has openssl.
   const openssl = w.keys[1] ?? '';

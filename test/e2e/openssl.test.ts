@@ -7,15 +7,16 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { promisify } from 'node:util';
-import { publicKeyToSpki, sign, verify } from '../../src/ed25519.ts';
+import { generateSecretKey, publicKeyToSpki, verify } from '../../src/ed25519.ts';
 import {
   formatSecretKey,
   parseSecretKey,
   publicKeyBytes,
   publicKeyOfSecret,
 } from '../../src/keyfile.ts';
-import { pae, parseEnvelope, verifiedBy } from '../../src/manifest/dsse.ts';
-import { KEYS, makeManifest, SECRETS, signManifest } from '../helpers/trust.ts';
+import { addSignature, pae, parseEnvelope, verifiedBy } from '../../src/manifest/dsse.ts';
+import { verifyManifest } from '../../src/manifest/verify.ts';
+import { KEYS, makeManifest, makeRoot, NOW, SECRETS, signManifest } from '../helpers/trust.ts';
 
 const run = promisify(execFile);
 const openssl = (...args: string[]) => run('openssl', args);
@@ -60,28 +61,42 @@ test('openssl accepts the director signature of a manifest over its PAE, and no 
   await assert.rejects(verifyWith(dir.at('key.der'), dir.at('other'), dir.at('sig')));
 });
 
-test('we accept a key and a signature that openssl made', async () => {
-  await using dir = await directory();
-  await openssl('genpkey', '-algorithm', 'ed25519', '-out', dir.at('key.pem'));
-  const secret = parseSecretKey(await readFile(dir.at('key.pem'), 'utf8'));
-  const message = Buffer.from('what an auditor signs\n');
-  await writeFile(dir.at('message'), message);
-  await openssl(
-    'pkeyutl',
-    '-sign',
-    '-rawin',
-    '-inkey',
-    dir.at('key.pem'),
-    '-in',
-    dir.at('message'),
-    '-out',
-    dir.at('sig'),
-  );
-  const signature = await readFile(dir.at('sig'));
-  assert.equal(verify(signature, message, publicKeyBytes(publicKeyOfSecret(secret))), true);
-  // Ed25519 is deterministic: both make the same signature.
-  assert.deepEqual(sign(message, secret), Uint8Array.from(signature));
-});
+/** A secret key's file, made by openssl or by us. */
+async function keyOf(maker: 'openssl' | 'fleet', file: string): Promise<Uint8Array> {
+  if (maker === 'openssl') await openssl('genpkey', '-algorithm', 'ed25519', '-out', file);
+  else await writeFile(file, formatSecretKey(generateSecretKey()), { mode: 0o600 });
+  return parseSecretKey(await readFile(file, 'utf8'));
+}
+
+for (const maker of ['openssl', 'fleet'] as const) {
+  test(`with a key made by ${maker}: each accepts what the other signed, and an envelope counts with either`, async () => {
+    await using dir = await directory();
+    const secret = await keyOf(maker, dir.at('key.pem'));
+    const key = publicKeyOfSecret(secret);
+    await writeFile(dir.at('key.der'), publicKeyToSpki(publicKeyBytes(key)));
+    // Ours.
+    const root = makeRoot({ keys: { ...KEYS, director: [key] } });
+    const envelope = signManifest(makeManifest(), secret);
+    const { payload, payloadType, signatures } = parseEnvelope(envelope);
+    await writeFile(dir.at('pae'), pae(payloadType, payload));
+    await writeFile(dir.at('sig'), signatures[0]?.sig ?? '');
+    const { stdout } = await verifyWith(dir.at('key.der'), dir.at('pae'), dir.at('sig'));
+    assert.match(stdout, /Signature Verified Successfully/);
+    // Theirs.
+    const sign = ['pkeyutl', '-sign', '-rawin', '-inkey', dir.at('key.pem')];
+    await openssl(...sign, '-in', dir.at('pae'), '-out', dir.at('theirs'));
+    const theirs = await readFile(dir.at('theirs'));
+    assert.equal(verify(theirs, pae(payloadType, payload), publicKeyBytes(key)), true);
+    const attached = addSignature({ payloadType, payload, signatures: [] }, key, theirs);
+    assert.equal(verifyManifest({ envelope: attached, root, now: NOW }).signers[0], key);
+    // Ed25519 is deterministic: both make the same signature.
+    assert.equal(attached, envelope);
+    theirs.writeUInt8(theirs.readUInt8(5) ^ 1, 5);
+    assert.equal(verify(theirs, pae(payloadType, payload), publicKeyBytes(key)), false);
+    await writeFile(dir.at('sig'), theirs);
+    await assert.rejects(verifyWith(dir.at('key.der'), dir.at('pae'), dir.at('sig')));
+  });
+}
 
 test('openssl reads our secret key file, and writes the same one back', async () => {
   await using dir = await directory();

@@ -77,14 +77,14 @@ test('2-of-3 to another 2-of-3, a director revoked, a host that was away for all
   const second = await w.rotate('2.json', ...named, '--threshold', 'root=2');
 
   // Too few signatures, at each step.
-  assert.match((await w.load(second)).stderr, /E_SIGNATURE_THRESHOLD/);
+  assert.match((await w.load(second)).stderr, /E_ROOT_SIGNATURE/);
   await w.sign(second, three[0] ?? '');
   await w.sign(second, three[1] ?? '');
-  assert.match((await w.load(second)).stderr, /root \(of version 1\).*\[E_SIGNATURE_UNKNOWN_KEY\]/);
+  assert.match((await w.load(second)).stderr, /root \(of version 1\).*\[E_ROOT_SIGNATURE\]/);
   const alone = await w.rotate('2-alone.json', ...named, '--threshold', 'root=2');
   await w.sign(alone, first);
   await w.sign(alone, three[0] ?? '');
-  assert.match((await w.load(alone)).stderr, /signed by 1 of 2 .*\[E_SIGNATURE_THRESHOLD\]/);
+  assert.match((await w.load(alone)).stderr, /signed by 1 of 2 .*\[E_ROOT_OWN_SIGNATURE\]/);
   await w.sign(second, first);
   const imported = await w.load(second);
   assert.equal(imported.code, 0, imported.stderr);
@@ -150,6 +150,10 @@ test('2-of-3 to another 2-of-3, a director revoked, a host that was away for all
   assert.deepEqual([shown.version, shown.roles.root.threshold, shown.revoked.length], [4, 2, 1]);
   // What the revoked director signed before counts for nothing any more.
   assert.equal(shown.keys.filter(({ keyId }: { keyId: string }) => keyId === old.keyId).length, 0);
+  // Whoever has the first root alone follows it all, too.
+  const audit = ['audit', '--state', w.state, '--root', join(w.state, 'root/1.root.json')];
+  const report = JSON.parse(await fleetOk([...audit, '--json']));
+  assert.deepEqual([report.root.version, report.irregularities], [4, []]);
 });
 
 test('a build that began before a root was imported publishes under that root', async (t) => {

@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict';
+import { createPublicKey, verify } from 'node:crypto';
 import { test } from 'node:test';
 import { sign } from '../../src/ed25519.ts';
 import { keyId } from '../../src/keyfile.ts';
@@ -30,6 +31,33 @@ test("the PAE of DSSE's own protocol document is reproduced", () => {
     Buffer.from(pae(TYPE, BODY)).toString(),
     'DSSEv1 29 http://example.com/HelloWorld 11 hello world',
   );
+});
+
+test("DSSE's own test vector: its envelope is read, and its signature holds over our PAE", () => {
+  // The same place. Its key is of another kind than ours, so node:crypto is asked alone.
+  const { payload, payloadType, signatures } = parse({
+    payload: 'aGVsbG8gd29ybGQ=',
+    payloadType: TYPE,
+    signatures: [
+      {
+        sig: 'A3JqsQGtVsJ2O2xqrI5IcnXip5GToJ3F+FnZ+O88SjtR6rDAajabZKciJTfUiHqJPcIAriEGAHTVeCUjW2JIZA==',
+      },
+    ],
+  });
+  assert.deepEqual(Buffer.from(payload), BODY);
+  const coordinate = (decimal: string): string =>
+    Buffer.from(BigInt(decimal).toString(16).padStart(64, '0'), 'hex').toString('base64url');
+  const x = coordinate(
+    '46950820868899156662930047687818585632848591499744589407958293238635476079160',
+  );
+  const y = coordinate(
+    '5640078356564379163099075877009565129882514886557779369047442380624545832820',
+  );
+  const key = createPublicKey({ format: 'jwk', key: { kty: 'EC', crv: 'P-256', x, y } });
+  const holds = (message: Uint8Array): boolean =>
+    verify('sha256', message, { key, dsaEncoding: 'ieee-p1363' }, signatures[0]?.sig ?? BODY);
+  assert.equal(holds(pae(payloadType, payload)), true);
+  assert.equal(holds(pae(`${payloadType}s`, payload)), false);
 });
 
 test('the PAE counts bytes, not characters', () => {

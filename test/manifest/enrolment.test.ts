@@ -57,7 +57,7 @@ test('an enrolment file with an expired, foreign or badly signed root is refused
   const foreign = { ...FILE, root: signRoot(makeRoot({ fleet: 'other.example.org' })) };
   refuses('E_FLEET_MISMATCH', () => rootOfEnrolFile(foreign, NOW));
   const unsigned = { ...FILE, root: signRoot(makeRoot(), secretKey(99)) };
-  refuses('E_SIGNATURE_UNKNOWN_KEY', () => rootOfEnrolFile(unsigned, NOW));
+  refuses('E_ROOT_OWN_SIGNATURE', () => rootOfEnrolFile(unsigned, NOW));
 });
 
 test('an enrolment file of a wrong form is refused by name', () => {
