@@ -116,7 +116,6 @@ async function makeSystem(
   const built = {
     system: 'x86_64-linux',
     toplevel,
-    closure: [info],
     activation: DEFAULT_ACTIVATION,
     provenance: {
       flakeRef: 'git+https://git.example.org/hosts?ref=main',
@@ -128,7 +127,8 @@ async function makeSystem(
       builder: { id: 'build-box', nixVersion: '2.8.0', system: 'x86_64-linux' },
     },
   };
-  const stored = await storeClosure({ ...built, host: 'any' }, dir.blobs, dir.root.limits);
+  const any = { host: 'any', toplevel };
+  const stored = await storeClosure(any, [info], dir.blobs, dir.root.limits);
   return { built, stored };
 }
 
