@@ -2,7 +2,8 @@
 // Exit 4 when some hosts failed: the others were published all the same.
 import type { Command } from 'commander';
 import { FleetError } from '../src/errors.ts';
-import type { FleetBuildEvent, HostResult } from '../src/server/build.ts';
+import type { FleetBuildEvent } from '../src/server/build.ts';
+import type { HostResult } from '../src/server/publish-built.ts';
 import {
   type Globals,
   globalsOf,

@@ -170,6 +170,14 @@ export function admitPublicKey(raw: Uint8Array): boolean {
   }
 }
 
+/** Made once for each array that holds a secret: reading a key takes longer than signing with it. */
+const privateKeys = new WeakMap<Uint8Array, { readonly secret: Buffer; readonly key: KeyObject }>();
+
 function privateKeyObject(secret: Uint8Array): KeyObject {
-  return createPrivateKey({ key: secretKeyToPkcs8(secret), format: 'der', type: 'pkcs8' });
+  const known = privateKeys.get(secret);
+  // The array may hold another one by now.
+  if (known?.secret.equals(secret) === true) return known.key;
+  const key = createPrivateKey({ key: secretKeyToPkcs8(secret), format: 'der', type: 'pkcs8' });
+  privateKeys.set(secret, { secret: Buffer.from(secret), key });
+  return key;
 }

@@ -178,3 +178,13 @@ test('a prepared verifier and noble agree on whatever is signed', () => {
     }
   }
 });
+
+test('an array that holds another secret by now signs with that one', () => {
+  const [one, other] = [generateSecretKey(), generateSecretKey()];
+  const secret = Uint8Array.from(one);
+  const message = Buffer.from('message');
+  assert.deepEqual(sign(message, secret), sign(message, one));
+  secret.set(other);
+  assert.deepEqual(sign(message, secret), sign(message, other));
+  assert.ok(verify(sign(message, secret), message, publicKeyOf(other)));
+});

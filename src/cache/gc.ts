@@ -14,6 +14,8 @@ export type Collection = {
   readonly roots: readonly StorePath[];
   /** Paths used at this time or later are kept; times are POSIX seconds. */
   readonly usedSince: number;
+  /** When the oldest build began that is going on: what nothing names yet may be its own. */
+  readonly buildingSince: number;
   /** NARs that a row named at this time or later are kept. */
   readonly releasedSince: number;
   readonly now: number;
@@ -39,7 +41,7 @@ const NARS_PER_STEP = 200;
 const BREATH_MS = 2;
 /** How long an uploaded NAR waits for more narinfos once a row names it: a client sends them at once. */
 const DESCRIBED_SECONDS = 86_400;
-/** A file that nothing names may be one whose row is about to come: a build takes hours at most. */
+/** A file that nothing names may be one whose row is about to come; an upload takes hours at most. */
 const ORPHAN_SECONDS = 86_400;
 
 /** @throws FleetError E_GC_INTERRUPTED, E_STATE_BUSY; the signal's reason when aborted. */
@@ -82,8 +84,9 @@ export async function collectGarbage(collection: Collection): Promise<Collected>
     for (const nar of nars) if (await remove(nar, now)) count(nar);
     if (nars.length < NARS_PER_STEP) break;
   }
-  for await (const orphan of orphans(state, blobs, now - ORPHAN_SECONDS)) {
-    if (await remove(orphan, now - ORPHAN_SECONDS)) count(orphan);
+  const putSince = Math.min(now - ORPHAN_SECONDS, collection.buildingSince);
+  for await (const orphan of orphans(state, blobs, putSince)) {
+    if (await remove(orphan, putSince)) count(orphan);
     collection.signal?.throwIfAborted();
   }
   return done;

@@ -32,7 +32,7 @@ export type NoteSigner = { readonly key: VerifierKey; readonly secret: Uint8Arra
 
 export type LogWriter = {
   readonly state: Pick<State, 'logHead' | 'logEntries' | 'hostEntries' | 'unloggedKeys'> &
-    Pick<State, 'dropStaged' | 'stageEntries' | 'commitLog'>;
+    Pick<State, 'dropStaged' | 'touchPaths' | 'stageEntries' | 'commitLog'>;
   readonly store: LogStore;
   /** The newest root, and the envelopes of all of them, oldest first. */
   readonly root: Root;
@@ -104,6 +104,9 @@ export async function appendEntries(
   staged.push({ index: size + staged.length, kind: 'snapshot', data });
   const { growth } = await openGrowth(writer.store, treeOf(head));
   for (const entry of staged) growth.add(hashLeaf(dataOf(entry)));
+  const toplevels = entries.flatMap((one) => ('manifest' in one ? [one.manifest.toplevel] : []));
+  // The commit sees to it as well; but it is one transaction, and finds this done.
+  await state.touchPaths(toplevels, now);
   await state.stageEntries(log, staged, fence);
   const root = Buffer.from(growth.root()).toString('hex');
   const roots = writer.roots.length;

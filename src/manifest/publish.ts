@@ -4,10 +4,11 @@
 // A host whose newest manifest says the same already, and will be valid for long enough, is left out.
 import { isDeepStrictEqual } from 'node:util';
 import { FleetError } from '../errors.ts';
-import { type Closure, formatClosure, type PathInfo, parseClosure } from '../nix/closure.ts';
+import { formatClosure, type PathInfo, parseClosure } from '../nix/closure.ts';
+import type { NarHash } from '../nix/hash.ts';
 import type { StorePath } from '../nix/storepath.ts';
 import type { BlobId, BlobRef, Blobs } from '../storage/blobs.ts';
-import type { PublishedManifest, State } from '../storage/state.ts';
+import type { PublishedManifest } from '../storage/state.ts';
 import type { Activation } from './activation.ts';
 import { parseEnvelope, signEnvelope } from './dsse.ts';
 import {
@@ -20,12 +21,11 @@ import {
 import type { Root } from './root.ts';
 import { STATEMENT_PAYLOAD_TYPE } from './statement.ts';
 
-/** A host's system, built, and its closure, ingested. */
+/** A host's system, built. */
 export type BuiltHost = {
   readonly host: string;
   readonly system: string;
   readonly toplevel: StorePath;
-  readonly closure: readonly PathInfo[];
   readonly activation: Activation;
   readonly provenance: Provenance;
 };
@@ -57,7 +57,7 @@ const CLOCK_SKEW_SECONDS = 300;
 
 /** Compares a host with its newest manifest. `closure` is its closure file; null before it is built. */
 export function changeOf(
-  built: Omit<BuiltHost, 'closure'>,
+  built: BuiltHost,
   closure: BlobId | null,
   current: PublishedManifest | null,
   { root, now, validSeconds }: Rules,
@@ -92,24 +92,39 @@ function requireWithin(
   throw new FleetError('E_CLOSURE_LIMIT', `the closure of ${host} exceeds the root's limits`);
 }
 
-export type StoredClosure = { readonly blob: BlobRef; readonly closure: Closure };
+/** Where a closure file lies, and what a manifest says of it: a fleet's closures would not fit in memory. */
+export type StoredClosure = {
+  readonly blob: BlobRef;
+  readonly paths: number;
+  readonly narBytes: number;
+  readonly toplevelNarHash: NarHash;
+};
 
 /**
- * Stores a host's closure file and returns it.
+ * Stores a host's closure, ingested, as its closure file.
  * @throws FleetError E_CLOSURE_LIMIT, E_CLOSURE_MISSING for what no agent would accept.
  */
 export async function storeClosure(
-  built: BuiltHost,
-  blobs: Blobs,
+  { host, toplevel }: Pick<BuiltHost, 'host' | 'toplevel'>,
+  infos: readonly PathInfo[],
+  blobs: Pick<Blobs, 'put'>,
   limits: Root['limits'],
 ): Promise<StoredClosure> {
-  const bytes = formatClosure(built.closure);
+  const bytes = formatClosure(infos);
   // What an agent would refuse is never published.
-  const closure = parseClosure(bytes, built.toplevel);
-  const size = { bytes: bytes.length, paths: closure.paths.size, narBytes: closure.narBytes };
-  requireWithin(built.host, size, limits);
+  const { paths, narBytes } = parseClosure(bytes, toplevel);
+  requireWithin(host, { bytes: bytes.length, paths: paths.size, narBytes }, limits);
+  const toplevelNarHash = paths.get(toplevel)?.narHash;
+  if (toplevelNarHash === undefined) {
+    throw new FleetError('E_CLOSURE_MISSING', 'no line for the toplevel');
+  }
   // Also where it is there: one that nothing names yet, of a build that failed, may be collected now.
-  return { blob: await blobs.put([bytes]), closure };
+  return { blob: await blobs.put([bytes]), paths: paths.size, narBytes, toplevelNarHash };
+}
+
+/** @throws FleetError E_CLOSURE_LIMIT where another root has come into force since it was stored. */
+export function requireWithinLimits(host: string, stored: StoredClosure, limits: Root['limits']) {
+  requireWithin(host, { ...stored, bytes: stored.blob.size }, limits);
 }
 
 /**
@@ -118,13 +133,11 @@ export async function storeClosure(
  */
 export function signManifest(
   built: BuiltHost,
-  { blob, closure }: StoredClosure,
+  { blob, paths, narBytes, toplevelNarHash }: StoredClosure,
   current: PublishedManifest | null,
   director: Uint8Array,
   { root, now, validSeconds }: Rules,
 ): PublishedManifest {
-  const narHash = closure.paths.get(built.toplevel)?.narHash;
-  if (narHash === undefined) throw new FleetError('E_CLOSURE_MISSING', 'no line for the toplevel');
   const manifest: Deployment = {
     intent: 'deploy',
     fleet: { name: root.fleet, rootVersion: root.version },
@@ -136,13 +149,8 @@ export function signManifest(
     notBefore: now - CLOCK_SKEW_SECONDS,
     expiresAt: now + validSeconds,
     toplevel: built.toplevel,
-    toplevelNarHash: narHash,
-    closure: {
-      sha256: blob.id,
-      bytes: blob.size,
-      paths: closure.paths.size,
-      narBytes: closure.narBytes,
-    },
+    toplevelNarHash,
+    closure: { sha256: blob.id, bytes: blob.size, paths, narBytes },
     activation: built.activation,
     provenance: built.provenance,
   };
@@ -198,29 +206,4 @@ function signedForm(manifest: Deployment, director: Uint8Array) {
     digest: manifestDigest(payload),
     envelope: signEnvelope(STATEMENT_PAYLOAD_TYPE, payload, [director]),
   };
-}
-
-/**
- * A manifest may be published only after this: every byte of its closure can be served, now, whatever
- * ran before and whenever it died. (`State.publish` makes sure that none of it went in between.)
- * @throws FleetError E_CACHE_INCOMPLETE naming the path.
- */
-export async function requireServable(
-  host: string,
-  closure: Closure,
-  { state, blobs }: { readonly state: State; readonly blobs: Blobs },
-): Promise<void> {
-  const rows = new Map(
-    (await state.cachedPaths([...closure.paths.keys()])).map((row) => [row.path, row]),
-  );
-  for (const { path, narHash } of closure.paths.values()) {
-    const row = rows.get(path);
-    // What was left to an upstream was there when it was ingested; its bytes are not ours to check.
-    const served =
-      row?.narHash === narHash &&
-      (row.blob === null || (await blobs.size(row.blob)) === row.blobSize);
-    if (!served) {
-      throw new FleetError('E_CACHE_INCOMPLETE', `the cache lacks ${path}, which ${host} needs`);
-    }
-  }
 }

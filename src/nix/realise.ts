@@ -12,12 +12,14 @@
 //   afterwards contents, hash and size are the substituter's. References are only ever ADDED to the
 //   database (registerValidPaths), so a path that had others than the substituter's keeps those too and
 //   still differs: who repairs asks again afterwards (queryPathInfos).
+import { readlink } from 'node:fs/promises';
 import { isAbsolute } from 'node:path';
 import { dirname } from 'node:path/posix';
 import { syncDirectory } from '../durable.ts';
-import { isFleetError } from '../errors.ts';
+import { FleetError, isFleetError } from '../errors.ts';
 import { batchesOf } from './batches.ts';
 import { type NixOptions, runNix } from './command.ts';
+import { invalidPaths } from './query.ts';
 import { parseStorePath, type StorePath } from './storepath.ts';
 
 export type StoreOptions = Pick<NixOptions, 'root' | 'scratch' | 'signal' | 'env'>;
@@ -67,6 +69,40 @@ export async function addRoot(
 ): Promise<void> {
   await runNix('nix-store', ['--realise', path, ...rootArguments(link)], offline(options));
   await syncDirectory(dirname(link));
+}
+
+/**
+ * The same for many paths, with one process for some two thousand of them: links that begin with `link`, one for
+ * each path, whose names Nix chooses. Those that are not valid are left out, and returned.
+ * @throws FleetError E_NIX_FAILED, E_NIX_OUTPUT when some path has no link then.
+ */
+export async function addRoots(
+  paths: readonly StorePath[],
+  link: string,
+  options: StoreOptions = {},
+): Promise<ReadonlySet<StorePath>> {
+  const settings = offline(options);
+  const invalid = new Set(await invalidPaths(paths, settings));
+  const valid = paths.filter((path) => !invalid.has(path));
+  let number = 0;
+  for (const batch of batchesOf(valid)) {
+    number += 1;
+    // LINK, LINK-2, LINK-3 and so on: in the order of the paths, from 2.3 to 2.36.
+    const name = `${link}.${number}`;
+    await runNix('nix-store', ['--realise', ...batch, ...rootArguments(name)], settings);
+    await requireLinks(batch, name);
+  }
+  if (number > 0) await syncDirectory(dirname(link));
+  return invalid;
+}
+
+/** What Nix prints is not asked, for it differs: the links are. */
+async function requireLinks(paths: readonly StorePath[], link: string): Promise<void> {
+  for (const [i, path] of paths.entries()) {
+    const name = i === 0 ? link : `${link}-${i + 1}`;
+    if ((await readlink(name).catch(() => null)) === path) continue;
+    throw new FleetError('E_NIX_OUTPUT', `nix-store --add-root made no link ${name} to ${path}`);
+  }
 }
 
 /**

@@ -32,14 +32,18 @@ export async function collect(
   if (lock === null) return null;
   const { keepManifests, keepUnusedDays, keepNarDays } = dir.config;
   await using gcroots = await openGcRoots(dir.layout.gcroots);
+  // Before what is kept is looked up: a publication that begins after it has a higher number.
+  const lastFence = (await dir.state.leaseHolder())?.fence ?? 0;
   const roots = await retentionRoots(dir.state, keepManifests);
   // What a build that is still going on has stored is not told to anybody yet.
-  const usedSince = Math.min(now - keepUnusedDays * DAY, await gcroots.oldestBuild());
+  const buildingSince = await gcroots.oldestBuild();
+  const usedSince = Math.min(now - keepUnusedDays * DAY, buildingSince);
   const collected = await collectGarbage({
     state: dir.state,
     blobs: dir.blobs,
     roots: roots.map(({ path }) => path),
     usedSince,
+    buildingSince,
     // Of a NAR that is released now, the time has come when it is not to be kept at all.
     releasedSince: now - keepNarDays * DAY + (keepNarDays === 0 ? 1 : 0),
     now,
@@ -49,7 +53,7 @@ export async function collect(
   });
   if (dryRun) return { ...collected, roots, releasedLinks: 0 };
   const kept = new Set(roots.map(({ path }) => path));
-  return { ...collected, roots, releasedLinks: await gcroots.release(dir.state, kept) };
+  return { ...collected, roots, releasedLinks: await gcroots.release(kept, lastFence) };
 }
 
 /** Collects every `gcHours` until `signal` is aborted. Trouble is told and tried again the next time. */

@@ -1,8 +1,6 @@
 // A host's newest manifest and the log it is in → the offer that proves it (SPEC §8). Its ETag leaves out the
 // checkpoint's signatures: that time went by is no news.
 import { createHash } from 'node:crypto';
-import { FleetError } from '../errors.ts';
-import { proveApproval } from '../manifest/approval.ts';
 import {
   AGENT_VERSION,
   formatOffer,
@@ -11,7 +9,6 @@ import {
   OFFER_VERSION,
   type Offer,
 } from '../manifest/offer.ts';
-import type { LoggedApproval } from '../storage/log.ts';
 import { proveConsistency, proveInclusion } from '../tlog/prove.ts';
 import type { PublishedLog } from './published.ts';
 import type { StateDir } from './statedir.ts';
@@ -32,8 +29,8 @@ export async function makeOffer(
   const { size } = view.checkpoint;
   const manifest = await state.loggedManifest(host, view.log, size);
   if (manifest === null) return null;
-  const { tile, root, roots } = view;
-  const { logIndex } = manifest;
+  const { log, tile, root, roots } = view;
+  const { logIndex, approvedBy, digest } = manifest;
   const offer: Offer = {
     offerVersion: OFFER_VERSION,
     minAgent: AGENT_VERSION,
@@ -46,19 +43,16 @@ export async function makeOffer(
       index: place,
       epoch: manifest.epoch,
       sequence: manifest.sequence,
-      sha256: manifest.digest,
+      sha256: digest,
       proof: formatProof(view.hosts.inclusion(place)),
     },
     manifest: manifest.envelope,
     logged: { index: logIndex, proof: formatProof(await proveInclusion(tile, logIndex, size)) },
-    approval: manifest.approval === null ? null : await offerApproval(manifest.approval),
+    approval: approvedBy === null ? null : await offerApproval(approvedBy, digest),
     closure: { sha256: manifest.closure, bytes: manifest.closureBytes },
   };
-  async function offerApproval(approval: LoggedApproval): Promise<Offer['approval']> {
-    const proof = proveApproval(approval, manifest?.digest ?? '');
-    if (proof === null)
-      throw new FleetError('E_LOG_DAMAGED', `the approval of ${host} is of others`);
-    const index = approval.logIndex;
+  async function offerApproval(index: number, digest: string): Promise<Offer['approval']> {
+    const proof = await published.approvals.prove(log, index, digest);
     const logged = { index, proof: formatProof(await proveInclusion(tile, index, size)) };
     return {
       envelope: proof.envelope,

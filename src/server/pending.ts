@@ -14,10 +14,9 @@ import {
 import { parseEnvelope } from '../manifest/dsse.ts';
 import { type Deployment, parseManifest } from '../manifest/manifest.ts';
 import { type ProposalPart, proposalFiles } from '../manifest/proposal.ts';
-import { requireServable } from '../manifest/publish.ts';
 import { approvalThreshold, type Root } from '../manifest/root.ts';
+import { Servable } from '../manifest/servable.ts';
 import { formatTime } from '../manifest/time.ts';
-import { verifyClosure } from '../manifest/verify.ts';
 import { type Blobs, parseBlobId } from '../storage/blobs.ts';
 import { acquireLease } from '../storage/lease.ts';
 import type { LeaseHolder, PublishedManifest } from '../storage/state.ts';
@@ -56,12 +55,13 @@ export async function publishPending(
   const log = await openLogWriter(dir);
   // Also where nothing waits: what one that died had committed is seen now.
   await finishLog(log, now);
+  const servable = new Servable(dir);
   const used = new Map<ApprovalFile, NewApproval>();
   const results: Published[] = [];
   const entries: NewEntry[] = [];
   for (const manifest of await dir.state.pendingManifests()) {
     try {
-      const file = await requirePublishable(dir, manifest, provers, now);
+      const file = await requirePublishable(dir, manifest, provers, servable, now);
       if (file === null) entries.push({ manifest });
       else {
         const approval = used.get(file) ?? approvalEntry(file);
@@ -95,18 +95,14 @@ async function requirePublishable(
   dir: StateDir,
   pending: PublishedManifest,
   approvals: readonly ProvenApproval[],
+  servable: Servable,
   now: number,
 ): Promise<ApprovalFile | null> {
   const manifest = parseManifest(parseEnvelope(pending.envelope).payload);
   if (manifest.intent === 'decommission') return null;
   await requireCurrent(dir, pending, manifest, now);
   const approval = chooseApproval(pending, approvals, dir.root, now);
-  const bytes = await closureBytes(dir.blobs, manifest.closure.sha256);
-  if (bytes === null) {
-    const text = `the closure file of ${pending.host} is gone`;
-    throw new FleetError('E_PROPOSAL_STALE', text);
-  }
-  await requireServable(pending.host, verifyClosure(manifest, bytes), dir);
+  await servable.require(pending.host, { id: pending.closure, size: pending.closureBytes });
   return approval;
 }
 

@@ -12,6 +12,7 @@ import { equalHashes, MemoryTree } from '../tlog/merkle.ts';
 import { parseNote } from '../tlog/note.ts';
 import { proveInclusion, type TileReader } from '../tlog/prove.ts';
 import { formatTilePath } from '../tlog/tile.ts';
+import { KeptApprovals } from './kept-approvals.ts';
 import { logStoreOf } from './log-writer.ts';
 import type { StateDir } from './statedir.ts';
 
@@ -40,12 +41,15 @@ export type View = {
 const MOST_TILES = 512;
 
 export class PublishedLog {
+  /** Entries of the log never change, so what is made of them outlives a publication. */
+  readonly approvals: KeptApprovals;
   readonly #dir: Dir;
   #log: Log;
   #view: View | null = null;
   #making: Promise<View | null> | null = null;
 
   constructor(dir: Dir) {
+    this.approvals = new KeptApprovals(dir.state);
     this.#dir = dir;
     this.#log = openLog(dir);
   }

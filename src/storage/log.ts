@@ -67,8 +67,8 @@ export type StagedEntry =
 /** A host's newest manifest and where it is in the log. */
 export type LoggedManifest = PublishedManifest & {
   readonly logIndex: number;
-  /** The approval that it needed, its batch, and where it is in the log. */
-  readonly approval: LoggedApproval | null;
+  /** Where the approval that it needed is in the log. */
+  readonly approvedBy: number | null;
 };
 
 export type LoggedApproval = {
@@ -107,14 +107,20 @@ export interface LogStateReads {
 
 /** Each throws E_LEASE_LOST when `fence` is no longer the newest lease's. */
 export interface LogStateWrites {
-  /** Keeps manifests until they are published, each in place of one of the same host; forgets those of `drop`. */
+  /**
+   * Keeps manifests until they are published, each in place of one of the same host; forgets those of `drop`.
+   * Several transactions when there are many: each host waits by itself.
+   */
   changePending(
     put: readonly PublishedManifest[],
     drop: readonly string[],
     fence: number,
   ): Promise<void>;
-  /** Forgets what was staged and not committed, in this log or an older one, by a publisher that died or failed. */
-  dropStaged(log: number, fence: number): Promise<void>;
+  /**
+   * Forgets what was staged and not committed, in this log or an older one, by a publisher that died or failed;
+   * returns how many entries. Several transactions when there are many.
+   */
+  dropStaged(log: number, fence: number): Promise<number>;
   /**
    * Stages entries behind what is committed. Several transactions when there are many.
    * @throws FleetError E_SEQUENCE when a manifest does not follow its host's newest.

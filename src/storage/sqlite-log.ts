@@ -2,7 +2,7 @@
 // which nobody sees, and become part of the log when one small transaction moves the head.
 import type { Database } from 'better-sqlite3';
 import { FleetError } from '../errors.ts';
-import { hashPartOf, type StorePath } from '../nix/storepath.ts';
+import type { StorePath } from '../nix/storepath.ts';
 import type {
   HostEntry,
   LogEntry,
@@ -39,8 +39,7 @@ export function createLogReads(db: Database, patience: number): LogStateReads {
   const pending = db.prepare<[], PublishedManifest>(
     `SELECT ${MANIFEST} FROM pending_manifest ORDER BY host`,
   );
-  type Row = Omit<LoggedManifest, 'approval'> & { readonly approvedBy: number | null };
-  const logged = db.prepare<[string, number, number], Row>(
+  const logged = db.prepare<[string, number, number], LoggedManifest>(
     `SELECT ${MANIFEST}, log_index AS logIndex, approved_by AS approvedBy FROM manifest
      WHERE host = ? AND log = ? AND log_index < ? ORDER BY epoch DESC, sequence DESC LIMIT 1`,
   );
@@ -52,12 +51,6 @@ export function createLogReads(db: Database, patience: number): LogStateReads {
     if (row === undefined) return null;
     const envelope = Buffer.from(row.data).toString('utf8');
     return { envelope, batch: words(row.batch ?? ''), logIndex };
-  };
-  const loggedManifest = (host: string, log: number, size: number): LoggedManifest | null => {
-    const row = logged.get(host, log, size);
-    if (row === undefined) return null;
-    const { approvedBy, ...manifest } = row;
-    return { ...manifest, approval: approvedBy === null ? null : approvalAt(log, approvedBy) };
   };
   const approvals = db.prepare<[number, number, number], { idx: number }>(
     "SELECT idx FROM log_entry WHERE log = ? AND idx >= ? AND idx < ? AND kind = 'approval' ORDER BY idx",
@@ -80,13 +73,21 @@ export function createLogReads(db: Database, patience: number): LogStateReads {
     logEntries: (log, from, limit) => ask(() => entries.all({ log, from, limit })),
     hostEntries: (log, size) => ask(() => hosts.all(log, log, size)),
     pendingManifests: () => ask(() => pending.all()),
-    loggedManifest: (host, log, size) => ask(() => loggedManifest(host, log, size)),
+    loggedManifest: (host, log, size) => ask(() => logged.get(host, log, size) ?? null),
   };
 }
 
 type SyncLogWrites = {
-  readonly [K in keyof LogStateWrites]: (...args: Parameters<LogStateWrites[K]>) => void;
+  readonly [K in keyof LogStateWrites]: (
+    ...args: Parameters<LogStateWrites[K]>
+  ) => Awaited<ReturnType<LogStateWrites[K]>>;
 };
+
+/** Entries of `log` from `from` up to `size`, and the manifests among them. */
+type Part = { readonly log: number; readonly from: number; readonly size: number };
+const STAGED = 'manifest WHERE log = @log AND log_index >= @from AND log_index < @size';
+/** So that the transaction stays below 20 ms. */
+const DROPPED_AT_ONCE = 200;
 
 const HEAD =
   'SELECT log, size, lower(hex(root)) AS root, snapshots, roots FROM log_head WHERE log = ?';
@@ -95,8 +96,14 @@ const HEAD =
 export function createLogWrites(db: Database): SyncLogWrites {
   const head = db.prepare<[number], LogHead>(HEAD);
   const lease = db.prepare<[], LeaseHolder>('SELECT pid, since, fence FROM lease');
-  const dropEntries = db.prepare('DELETE FROM log_entry WHERE log = ? AND idx >= ?');
-  const dropManifests = db.prepare('DELETE FROM manifest WHERE log = ? AND log_index >= ?');
+  const dropEntries = db.prepare(
+    `DELETE FROM log_entry WHERE log = @log AND idx IN
+       (SELECT idx FROM log_entry WHERE log = @log AND idx >= @size LIMIT @limit)`,
+  );
+  const dropManifests = db.prepare(
+    `DELETE FROM manifest WHERE log = @log AND log_index IN
+       (SELECT log_index FROM manifest WHERE log = @log AND log_index >= @size LIMIT @limit)`,
+  );
   const logBefore = db.prepare<{ log: number }, { log: number | null }>(
     `SELECT max(log) AS log FROM (
        SELECT max(log) AS log FROM manifest WHERE log < @log
@@ -119,16 +126,21 @@ export function createLogWrites(db: Database): SyncLogWrites {
        @closureBytes, @issuedAt, @expiresAt, @log, @index, @approvedBy)`,
   );
   // Whatever was waiting for this host followed another manifest than it has now.
+  const dropOvertaken = db.prepare<Part>(
+    `DELETE FROM pending_manifest WHERE host IN (SELECT host FROM ${STAGED})`,
+  );
   const dropPending = db.prepare('DELETE FROM pending_manifest WHERE host = ?');
-  const staged = db.prepare<[number, number, number], { host: string; toplevel: StorePath }>(
-    'SELECT host, toplevel FROM manifest WHERE log = ? AND log_index >= ? AND log_index < ?',
+  const unserved = db.prepare<Part, { host: string; toplevel: StorePath }>(
+    `SELECT host, toplevel FROM ${STAGED} AND NOT EXISTS (SELECT 1 FROM cached_path
+       WHERE hash_part = substr(toplevel, 12, 32) AND path = toplevel) LIMIT 1`,
   );
-  const counts = db.prepare<{ log: number; from: number; to: number }, { n: number }>(
-    `SELECT (SELECT count(*) FROM manifest WHERE log = @log AND log_index >= @from AND log_index < @to)
-       + (SELECT count(*) FROM log_entry WHERE log = @log AND idx >= @from AND idx < @to) AS n`,
+  const counts = db.prepare<Part, { n: number }>(
+    `SELECT (SELECT count(*) FROM ${STAGED})
+       + (SELECT count(*) FROM log_entry WHERE log = @log AND idx >= @from AND idx < @size) AS n`,
   );
-  const useToplevel = db.prepare(
-    'UPDATE cached_path SET used_at = max(used_at, ?) WHERE hash_part = ? AND path = ?',
+  const useToplevels = db.prepare<Part & { now: number }>(
+    `UPDATE cached_path SET used_at = @now WHERE used_at < @now
+       AND hash_part IN (SELECT substr(toplevel, 12, 32) FROM ${STAGED})`,
   );
   const putPending = db.prepare(
     `INSERT OR REPLACE INTO pending_manifest (host, epoch, sequence, digest, envelope, toplevel, closure,
@@ -153,14 +165,15 @@ export function createLogWrites(db: Database): SyncLogWrites {
   };
   const sizeOf = (log: number): number => head.get(log)?.size ?? 0;
 
-  const dropStaged = db.transaction((log: number, fence: number): void => {
+  const dropStaged = db.transaction((log: number, fence: number): number => {
     requireLease(fence);
+    let dropped = 0;
     // Also in the logs before: a number that is taken there could not be given again.
     for (let at: number | null = log; at !== null; at = logBefore.get({ log: at })?.log ?? null) {
-      const size = sizeOf(at);
-      dropEntries.run(at, size);
-      dropManifests.run(at, size);
+      const part = { log: at, size: sizeOf(at), limit: DROPPED_AT_ONCE };
+      dropped += dropEntries.run(part).changes + dropManifests.run(part).changes;
     }
+    return dropped;
   });
 
   const stageEntries = db.transaction(
@@ -197,21 +210,23 @@ export function createLogWrites(db: Database): SyncLogWrites {
     requireLease(fence);
     const { log, size } = next;
     const from = sizeOf(log);
-    const there = counts.get({ log, from, to: size })?.n ?? 0;
+    const part = { log, from, size };
+    const there = counts.get(part)?.n ?? 0;
     if (there !== size - from) {
       throw new FleetError(
         'E_INTERNAL',
         `${there} of ${size - from} entries of the log are staged`,
       );
     }
-    for (const { host, toplevel } of staged.all(log, from, size)) {
-      // With it all that it refers to is there, and stays: no row refers to a missing one.
-      if (useToplevel.run(now, hashPartOf(toplevel), toplevel).changes === 0) {
-        throw new FleetError('E_CACHE_INCOMPLETE', `the cache lacks ${toplevel}, for ${host}`);
-      }
-      dropPending.run(host);
+    // With a toplevel all that it refers to is there, and stays: no row refers to a missing one.
+    const lacking = unserved.get(part);
+    if (lacking !== undefined) {
+      const { host, toplevel } = lacking;
+      throw new FleetError('E_CACHE_INCOMPLETE', `the cache lacks ${toplevel}, for ${host}`);
     }
-    markLogged.run({ log, from, size });
+    useToplevels.run({ ...part, now });
+    dropOvertaken.run(part);
+    markLogged.run(part);
     putHead.run(next);
   });
 

@@ -114,8 +114,21 @@ function writesThrough(writer: Writer): StateWrites {
     sweepPaths: (...args) => writer.write('sweepPaths', args),
     sweepNars: (...args) => writer.write('sweepNars', args),
     sweepLeftovers: (...args) => writer.write('sweepLeftovers', args),
-    changePending: (...args) => writer.write('changePending', args),
-    dropStaged: (...args) => writer.write('dropStaged', args),
+    async changePending(put, drop, fence) {
+      const parts = Math.ceil(Math.max(put.length, drop.length, 1) / ROWS_PER_TRANSACTION);
+      for (let part = 0; part < parts; part++) {
+        const [from, to] = [part * ROWS_PER_TRANSACTION, (part + 1) * ROWS_PER_TRANSACTION];
+        const some = [put.slice(from, to), drop.slice(from, to)] as const;
+        await writer.write('changePending', [...some, fence]);
+      }
+    },
+    async dropStaged(log, fence) {
+      let all = 0;
+      for (let some = -1; some !== 0; all += some) {
+        some = await writer.write('dropStaged', [log, fence]);
+      }
+      return all;
+    },
     async stageEntries(log, entries, fence) {
       for (let at = 0; at < entries.length; at += ROWS_PER_TRANSACTION) {
         const part = entries.slice(at, at + ROWS_PER_TRANSACTION);

@@ -3,7 +3,7 @@
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
 import { existsSync } from 'node:fs';
-import { mkdir, readdir, readFile, readlink } from 'node:fs/promises';
+import { mkdir, readdir, readFile, readlink, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
 import { buildDerivation } from '../../src/nix/build.ts';
@@ -11,6 +11,7 @@ import { currentSystem } from '../../src/nix/command.ts';
 import { invalidPaths, queryPathInfos } from '../../src/nix/query.ts';
 import {
   addRoot,
+  addRoots,
   deletePath,
   realisePaths,
   repairPath,
@@ -72,6 +73,37 @@ test('a signed closure is fetched and rooted', async () => {
   const other = join(await directory(), 'other');
   await addRoot(low, other, { root });
   assert.equal(await readlink(other), low);
+});
+
+test('many roots at once, each a link that Nix follows; what is not valid is left out', async () => {
+  const root = await directory();
+  await realisePaths([top], { root, settings });
+  const dir = await directory();
+  const link = join(dir, 'systems.7');
+  assert.deepEqual([...(await addRoots([low, ABSENT, top], link, { root }))], [ABSENT]);
+  assert.deepEqual((await readdir(dir)).sort(), ['systems.7.1', 'systems.7.1-2']);
+  assert.equal(await readlink(`${link}.1`), low);
+  assert.equal(await readlink(`${link}.1-2`), top);
+  for (const path of [low, top]) assert.equal(await deletePath(path, { root }), false);
+  // Again, to other paths, as after a publication that failed: the links are replaced.
+  assert.equal((await addRoots([top, low], link, { root })).size, 0);
+  assert.equal(await readlink(`${link}.1`), top);
+  await rm(`${link}.1`);
+  assert.equal(await deletePath(top, { root }), true);
+  assert.equal(await deletePath(low, { root }), false);
+  assert.equal((await addRoots([], link, { root })).size, 0);
+});
+
+test('more roots than fit on a command line', async () => {
+  const root = await directory();
+  await realisePaths([top], { root, settings });
+  const dir = await directory();
+  const many = Array.from({ length: 3000 }, (_, i) => (i % 2 === 0 ? low : top));
+  assert.equal((await addRoots(many, join(dir, 'r'), { root })).size, 0);
+  const names = await readdir(dir);
+  assert.equal(names.length, many.length);
+  assert.equal(new Set(names.map((name) => name.replace(/-\d+$/, ''))).size, 2);
+  assert.equal(await readlink(join(dir, 'r.2')), many[names.filter((n) => /^r\.1/.test(n)).length]);
 });
 
 test('what no trusted key signed is refused, whatever the settings say', async () => {

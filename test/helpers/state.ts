@@ -5,12 +5,8 @@ import { join } from 'node:path';
 import { zstdCompressSync } from 'node:zlib';
 import { DEFAULT_ACTIVATION } from '../../src/manifest/activation.ts';
 import { appendEntries } from '../../src/manifest/append.ts';
-import {
-  type BuiltHost,
-  requireServable,
-  signManifest,
-  storeClosure,
-} from '../../src/manifest/publish.ts';
+import { type BuiltHost, signManifest, storeClosure } from '../../src/manifest/publish.ts';
+import { Servable } from '../../src/manifest/servable.ts';
 import type { PathInfo } from '../../src/nix/closure.ts';
 import { formatNarHash } from '../../src/nix/hash.ts';
 import { parseStorePath, type StorePath } from '../../src/nix/storepath.ts';
@@ -18,6 +14,7 @@ import { initStateDir } from '../../src/server/init.ts';
 import { openLogWriter } from '../../src/server/log-writer.ts';
 import { openStateDir, readServerKey, type StateDir } from '../../src/server/statedir.ts';
 import { acquireLease } from '../../src/storage/lease.ts';
+import type { PublishedManifest } from '../../src/storage/state.ts';
 
 /** A new state in `dir`/state, opened. */
 export async function makeState(dir: string, now: number): Promise<StateDir> {
@@ -83,32 +80,52 @@ export async function publishHost(
   contents: string,
   now: number,
 ): Promise<{ toplevel: StorePath; closure: readonly PathInfo[] }> {
+  return await publishHosts(dir, [host], contents, now);
+}
+
+/** The same system for several hosts, in one publication; `waits`: signed, and left waiting for it. */
+export async function publishHosts(
+  dir: StateDir,
+  hosts: readonly string[],
+  contents: string,
+  now: number,
+  waits = false,
+): Promise<{ toplevel: StorePath; closure: readonly PathInfo[] }> {
   const library = await addPath(dir, 'library', Buffer.from('the same for all'));
-  const system = await addPath(dir, `system-${host}`, Buffer.from(contents), [library.path]);
-  const built: BuiltHost = {
-    host,
+  const name = `system-${hosts[0]}`;
+  const system = await addPath(dir, name, Buffer.from(contents), [library.path]);
+  const closure = [library, system];
+  const built: Omit<BuiltHost, 'host'> = {
     system: 'x86_64-linux',
     toplevel: system.path,
-    closure: [library, system],
     activation: DEFAULT_ACTIVATION,
     provenance: {
       flakeRef: 'path:/flake',
       rev: null,
       flakeNarHash: null,
       lockSha256: null,
-      attribute: `nixosConfigurations.${host}`,
+      attribute: `nixosConfigurations.${hosts[0]}`,
       drvPath: parseStorePath(`/nix/store/${'0'.repeat(32)}-system.drv`),
       builder: { id: 'box', nixVersion: '2.8.0', system: 'x86_64-linux' },
     },
   };
   await using lease = await acquireLease({ file: dir.layout.publishLock, state: dir.state });
+  const { fence } = lease.holder;
   const rules = { root: dir.root, now, validSeconds: 90 * 86_400 };
-  const stored = await storeClosure(built, dir.blobs, dir.root.limits);
-  const current = await dir.state.currentManifest(host);
   const { secret: director } = await readServerKey(dir, 'director');
-  const manifest = signManifest(built, stored, current, director, rules);
-  await requireServable(host, stored.closure, dir);
-  const log = await openLogWriter(dir);
-  await appendEntries(log, [{ manifest }], { fence: lease.holder.fence, now });
-  return { toplevel: system.path, closure: built.closure };
+  const manifests: PublishedManifest[] = [];
+  for (const host of hosts) {
+    const one = { ...built, host };
+    const stored = await storeClosure(one, closure, dir.blobs, dir.root.limits);
+    const current = await dir.state.currentManifest(host);
+    manifests.push(signManifest(one, stored, current, director, rules));
+    await new Servable(dir).require(host, stored.blob);
+  }
+  if (waits) {
+    await dir.state.changePending(manifests, [], fence);
+  } else {
+    const entries = manifests.map((manifest) => ({ manifest }));
+    await appendEntries(await openLogWriter(dir), entries, { fence, now });
+  }
+  return { toplevel: system.path, closure };
 }

@@ -1,5 +1,7 @@
 // Publication: what counts as a change, what is never published, and what makes it atomic.
 import assert from 'node:assert/strict';
+import { readFile, rm, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
 import { test } from 'node:test';
 import { generateSecretKey } from '../../src/ed25519.ts';
 import { isFleetError } from '../../src/errors.ts';
@@ -9,10 +11,11 @@ import { formatManifest, parseManifest } from '../../src/manifest/manifest.ts';
 import {
   type BuiltHost,
   changeOf,
-  requireServable,
+  requireWithinLimits,
   signManifest,
   storeClosure,
 } from '../../src/manifest/publish.ts';
+import { Servable } from '../../src/manifest/servable.ts';
 import { STATEMENT_PAYLOAD_TYPE } from '../../src/manifest/statement.ts';
 import { parseStorePath } from '../../src/nix/storepath.ts';
 import { parseBlobId } from '../../src/storage/blobs.ts';
@@ -37,12 +40,11 @@ async function world(t: Context) {
     host: 'lantern',
     system: 'x86_64-linux',
     toplevel,
-    closure,
     activation: DEFAULT_ACTIVATION,
     provenance: manifest.provenance,
   };
   const rules = { root: dir.root, now: NOW, validSeconds: 90 * DAY };
-  return { dir, built, current, rules };
+  return { dir, built, closure, current, rules };
 }
 
 test('a change is a first manifest, another system, other settings, other bytes, or time running out', async (t) => {
@@ -85,8 +87,8 @@ test('a decommissioned host is not published again', async (t) => {
 });
 
 test('the next manifest names the one before, and a new epoch starts its own sequence', async (t) => {
-  const { dir, built, current, rules } = await world(t);
-  const stored = await storeClosure(built, dir.blobs, dir.root.limits);
+  const { dir, built, closure, current, rules } = await world(t);
+  const stored = await storeClosure(built, closure, dir.blobs, dir.root.limits);
   const open = ({ envelope }: { envelope: string }) =>
     parseManifest(parseEnvelope(envelope).payload);
   const next = open(signManifest(built, stored, current, generateSecretKey(), rules));
@@ -98,35 +100,98 @@ test('the next manifest names the one before, and a new epoch starts its own seq
 });
 
 test('a closure that no agent would take is not stored', async (t) => {
-  const { dir, built } = await world(t);
+  const { dir, built, closure } = await world(t);
   const limits = { ...dir.root.limits, closurePaths: 1 };
-  await assert.rejects(storeClosure(built, dir.blobs, limits), (error) =>
+  await assert.rejects(storeClosure(built, closure, dir.blobs, limits), (error) =>
     isFleetError(error, 'E_CLOSURE_LIMIT'),
   );
-  const missing = {
-    ...built,
-    closure: built.closure.filter(({ path }) => path === built.toplevel),
-  };
-  await assert.rejects(storeClosure(missing, dir.blobs, dir.root.limits), (error) =>
+  const part = closure.filter(({ path }) => path === built.toplevel);
+  await assert.rejects(storeClosure(built, part, dir.blobs, dir.root.limits), (error) =>
     isFleetError(error, 'E_CLOSURE_MISSING'),
   );
 });
 
+test('nor published under a root that came since, and allows less', async (t) => {
+  const { dir, built, closure } = await world(t);
+  const stored = await storeClosure(built, closure, dir.blobs, dir.root.limits);
+  requireWithinLimits('lantern', stored, dir.root.limits);
+  for (const less of [
+    { closurePaths: stored.paths - 1 },
+    { closureBytes: stored.blob.size - 1 },
+    { narBytes: stored.narBytes - 1 },
+  ]) {
+    const limits = { ...dir.root.limits, ...less };
+    assert.throws(
+      () => requireWithinLimits('lantern', stored, limits),
+      (error) => isFleetError(error, 'E_CLOSURE_LIMIT'),
+    );
+  }
+});
+
 test('a closure of which a byte cannot be served is found out', async (t) => {
-  const { dir, built } = await world(t);
-  const { closure } = await storeClosure(built, dir.blobs, dir.root.limits);
-  await requireServable('lantern', closure, dir);
+  const { dir, built, closure } = await world(t);
+  const { blob } = await storeClosure(built, closure, dir.blobs, dir.root.limits);
+  const require = () => new Servable(dir).require('lantern', blob);
+  await require();
   const row = (await dir.state.cachedPaths([built.toplevel]))[0];
   assert.ok(row?.blob != null);
   const lacks = (error: unknown) =>
     isFleetError(error, 'E_CACHE_INCOMPLETE') && error.message.includes(built.toplevel);
-  const other = built.closure.find(({ path }) => path !== built.toplevel);
+  const other = closure.find(({ path }) => path !== built.toplevel);
   await dir.state.addCachedPaths([{ ...row, narHash: other?.narHash ?? row.narHash }], NOW);
-  await assert.rejects(requireServable('lantern', closure, dir), lacks);
+  await assert.rejects(require(), lacks);
   await dir.state.addCachedPaths([row], NOW);
-  await requireServable('lantern', closure, dir);
+  await require();
   await dir.blobs.delete(row.blob);
-  await assert.rejects(requireServable('lantern', closure, dir), lacks);
+  await assert.rejects(require(), lacks);
+  await dir.blobs.put([Buffer.from('other bytes')]);
+  const upstream = { url: 'https://cache.test/nar/x', fileHash: null, fileSize: null };
+  await dir.state.addCachedPaths([{ ...row, blob: null, blobSize: null, upstream }], NOW);
+  await require();
+});
+
+test('nor is one whose closure file is lost, or another', async (t) => {
+  const { dir, built, closure } = await world(t);
+  const { blob } = await storeClosure(built, closure, dir.blobs, dir.root.limits);
+  const file = join(dir.layout.blobs, blob.id.slice(0, 2), blob.id.slice(2));
+  const bytes = await readFile(file);
+  const lacks = (error: unknown) =>
+    isFleetError(error, 'E_CACHE_INCOMPLETE') && error.message.includes(blob.id);
+  const require = () => new Servable(dir).require('lantern', blob);
+  await require();
+  await writeFile(file, bytes.subarray(1));
+  await assert.rejects(require(), lacks);
+  await writeFile(file, Buffer.from(bytes).reverse());
+  await assert.rejects(require(), lacks);
+  await rm(file);
+  await assert.rejects(require(), lacks);
+});
+
+test('what was found for one host is not looked up for the next, and what is its own is', async (t) => {
+  const { dir, closure } = await world(t);
+  const other = await publishHost(dir, 'gateway', 'two', NOW);
+  const asked: string[][] = [];
+  const state = {
+    cachedPaths: async (paths: Parameters<typeof dir.state.cachedPaths>[0]) => {
+      asked.push([...paths]);
+      return await dir.state.cachedPaths(paths);
+    },
+  };
+  const servable = new Servable({ state, blobs: dir.blobs });
+  for (const [host, infos] of [
+    ['lantern', closure],
+    ['gateway', other.closure],
+  ] as const) {
+    const toplevel = infos.at(-1)?.path;
+    assert.ok(toplevel !== undefined);
+    const stored = await storeClosure({ host, toplevel }, infos, dir.blobs, dir.root.limits);
+    await servable.require(host, stored.blob);
+  }
+  assert.deepEqual(
+    asked.map((paths) => paths.length),
+    [2, 1],
+  );
+  assert.deepEqual(asked[1], [other.toplevel]);
 });
 
 test('a manifest from the future, by a clock that was ahead, is renewed', async (t) => {

@@ -311,6 +311,7 @@ test('bytes outlive their row for as long as was promised, and uploads before th
         blobs: dir.blobs,
         roots: [],
         usedSince: START + 1,
+        buildingSince: Number.POSITIVE_INFINITY,
         now,
         releasedSince,
       },

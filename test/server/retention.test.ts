@@ -1,6 +1,6 @@
 // What the cache must keep, and the reasons that are told; and the box's own roots, released with it.
 import assert from 'node:assert/strict';
-import { readdir, symlink } from 'node:fs/promises';
+import { lutimes, readdir, stat, symlink } from 'node:fs/promises';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { generateSecretKey } from '../../src/ed25519.ts';
@@ -86,30 +86,83 @@ test('a receipt that cannot be read keeps nothing, and stops nothing', async () 
   assert.deepEqual(await retentionRoots(state, 1), []);
 });
 
-test('links of manifests that are retained no longer are released, and no others', async (t) => {
+test('links to systems that are retained no longer are released, and no others', async (t) => {
   await using dir = await makeState(await temporaryDir(t), NOW);
-  for (const text of ['one', 'two', 'three']) await publishHost(dir, 'lantern', text, NOW);
+  const tops: string[] = [];
+  for (const text of ['one', 'two', 'three']) {
+    tops.push((await publishHost(dir, 'lantern', text, NOW)).toplevel);
+  }
+  const [one = '', two = '', three = ''] = tops;
+  const { fence = 0 } = (await dir.state.leaseHolder()) ?? {};
+  assert.ok(fence >= 3);
   const links = dir.layout.gcroots;
-  const names = [
-    'lantern-1-1',
-    'lantern-1-2',
-    'lantern-1-3',
-    'lantern-1-4',
-    `building-${process.pid}-x-1-1`,
-    'other',
-  ];
-  for (const name of names) await symlink('/nix/store/x', join(links, name));
+  const targets = new Map([
+    ['systems.1.1', one],
+    ['systems.2.1', two],
+    ['systems.2.1-2', three],
+    ['systems.2.2-17', three],
+    // Of the last publication, which may not have been committed when it was looked up what is kept.
+    [`systems.${fence}.1`, '/nix/store/x'],
+    [`systems.${fence + 1}.1`, '/nix/store/x'],
+    // As they were once.
+    ['lantern-1-1', one],
+    ['lantern-1-3', three],
+    [`building-${process.pid}-x-1-1`, one],
+    ['other', one],
+  ]);
+  for (const [name, target] of targets) await symlink(target, join(links, name));
   const config = { ...dir.config, keepManifests: 1, keepUnusedDays: 0 };
   await using gcroots = await openGcRoots(links);
   // A build of ours that is going on protects all that was stored since it began.
   assert.ok((await gcroots.oldestBuild()) <= Date.now() / 1000);
   const later = Math.floor(Date.now() / 1000) + 100;
   const done = await collect({ ...dir, config }, { dryRun: false, now: later });
-  assert.equal(done?.releasedLinks, 2);
+  // Of several links to the same system one is left.
+  const left = await readdir(links);
+  const rest = left.filter((name) => !/^systems\.2\./.test(name)).sort();
+  const recent = [`systems.${fence}.1`, `systems.${fence + 1}.1`];
+  assert.deepEqual(rest, [`building-${process.pid}-x-1-1`, 'other', ...recent].sort());
   assert.deepEqual(
-    (await readdir(links)).sort(),
-    names.filter((name) => !/-1-[12]$/.test(name) || name.startsWith('building')).sort(),
+    left.filter((name) => /^systems\.2\./.test(name)).map((name) => targets.get(name)),
+    [three],
   );
+  assert.equal(done?.releasedLinks, 5);
+  // Once another publication came, it is known what became of this one.
+  await dir.state.recordLease(process.pid, NOW);
+  const again = await collect({ ...dir, config }, { dryRun: false, now: later });
+  assert.equal(again?.releasedLinks, 1);
+  assert.ok(!(await readdir(links)).includes(`systems.${fence}.1`));
+});
+
+test('links of builds whose process is gone are removed, and ours with us', async (t) => {
+  const links = await temporaryDir(t);
+  await symlink('/nix/store/x', join(links, 'building-999999999-lantern'));
+  await symlink('/nix/store/x', join(links, 'systems.1.1'));
+  const gcroots = await openGcRoots(links);
+  assert.deepEqual(await readdir(links), ['systems.1.1']);
+  for (const host of ['lantern', 'gateway']) {
+    await gcroots.building(host, (link) => symlink('/nix/store/x', link));
+  }
+  assert.equal((await readdir(links)).length, 3);
+  await gcroots[Symbol.asyncDispose]();
+  assert.deepEqual(await readdir(links), ['systems.1.1']);
+});
+
+test('a file that nothing names yet stays while a build goes on that began before it', async (t) => {
+  await using dir = await makeState(await temporaryDir(t), NOW);
+  const { id } = await dir.blobs.put([Buffer.from('a closure file of a host that was built')]);
+  const file = join(dir.layout.blobs, id.slice(0, 2), id.slice(2));
+  const daysLater = Math.floor(Date.now() / 1000) + 3 * 86_400;
+  {
+    await using gcroots = await openGcRoots(dir.layout.gcroots);
+    await gcroots.building('lantern', (link) => symlink('/nix/store/x', link));
+    const before = new Date(Date.now() - 10_000);
+    await lutimes(join(dir.layout.gcroots, `building-${process.pid}-lantern`), before, before);
+    await collect(dir, { dryRun: false, now: daysLater });
+    assert.ok((await stat(file)).isFile());
+  }
+  await collect(dir, { dryRun: false, now: daysLater });
+  await assert.rejects(stat(file));
 });
 
 test('one collection at a time', async (t) => {
