@@ -18,7 +18,7 @@ import { hashEntry, parseSnapshot, type Snapshot, type SnapshotEntry } from './s
 import { formatTime } from './time.ts';
 
 /** How far ahead of "now" the server's clock may be, in seconds. */
-const CLOCK_SKEW_SECONDS = 300;
+export const CLOCK_SKEW_SECONDS = 300;
 
 export type VerifiedCheckpoint = {
   readonly checkpoint: Checkpoint;
