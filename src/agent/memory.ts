@@ -12,6 +12,7 @@ import { removeDurable, writeDurable } from '../durable.ts';
 import { errnoOf, FleetError, messageOf } from '../errors.ts';
 import { parseSecretKey } from '../keyfile.ts';
 import type { Floor } from '../manifest/verify.ts';
+import { headOf } from '../manifest/verify-offer.ts';
 import {
   boolean,
   corrupt,
@@ -22,6 +23,7 @@ import {
   list,
   matching,
   nullable,
+  oneOf,
   parsedBy,
   parseRecord,
   record,
@@ -47,6 +49,8 @@ export type AgentConfig = {
   readonly switchSeconds: number;
   /** Base URLs of caches that the server may leave paths to. */
   readonly upstreams: readonly string[];
+  /** Whether the machine's clock is believed (SPEC §5.3); `auto`: where somebody keeps it. */
+  readonly clock: 'auto' | 'trusted' | 'untrusted';
 };
 
 /** What every NixOS uses anyway. */
@@ -63,7 +67,7 @@ export type Trust = {
   readonly checkpoint: string | null;
   /** The last accepted ones of earlier logs, newest first: evidence of what they said. */
   readonly earlier: readonly string[];
-  /** POSIX seconds: no trusted time was later. The machine's clock may be behind it. */
+  /** POSIX seconds: the latest time that was signed (SPEC §5.3). The machine's clock may be behind it. */
   readonly time: number | null;
 };
 
@@ -96,6 +100,7 @@ const CONFIG: Fields<AgentConfig> = {
   patienceSeconds: integer(1, 86400),
   switchSeconds: integer(1, 86400),
   upstreams: since(DEFAULT_UPSTREAMS, list(parsedBy(parseBaseUrl))),
+  clock: since('auto', oneOf(['auto', 'trusted', 'untrusted'])),
 };
 
 /** The keys of agent.json, for the test that compares them with docs/CONFIG.md. */
@@ -105,7 +110,7 @@ const TRUST: Fields<Trust> = {
   root: string,
   floor: nullable(record<Floor>({ epoch: integer(0), sequence: integer(0), digest })),
   decommissioned: boolean,
-  checkpoint: since(null, nullable(string)),
+  checkpoint: since(null, nullable(parsedBy(checkpointText))),
   earlier: since([], list(string)),
   time: since(null, nullable(integer(0))),
 };
@@ -117,6 +122,11 @@ export const MANIFEST_ID = record<ManifestId>({
 });
 
 const OFFER: Fields<StoredOffer> = { etag: string, root: integer(1), text: string };
+
+function checkpointText(text: string): string {
+  headOf(text);
+  return text;
+}
 
 /** The files of a state directory. */
 export function memoryFiles(dir: string) {
