@@ -232,7 +232,7 @@ export const ERRORS = {
   ),
   E_AGENT_STATE_CORRUPT: entry(
     1,
-    'restore the file from a backup; or move the state directory away and enrol again (server: fleet host enroll HOST)',
+    'see what would be given up, and repair it: fleet agent reset-trust --root-file FILE',
   ),
   E_BODY_LIMIT: entry(
     3,

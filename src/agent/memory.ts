@@ -81,13 +81,15 @@ export type ManifestId = {
 /** offer.json: the last offer as it was received, for when the server says 304. */
 export type StoredOffer = { readonly etag: string; readonly root: number; readonly text: string };
 
-export type Memory = {
+/** Who this is: what enrolment gave. */
+export type Identity = {
   readonly dir: string;
   readonly config: AgentConfig;
   readonly hostKey: Uint8Array;
   readonly token: string;
-  readonly trust: Trust;
 };
+
+export type Memory = Identity & { readonly trust: Trust };
 
 const CONFIG: Fields<AgentConfig> = {
   server: parsedBy(parseBaseUrl),
@@ -106,7 +108,7 @@ const CONFIG: Fields<AgentConfig> = {
 /** The keys of agent.json, for the test that compares them with docs/CONFIG.md. */
 export const AGENT_CONFIG_KEYS: readonly string[] = Object.keys(CONFIG);
 
-const TRUST: Fields<Trust> = {
+export const TRUST: Fields<Trust> = {
   root: string,
   floor: nullable(record<Floor>({ epoch: integer(0), sequence: integer(0), digest })),
   decommissioned: boolean,
@@ -153,6 +155,13 @@ export function memoryFiles(dir: string) {
  * @throws FleetError E_AGENT_NOT_ENROLLED, E_AGENT_STATE_CORRUPT, E_STATE_NEWER, E_STATE_ACCESS
  */
 export async function readMemory(dir: string): Promise<Memory> {
+  const identity = await readIdentity(dir);
+  const { trust } = memoryFiles(dir);
+  return { ...identity, trust: parseRecord(await requireState(trust), trust, TRUST) };
+}
+
+/** As readMemory, when it does not matter whom this host trusts. */
+export async function readIdentity(dir: string): Promise<Identity> {
   const files = memoryFiles(dir);
   const config = await readState(files.config);
   if (config === null) {
@@ -166,7 +175,6 @@ export async function readMemory(dir: string): Promise<Memory> {
     config: parseRecord(config, files.config, CONFIG),
     hostKey: secretKey(hostKey, files.hostKey),
     token,
-    trust: parseRecord(await requireState(files.trust), files.trust, TRUST),
   };
 }
 

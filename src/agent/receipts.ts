@@ -67,7 +67,7 @@ export const EMPTY_CHAIN: Chain = { counter: 0, head: null, told: null, untold: 
 /** More than anyone will have; at about 1.5 KiB each. */
 const MAX_QUEUE = 256;
 
-const CHAIN: Fields<Chain> = {
+export const CHAIN: Fields<Chain> = {
   counter: integer(0),
   head: nullable(digest),
   told: nullable(
