@@ -1,10 +1,10 @@
-// fleet agent enroll|once|status: what runs on each host. Nothing of the server is loaded here.
-import { join, resolve } from 'node:path';
+// fleet agent enroll|once|status|reset-trust: what runs on each host. Nothing of the server is loaded here.
 import type { Command } from 'commander';
 import type { OnceResult } from '../src/agent/once.ts';
 import type { AgentStatus } from '../src/agent/status.ts';
-import { FleetError } from '../src/errors.ts';
 import { formatTime } from '../src/manifest/time.ts';
+import { placeOptions, requireRoot, requireSuperuser, rootOf, stateOf } from './agent-place.ts';
+import { registerReset } from './agent-reset.ts';
 import { readInput } from './input.ts';
 import {
   type Globals,
@@ -17,7 +17,7 @@ import {
 } from './output.ts';
 
 type EnrollOptions = { host?: string; system?: string };
-type OnceOptions = { retry?: boolean };
+type OnceOptions = { retry?: boolean; acceptAge?: boolean };
 
 export function registerAgent(program: Command): void {
   const agent = program
@@ -57,15 +57,18 @@ export function registerAgent(program: Command): void {
     .command('once')
     .description('ask, verify, fetch, switch, report; then end')
     .option('--retry', 'try a manifest again that was rolled back')
+    .option('--accept-age', 'accept a log that was last heard of longer ago than the root allows')
     .action(async (options: OnceOptions, command: Command) => {
       const globals = globalsOf(command);
       const dir = stateOf(command);
       await requireRoot(dir, command);
+      if (options.acceptAge === true) await requireSuperuser(dir, '--accept-age');
       const { runOnce } = await import('../src/agent/once.ts');
       const result = await runOnce({
         dir,
         clock: now,
         retry: options.retry === true,
+        acceptAge: options.acceptAge === true,
         say: (line) => say(globals, line),
       });
       printOnce(globals, result);
@@ -81,6 +84,7 @@ export function registerAgent(program: Command): void {
       const status = await agentStatus(dir);
       print(globals, { version: 1, ...status }, statusText(status));
     });
+  registerReset(agent);
 }
 
 function printOnce(globals: Globals, { outcome, error, fetched, receipts }: OnceResult): void {
@@ -147,45 +151,6 @@ function statusText(status: AgentStatus): string {
         ]),
     ['receipts', status.queued === 0 ? 'all sent' : `${status.queued} wait to be sent`],
   ]);
-}
-
-/** The options that say which agent is meant, as they were given, to be repeated. */
-function placeOptions(command: Command): string {
-  const given = command.optsWithGlobals();
-  return ['state', 'root']
-    .filter((name) => typeof given[name] === 'string')
-    .map((name) => ` --${name} ${given[name]}`)
-    .join('');
-}
-
-/** --state; else below --root, so that many agents live on one machine; else /var/lib/fleet-agent. */
-function stateOf(command: Command): string {
-  // Not $FLEET_STATE, which is the server's.
-  const given: unknown = command.optsWithGlobals()['state'];
-  if (typeof given === 'string') return resolve(given);
-  return join(rootOf(command) ?? '/', 'var/lib/fleet-agent');
-}
-
-function rootOf(command: Command): string | null {
-  const given: unknown = command.optsWithGlobals()['root'];
-  if (given === '') throw new FleetError('E_USAGE', '--root wants a directory');
-  return typeof given === 'string' ? resolve(given) : null;
-}
-
-/** An agent's place is fixed when it is enrolled; --root may repeat it, not change it. */
-async function requireRoot(dir: string, command: Command): Promise<void> {
-  const given = rootOf(command);
-  if (given === null) return;
-  const { readMemory } = await import('../src/agent/memory.ts');
-  const { root } = (await readMemory(dir)).config;
-  if (root === given) return;
-  throw new FleetError(
-    'E_USAGE',
-    `the agent in ${dir} was enrolled for ${root ?? 'this machine'}`,
-    {
-      hint: `leave --root out, or name the --state of the agent of ${given}`,
-    },
-  );
 }
 
 function now(): number {

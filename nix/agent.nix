@@ -28,6 +28,11 @@ in
       default = "/var/lib/fleet-agent";
       description = "Directory of the host's key, its token and what it trusts.";
     };
+    rootFile = mkOption {
+      type = types.nullOr types.path;
+      default = null;
+      description = "The fleet's newest N.root.json: what fleet agent reset-trust begins again from.";
+    };
     interval = mkOption {
       type = types.str;
       default = "15min";
@@ -58,6 +63,7 @@ in
 
   config = mkIf cfg.enable {
     environment.systemPackages = [ cfg.package ];
+    environment.etc = mkIf (cfg.rootFile != null) { "fleet/root.json".source = cfg.rootFile; };
     systemd.tmpfiles.rules = [ "d ${cfg.stateDir} 0700 root root -" ];
 
     systemd.services.fleet-agent = {

@@ -49,6 +49,20 @@ export async function createDurable(
   });
 }
 
+/**
+ * Gives `file` a second name, durably.
+ * @throws FleetError E_STATE_EXISTS when that is taken.
+ */
+export async function linkDurable(file: string, name: string): Promise<void> {
+  try {
+    await link(file, name);
+    await syncDirectory(dirname(name));
+  } catch (cause) {
+    if (errnoOf(cause) !== 'EEXIST') throw asAccess(asDiskFull(cause, name), name);
+    throw new FleetError('E_STATE_EXISTS', `${name} exists already`, { cause });
+  }
+}
+
 /** Removes `file` durably; it is no error when it is absent. */
 export async function removeDurable(file: string): Promise<void> {
   await rm(file, { force: true });

@@ -169,6 +169,21 @@ export const ERRORS = {
     3,
     'it is an old one, or was changed on the way; this host stays on what it has',
   ),
+  E_NONCE_CHECKPOINT: entry(
+    3,
+    'run fleet agent once again; if it stays so, the server does not show its newest log',
+  ),
+  E_NONCE_FORM: entry(
+    3,
+    'the server sent no proof of time of the agreed form; is it a fleet server?',
+  ),
+  E_NONCE_MISSING: entry(
+    3,
+    'have this clock synchronised (NTP), or set "clock": "trusted" in agent.json if it is right',
+  ),
+  E_NONCE_OLD: entry(3, 'correct the clock of the server; this host stays on what it has'),
+  E_NONCE_OTHER: entry(3, 'an old answer was shown again; do not trust what lies between'),
+  E_NONCE_SLOW: entry(3, 'run fleet agent once again on a better line'),
   E_NOTE: entry(3, 'a signed note is a text, a blank line, and lines of signatures'),
   E_NOTE_SIGNATURE: entry(3, 'it was changed on the way, or badly signed; fetch it again'),
   E_NOT_LOGGED: entry(3, 'what is not in the log counts for nothing; do not trust its source'),
@@ -225,7 +240,7 @@ export const ERRORS = {
   ),
   E_AGENT_STATE_CORRUPT: entry(
     1,
-    'restore the file from a backup; or move the state directory away and enrol again (server: fleet host enroll HOST)',
+    'see what would be given up, and repair it: fleet agent reset-trust --root-file FILE',
   ),
   E_BODY_LIMIT: entry(
     3,
@@ -272,6 +287,10 @@ export const ERRORS = {
   E_LISTEN: entry(1, 'choose another --listen HOST:PORT, or stop what uses it'),
   E_NOT_ENROLLED: entry(1, 'enrol it: fleet host enroll HOST'),
   E_NOT_FOUND: entry(1, 'check the address'),
+  E_NONCE_USED: entry(
+    1,
+    'ask with 32 new random bytes; a machine that repeats them may be a clone',
+  ),
   E_NO_MANIFEST: entry(1, 'build and publish it on the server: fleet build HOST'),
   E_RATE_LIMITED: entry(1, 'wait a minute and try again'),
   E_RECEIPT_CHAIN: entry(1, 'if the machine was cloned or restored, enrol it anew'),

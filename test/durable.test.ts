@@ -6,6 +6,7 @@ import { test } from 'node:test';
 import {
   asDiskFull,
   createDurable,
+  linkDurable,
   makeDirectoryDurable,
   removeDurable,
   writeDurable,
@@ -68,4 +69,16 @@ test('removing what is not there is no error; directories are made with their pa
   await writeFile(join(deep, 'f'), '');
   await removeDurable(join(deep, 'f'));
   assert.deepEqual(await readdir(deep), []);
+});
+
+test('a second name stays when the first gets another content, and takes no name that is there', async (t) => {
+  const dir = await temporaryDir(t);
+  const file = join(dir, 'file');
+  await writeFile(file, 'before');
+  await linkDurable(file, join(dir, 'kept'));
+  await writeDurable(file, 'after');
+  assert.equal(await readFile(join(dir, 'kept'), 'utf8'), 'before');
+  await assert.rejects(linkDurable(file, join(dir, 'kept')), { code: 'E_STATE_EXISTS' });
+  assert.equal(await readFile(join(dir, 'kept'), 'utf8'), 'before');
+  assert.equal(await readFile(file, 'utf8'), 'after');
 });

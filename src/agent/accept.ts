@@ -10,30 +10,40 @@ import { type Trust, writeTrust } from './memory.ts';
 /** So many logs are no fleet's history; the oldest are forgotten. */
 const MAX_EARLIER = 8;
 
-/** The machine's clock, or the latest time that was signed, if that is later. POSIX seconds. */
-export function nowOf(trust: Trust, clock: number): number {
-  return Math.max(clock, trust.time ?? 0);
-}
+/** What a run knows of the time, and what root says of it. */
+export type AcceptTime = {
+  /** POSIX seconds. */
+  readonly now: number;
+  /** A time that the server proved in this run. */
+  readonly proved: number | null;
+  /** A checkpoint may be older than maxAge. */
+  readonly anyAge: boolean;
+};
 
-/** @throws FleetError with the code of the first step that refuses. */
+/**
+ * `isAged`: the checkpoint is older than maxAge, and was accepted because any age was to be.
+ * @throws FleetError with the code of the first step that refuses.
+ */
 export async function acceptLog(
   dir: string,
   trust: Trust,
   offer: Offer,
   root: TrustedRoot,
-  clock: number,
-): Promise<{ readonly trust: Trust; readonly log: VerifiedCheckpoint }> {
-  const log = verifyOfferedLog(offer, root, trust.checkpoint, nowOf(trust, clock));
+  { now, proved, anyAge }: AcceptTime,
+): Promise<{ readonly trust: Trust; readonly log: VerifiedCheckpoint; readonly isAged: boolean }> {
+  const log = verifyOfferedLog(offer, root, trust.checkpoint, now, anyAge);
   const { text, freshAt, checkpoint } = log;
-  // Never later than the root that vouches for the freshness key, which could name any time.
-  const time = Math.max(trust.time ?? 0, Math.min(freshAt ?? 0, root.root.expiresAt));
-  if (text === trust.checkpoint && time === trust.time) return { trust, log };
+  const isAged = now - (freshAt ?? 0) > root.root.maxAge;
+  // Never later than the root that vouches for these keys, which could name any time. SPEC §5.3
+  const signed = Math.min(Math.max(freshAt ?? 0, proved ?? 0), root.root.expiresAt);
+  const time = Math.max(trust.time ?? 0, signed);
+  if (text === trust.checkpoint && time === trust.time) return { trust, log, isAged };
   const last = trust.checkpoint;
   const isOther = last !== null && headOf(last).origin !== checkpoint.origin;
   const earlier = isOther ? [last, ...trust.earlier].slice(0, MAX_EARLIER) : trust.earlier;
   const next = { ...trust, checkpoint: text, earlier, time };
   await writeTrust(dir, next);
-  return { trust: next, log };
+  return { trust: next, log, isAged };
 }
 
 export async function acceptManifest(

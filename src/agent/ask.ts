@@ -1,7 +1,8 @@
 // The server's offer → the newest trusted root, and what is offered under it, still to be verified; a
 // manifest's closure file → bytes that are still to be verified. One conditional GET in most runs. A 304 proves
 // nothing: the stored offer is used as if it had just come, and once its checkpoint is half as old as the
-// root allows, the server is asked unconditionally.
+// root allows, the server is asked unconditionally. Where the machine's clock is no measure, a proof of the time
+// is asked for with it (SPEC §5.3).
 // Refuses a root chain with a gap, and an offer that leads on without end.
 import { FleetError, isFleetError, messageOf } from '../errors.ts';
 import { parseEnvelope } from '../manifest/dsse.ts';
@@ -21,6 +22,7 @@ import {
   writeTrust,
 } from './memory.ts';
 import { corrupt } from './record.ts';
+import type { RunTime } from './time.ts';
 
 export type Asked = {
   /** With every new root persisted. */
@@ -28,11 +30,13 @@ export type Asked = {
   readonly root: TrustedRoot;
   /** null: the server has no manifest for this host yet. */
   readonly offer: Offer | null;
+  /** Whether it was received by an earlier run, and is unchanged as far as the server says. */
+  readonly isStored: boolean;
   /** Stores the offer, so that the server need not say it again: for one whose manifest was verified. */
   readonly keep: () => Promise<void>;
 };
 
-type Got = { readonly offer: Offer; readonly keep: () => Promise<void> };
+type Got = Pick<Asked, 'isStored' | 'keep'> & { readonly offer: Offer };
 
 /** So many offers full of roots in a row are no fleet's history. */
 const MAX_ROUNDS = 64;
@@ -47,23 +51,55 @@ export function trustedRoot(memory: Memory): Root {
 }
 
 /**
- * Each root is persisted before the next one is looked at (SPEC §3.4).
- * @throws FleetError E_OFFER_…, E_ROOT_…, E_SIGNATURE…, E_SERVER_…
+ * Each root is persisted before the next one is looked at (SPEC §3.4). From then on `time` is the proved one, where
+ * the clock needs that.
+ * @throws FleetError E_OFFER_…, E_ROOT_…, E_SIGNATURE…, E_NONCE_…, E_SERVER_…
  */
-export async function askForOffer(client: Client, memory: Memory, now: number): Promise<Asked> {
+export async function askForOffer(client: Client, memory: Memory, time: RunTime): Promise<Asked> {
+  const asked = await askAt(client, memory, time.now(memory.trust));
+  const { trust, root, offer, isStored } = asked;
+  if (offer === null || !(await time.needsProof(memory))) return asked;
+  const isProved = await prove(client, { ...memory, trust }, asked, time).catch((error) => {
+    if (isFleetError(error, 'E_NONCE_CHECKPOINT')) return false;
+    throw error;
+  });
+  const isGood = !isStored || isYoung(offer.checkpoint, root.root, time.now(trust));
+  if (isProved && isGood) return asked;
+  // Something was published between the two questions, or it is later than the clock made believe.
+  const again = await askAt(client, { ...memory, trust }, null);
+  await prove(client, { ...memory, trust: again.trust }, again, time);
+  return again;
+}
+
+async function prove(
+  client: Client,
+  memory: Memory,
+  { root: { root }, offer }: Asked,
+  time: RunTime,
+): Promise<true> {
+  if (offer !== null) await time.prove(client, memory, { root, checkpoint: offer.checkpoint });
+  return true;
+}
+
+/** `now`: to judge by whether a stored offer will do; null: it will not. */
+async function askAt(client: Client, memory: Memory, now: number | null): Promise<Asked> {
   let trust = memory.trust;
   let root = trustedRoot(memory);
   for (let round = 0; round < MAX_ROUNDS; round++) {
     const got = await getOffer(client, memory, root, now);
     const trusted = () => ({ root, envelope: trust.root });
-    if (got === null) return { trust, root: trusted(), offer: null, keep: async () => {} };
-    const { offer, keep } = got;
+    if (got === null) {
+      return { trust, root: trusted(), offer: null, isStored: false, keep: async () => {} };
+    }
+    const { offer } = got;
     for (const text of offer.roots) {
+      const { epoch } = root;
       root = verifyRootUpdate(root, parseEnvelope(text));
-      trust = { ...trust, root: text };
+      // Another epoch frees a host from times that a stolen key signed (SPEC §5.3).
+      trust = { ...trust, root: text, time: root.epoch === epoch ? trust.time : null };
       await writeTrust(memory.dir, trust);
     }
-    if (offer.roots.length < MAX_OFFER_ROOTS) return { trust, root: trusted(), offer, keep };
+    if (offer.roots.length < MAX_OFFER_ROOTS) return { ...got, trust, root: trusted() };
   }
   throw new FleetError('E_OFFER_FORM', 'the server offers new roots without end');
 }
@@ -84,38 +120,48 @@ async function getOffer(
   client: Client,
   memory: Memory,
   root: Root,
-  now: number,
+  now: number | null,
 ): Promise<Got | null> {
   const stored = await readOffer(memory.dir);
   const { version } = root;
   // Another root was asked from: the server's answer is another document.
-  const known =
-    stored !== null && stored.root === version && isYoung(stored, root, now) ? stored : null;
+  const known = stored !== null && stored.root === version ? openOffer(stored) : null;
+  const isEnough = known !== null && now !== null && isYoung(known.offer.checkpoint, root, now);
   const { checkpoint } = memory.trust;
   const from = checkpoint === null ? 0 : headOf(checkpoint).size;
   const path = `/v1/hosts/${memory.config.host}/offer?root=${version}&from=${from}`;
   const answer = await client.document(path, MAX_OFFER_BYTES, {
+    // A 304 that was not asked for changes nothing: what is stored goes on ageing.
     expect: known === null ? [404] : [404, 304],
-    ...(known === null ? {} : { ifNoneMatch: known.etag }),
+    ...(isEnough ? { ifNoneMatch: known.etag } : {}),
   });
   if (answer.status === 304 && known !== null) {
-    return { offer: parseOffer(known.text), keep: async () => {} };
+    return { offer: known.offer, isStored: true, keep: async () => {} };
   }
   if (answer.status === 404) return requireNone(answer.body, memory);
   const { etag } = answer;
   const offer = parseOffer(answer.body);
   const text = answer.body.toString('utf8');
   const keep = () => writeOffer(memory.dir, etag === null ? null : { etag, root: version, text });
-  return { offer, keep };
+  return { offer, isStored: false, keep };
+}
+
+/** What was stored by an older fleet, or damaged, is none. */
+function openOffer({ text, etag }: StoredOffer): { offer: Offer; etag: string } | null {
+  try {
+    return { offer: parseOffer(text), etag };
+  } catch {
+    return null;
+  }
 }
 
 /** Whether the checkpoint of a stored offer may be relied on for a while. */
-function isYoung({ text }: StoredOffer, root: Root, now: number): boolean {
+function isYoung(checkpoint: string, root: Root, now: number): boolean {
   try {
-    const { freshAt } = verifyCheckpoint(parseOffer(text).checkpoint, root);
+    const { freshAt } = verifyCheckpoint(checkpoint, root);
     return freshAt !== null && now - freshAt <= root.maxAge / 2;
   } catch {
-    // Of an older fleet, or of a root that is not the newest any more.
+    // Of a root that is not the newest any more.
     return false;
   }
 }

@@ -46,11 +46,15 @@ export type Enrolled = {
   readonly fingerprint: string;
 };
 
-const DEFAULTS = {
+const DEFAULTS: Pick<
+  AgentConfig,
+  'repair' | 'leastBytesPerSecond' | 'patienceSeconds' | 'switchSeconds' | 'clock'
+> = {
   repair: false,
   leastBytesPerSecond: 200,
   patienceSeconds: 60,
   switchSeconds: 1800,
+  clock: 'auto',
 };
 
 /**

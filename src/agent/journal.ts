@@ -60,7 +60,7 @@ export type Journal = {
 
 const REASON = record<Reason>({ code: string, text: string });
 
-const JOURNAL: Fields<Journal> = {
+export const JOURNAL: Fields<Journal> = {
   transaction: nullable(
     record<Transaction>({
       step: oneOf(['activating', 'committing', 'undoing']),

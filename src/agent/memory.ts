@@ -12,6 +12,7 @@ import { removeDurable, writeDurable } from '../durable.ts';
 import { errnoOf, FleetError, messageOf } from '../errors.ts';
 import { parseSecretKey } from '../keyfile.ts';
 import type { Floor } from '../manifest/verify.ts';
+import { headOf } from '../manifest/verify-offer.ts';
 import {
   boolean,
   corrupt,
@@ -22,6 +23,7 @@ import {
   list,
   matching,
   nullable,
+  oneOf,
   parsedBy,
   parseRecord,
   record,
@@ -47,6 +49,8 @@ export type AgentConfig = {
   readonly switchSeconds: number;
   /** Base URLs of caches that the server may leave paths to. */
   readonly upstreams: readonly string[];
+  /** Whether the machine's clock is believed (SPEC §5.3); `auto`: where somebody keeps it. */
+  readonly clock: 'auto' | 'trusted' | 'untrusted';
 };
 
 /** What every NixOS uses anyway. */
@@ -63,7 +67,7 @@ export type Trust = {
   readonly checkpoint: string | null;
   /** The last accepted ones of earlier logs, newest first: evidence of what they said. */
   readonly earlier: readonly string[];
-  /** POSIX seconds: no trusted time was later. The machine's clock may be behind it. */
+  /** POSIX seconds: the latest time that was signed (SPEC §5.3). The machine's clock may be behind it. */
   readonly time: number | null;
 };
 
@@ -77,13 +81,15 @@ export type ManifestId = {
 /** offer.json: the last offer as it was received, for when the server says 304. */
 export type StoredOffer = { readonly etag: string; readonly root: number; readonly text: string };
 
-export type Memory = {
+/** Who this is: what enrolment gave. */
+export type Identity = {
   readonly dir: string;
   readonly config: AgentConfig;
   readonly hostKey: Uint8Array;
   readonly token: string;
-  readonly trust: Trust;
 };
+
+export type Memory = Identity & { readonly trust: Trust };
 
 const CONFIG: Fields<AgentConfig> = {
   server: parsedBy(parseBaseUrl),
@@ -96,16 +102,17 @@ const CONFIG: Fields<AgentConfig> = {
   patienceSeconds: integer(1, 86400),
   switchSeconds: integer(1, 86400),
   upstreams: since(DEFAULT_UPSTREAMS, list(parsedBy(parseBaseUrl))),
+  clock: since('auto', oneOf(['auto', 'trusted', 'untrusted'])),
 };
 
 /** The keys of agent.json, for the test that compares them with docs/CONFIG.md. */
 export const AGENT_CONFIG_KEYS: readonly string[] = Object.keys(CONFIG);
 
-const TRUST: Fields<Trust> = {
+export const TRUST: Fields<Trust> = {
   root: string,
   floor: nullable(record<Floor>({ epoch: integer(0), sequence: integer(0), digest })),
   decommissioned: boolean,
-  checkpoint: since(null, nullable(string)),
+  checkpoint: since(null, nullable(parsedBy(checkpointText))),
   earlier: since([], list(string)),
   time: since(null, nullable(integer(0))),
 };
@@ -117,6 +124,11 @@ export const MANIFEST_ID = record<ManifestId>({
 });
 
 const OFFER: Fields<StoredOffer> = { etag: string, root: integer(1), text: string };
+
+function checkpointText(text: string): string {
+  headOf(text);
+  return text;
+}
 
 /** The files of a state directory. */
 export function memoryFiles(dir: string) {
@@ -143,6 +155,13 @@ export function memoryFiles(dir: string) {
  * @throws FleetError E_AGENT_NOT_ENROLLED, E_AGENT_STATE_CORRUPT, E_STATE_NEWER, E_STATE_ACCESS
  */
 export async function readMemory(dir: string): Promise<Memory> {
+  const identity = await readIdentity(dir);
+  const { trust } = memoryFiles(dir);
+  return { ...identity, trust: parseRecord(await requireState(trust), trust, TRUST) };
+}
+
+/** As readMemory, when it does not matter whom this host trusts. */
+export async function readIdentity(dir: string): Promise<Identity> {
   const files = memoryFiles(dir);
   const config = await readState(files.config);
   if (config === null) {
@@ -156,7 +175,6 @@ export async function readMemory(dir: string): Promise<Memory> {
     config: parseRecord(config, files.config, CONFIG),
     hostKey: secretKey(hostKey, files.hostKey),
     token,
-    trust: parseRecord(await requireState(files.trust), files.trust, TRUST),
   };
 }
 

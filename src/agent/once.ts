@@ -6,11 +6,11 @@ import { FleetError, isFleetError, messageOf } from '../errors.ts';
 import { type VerifiedCheckpoint, verifyCheckpoint } from '../manifest/log-view.ts';
 import type { Deployment } from '../manifest/manifest.ts';
 import type { Offer } from '../manifest/offer.ts';
-import { makeReason } from '../manifest/receipt.ts';
+import { type Exception, makeReason } from '../manifest/receipt.ts';
 import { type VerifiedManifest, verifyClosure } from '../manifest/verify.ts';
 import { type TrustedRoot, verifyOfferedManifest } from '../manifest/verify-offer.ts';
 import { parseNixPublicKey } from '../nix/signature.ts';
-import { acceptLog, acceptManifest, nowOf } from './accept.ts';
+import { acceptLog, acceptManifest } from './accept.ts';
 import { activate, requireSwitchable, settle } from './activate.ts';
 import { askForOffer, getClosure } from './ask.ts';
 import { Client } from './client.ts';
@@ -18,30 +18,24 @@ import type { Host } from './host.ts';
 import { readJournal } from './journal.ts';
 import { tryLock } from './lock.ts';
 import { type ManifestId, type Memory, memoryFiles, readMemory } from './memory.ts';
-import {
-  type Attempt,
-  attemptOf,
-  DECOMMISSIONED,
-  errorOf,
-  IN_SYNC,
-  idOf,
-  type Outcome,
-} from './outcome.ts';
+import { type Attempt, attemptOf, DECOMMISSIONED, errorOf, idOf, type Outcome } from './outcome.ts';
 import { placeAt, readBootId, readSystems, type Systems } from './place.ts';
 import { type Chain, readChain, type Sent, sendQueued, tell } from './receipts.ts';
+import { standingOf } from './standing.ts';
 import { type Fetched, fetchClosure, requireStore } from './store.ts';
 import { probeNamespace } from './switch.ts';
+import { type Clocks, RunTime } from './time.ts';
 import { undo } from './undo.ts';
 
-export type OnceOptions = {
+export type OnceOptions = Clocks & {
   /** State directory. */
   readonly dir: string;
-  /** POSIX seconds; read once per cycle. */
-  readonly clock: () => number;
   /** Which boot of the machine this is; found out when it is not given. */
   readonly bootId?: string;
   /** Try a manifest again that was rolled back. */
   readonly retry?: boolean;
+  /** Accept a checkpoint that is older than the root's maxAge: root's word, which the receipt has. */
+  readonly acceptAge?: boolean;
   /** A line of progress for people. */
   readonly say?: (line: string) => void;
 };
@@ -66,13 +60,14 @@ class Run implements AsyncDisposable {
   readonly #lock: AsyncDisposable;
   readonly #client: Client;
   readonly #host: Host;
-  readonly #started: number;
+  readonly #time: RunTime;
   #memory: Memory;
   #chain: Chain;
   #manifest: ManifestId | null = null;
   #fetched: Fetched | null = null;
   /** A checkpoint that contradicts the one that was accepted. */
   #conflict: string | null = null;
+  #exceptions: readonly Exception[] = [];
   /** Why an outcome could not be kept to be told. */
   #untold: FleetError | null = null;
 
@@ -84,7 +79,7 @@ class Run implements AsyncDisposable {
     this.#chain = chain;
     this.#client = new Client({ ...memory.config, token: memory.token });
     this.#host = host;
-    this.#started = options.clock();
+    this.#time = new RunTime(options);
   }
 
   static async open(options: OnceOptions): Promise<Run> {
@@ -144,8 +139,7 @@ class Run implements AsyncDisposable {
       if (floor !== null) this.#manifest = idOf(floor, floor.digest);
       return DECOMMISSIONED;
     }
-    const now = nowOf(this.#memory.trust, this.#options.clock());
-    const asked = await askForOffer(this.#client, this.#memory, now);
+    const asked = await askForOffer(this.#client, this.#memory, this.#time);
     this.#memory = { ...this.#memory, trust: asked.trust };
     const { root, offer } = asked;
     if (offer === null) return null;
@@ -155,7 +149,9 @@ class Run implements AsyncDisposable {
     await asked.keep();
     const { manifest } = verified;
     if (manifest.intent === 'decommission') return DECOMMISSIONED;
-    const standing = await this.#standing(manifest);
+    const id = idOf(manifest, verified.digest);
+    const retry = this.#options.retry === true;
+    const standing = await standingOf(this.#host, this.#chain, id, manifest.toplevel, retry);
     if (standing !== null) return standing;
     return await this.#deploy(manifest, offer, root);
   }
@@ -164,8 +160,12 @@ class Run implements AsyncDisposable {
   async #acceptLog(offer: Offer, root: TrustedRoot): Promise<VerifiedCheckpoint> {
     const { trust, dir } = this.#memory;
     try {
-      const accepted = await acceptLog(dir, trust, offer, root, this.#options.clock());
+      const now = this.#time.now(trust);
+      const anyAge = this.#options.acceptAge === true;
+      const { proved } = this.#time;
+      const accepted = await acceptLog(dir, trust, offer, root, { now, proved, anyAge });
       this.#memory = { ...this.#memory, trust: accepted.trust };
+      if (accepted.isAged) this.#exceptions = ['age-accepted'];
       return accepted.log;
     } catch (error) {
       // Two histories: what each of them signed is told, so that it can be proved.
@@ -179,7 +179,7 @@ class Run implements AsyncDisposable {
     const { host, system } = this.#memory.config;
     const { floor } = this.#memory.trust;
     const expect = { host, system, floor };
-    const now = nowOf(this.#memory.trust, this.#options.clock());
+    const now = this.#time.now(this.#memory.trust);
     return verifyOfferedManifest(offer, root, checkpoint, expect, now);
   }
 
@@ -188,35 +188,6 @@ class Run implements AsyncDisposable {
     this.#manifest = idOf(verified.manifest, verified.digest);
     const trust = await acceptManifest(this.#memory.dir, this.#memory.trust, verified);
     this.#memory = { ...this.#memory, trust };
-  }
-
-  /** What holds already and needs no activation, or null. */
-  async #standing({ toplevel }: Deployment): Promise<Attempt | null> {
-    const { transaction, rejected } = await readJournal(this.#memory.dir);
-    if (this.#options.retry !== true) {
-      if (rejected !== null && this.#isThis(rejected.manifest)) {
-        return { phase: rejected.phase, reason: rejected.reason, exitCode: null };
-      }
-      if (transaction?.step === 'undoing' && this.#isThis(transaction.manifest)) {
-        return { phase: 'failed', reason: transaction.why, exitCode: null };
-      }
-    }
-    const { current, profile } = await this.#systems();
-    if (transaction !== null || profile !== toplevel) return null;
-    const { told } = this.#chain;
-    const again = this.#isThis(told?.manifest) ? told : null;
-    const reason = again?.code == null ? null : makeReason(again.code, again.text ?? '');
-    if (current === toplevel) {
-      if (again?.phase !== 'in-sync-degraded') return IN_SYNC;
-      return { phase: again.phase, reason, exitCode: 4 };
-    }
-    if (again?.phase !== 'reboot-pending') return null;
-    if (again.bootId !== this.#host.bootId) return null;
-    return { phase: again.phase, reason, exitCode: null };
-  }
-
-  #isThis(manifest: ManifestId | null | undefined): boolean {
-    return manifest != null && manifest.sha256 === this.#manifest?.sha256;
   }
 
   async #deploy(manifest: Deployment, offer: Offer, root: TrustedRoot): Promise<Attempt> {
@@ -274,9 +245,9 @@ class Run implements AsyncDisposable {
     const outcome: Outcome = { ...attempt, manifest, systems: await this.#systems() };
     const context = {
       bootId: this.#host.bootId,
-      started: this.#started,
-      finished: this.#options.clock(),
+      ...this.#time.span(this.#memory.trust),
       conflict: this.#conflict,
+      exceptions: this.#exceptions,
     };
     try {
       this.#chain = await tell(this.#memory, this.#chain, outcome, context);

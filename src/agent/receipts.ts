@@ -5,7 +5,13 @@
 // outcome after it drained is told as it then is.
 import { writeDurable } from '../durable.ts';
 import { FleetError, isFleetError } from '../errors.ts';
-import { RECEIPT_PAYLOAD_TYPE, type Receipt, signReceipt } from '../manifest/receipt.ts';
+import {
+  EXCEPTIONS,
+  type Exception,
+  RECEIPT_PAYLOAD_TYPE,
+  type Receipt,
+  signReceipt,
+} from '../manifest/receipt.ts';
 import { type Client, errorDocument } from './client.ts';
 import { MANIFEST_ID, type ManifestId, type Memory, memoryFiles, requireState } from './memory.ts';
 import type { Outcome } from './outcome.ts';
@@ -16,8 +22,10 @@ import {
   integer,
   list,
   nullable,
+  oneOf,
   parseRecord,
   record,
+  since,
   string,
 } from './record.ts';
 
@@ -41,6 +49,8 @@ export type Chain = {
   /** Digest of the newest one. */
   readonly head: string | null;
   readonly told: Told | null;
+  /** What root did and no receipt says yet. */
+  readonly untold: readonly Exception[];
   /** Envelopes that the server has not acknowledged, oldest first. */
   readonly queue: readonly string[];
 };
@@ -52,12 +62,12 @@ export type Sent = {
   readonly problem: FleetError | null;
 };
 
-export const EMPTY_CHAIN: Chain = { counter: 0, head: null, told: null, queue: [] };
+export const EMPTY_CHAIN: Chain = { counter: 0, head: null, told: null, untold: [], queue: [] };
 
 /** More than anyone will have; at about 1.5 KiB each. */
 const MAX_QUEUE = 256;
 
-const CHAIN: Fields<Chain> = {
+export const CHAIN: Fields<Chain> = {
   counter: integer(0),
   head: nullable(digest),
   told: nullable(
@@ -72,6 +82,7 @@ const CHAIN: Fields<Chain> = {
       at: integer(0),
     }),
   ),
+  untold: since([], list(oneOf(EXCEPTIONS))),
   queue: list(string),
 };
 
@@ -96,6 +107,8 @@ export async function tell(
     readonly finished: number;
     /** A checkpoint that contradicts the accepted one. */
     readonly conflict: string | null;
+    /** What root did in this run, beside what the chain has yet to tell. */
+    readonly exceptions?: readonly Exception[];
   },
 ): Promise<Chain> {
   const told: Told = {
@@ -108,7 +121,10 @@ export async function tell(
     bootId: context.bootId,
     at: context.finished,
   };
-  if (chain.told !== null && sameNews(chain.told, told)) return chain;
+  const untold = new Set([...chain.untold, ...(context.exceptions ?? [])]);
+  const exceptions = EXCEPTIONS.filter((one) => untold.has(one));
+  const isNews = exceptions.length > 0 || chain.told === null || !sameNews(chain.told, told);
+  if (!isNews) return chain;
   if (chain.queue.length >= MAX_QUEUE) return chain;
   const { fleet, host } = memory.config;
   const receipt: Receipt = {
@@ -119,6 +135,7 @@ export async function tell(
     manifest: outcome.manifest,
     checkpoint: memory.trust.checkpoint,
     conflict: context.conflict,
+    ...(exceptions.length === 0 ? {} : { exceptions }),
     phase: outcome.phase,
     reason: outcome.reason,
     ...outcome.systems,
@@ -132,6 +149,7 @@ export async function tell(
     counter: receipt.counter,
     head: signed.digest,
     told,
+    untold: [],
     queue: [...chain.queue, signed.envelope],
   };
   await writeChain(memory.dir, next);

@@ -1,6 +1,7 @@
 // JSON text of one of the agent's own files → a typed record, strictly: every field known, present
 // (but those that came later) and of its type. Anything else is corrupt state, which is not lost state: it is
 // refused by name and never repaired by guessing.
+import { basename } from 'node:path';
 import { FleetError, messageOf } from '../errors.ts';
 
 /** Turns a JSON value into T, or throws a TypeError that says what it must be. */
@@ -31,9 +32,36 @@ export function parseRecord<T extends object>(text: string, file: string, fields
   }
 }
 
+/** Those fields of a damaged record that can be read all the same, each by itself. Throws nothing. */
+export function salvageRecord<T extends object>(text: string, fields: Fields<T>): Partial<T> {
+  const left: Partial<T> = {};
+  try {
+    const json = new Map(Object.entries(plainObject(JSON.parse(text))));
+    for (const [name, read] of Object.entries<Reader<unknown>>(fields)) {
+      try {
+        if (json.has(name)) Object.assign(left, { [name]: read(json.get(name)) });
+      } catch {
+        // This one is lost.
+      }
+    }
+  } catch {
+    // All are.
+  }
+  return left;
+}
+
+/** These come from enrolment alone. */
+const IDENTITY: ReadonlySet<string> = new Set(['agent.json', 'host-key.pem', 'token']);
+
 /** The error for a state file that is there but not as the agent wrote it, or that must be there and is not. */
 export function corrupt(file: string, why: string, cause?: unknown): FleetError {
-  return new FleetError('E_AGENT_STATE_CORRUPT', `${file} is damaged: ${why}`, { cause });
+  const hint =
+    'restore it from a backup; or move the state directory away and enrol again (server: fleet host enroll HOST --replace)';
+  const isIdentity = IDENTITY.has(basename(file));
+  return new FleetError('E_AGENT_STATE_CORRUPT', `${file} is damaged: ${why}`, {
+    cause,
+    ...(isIdentity ? { hint } : {}),
+  });
 }
 
 /** The text that parseRecord reads. */

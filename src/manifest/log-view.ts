@@ -18,7 +18,7 @@ import { hashEntry, parseSnapshot, type Snapshot, type SnapshotEntry } from './s
 import { formatTime } from './time.ts';
 
 /** How far ahead of "now" the server's clock may be, in seconds. */
-const CLOCK_SKEW_SECONDS = 300;
+export const CLOCK_SKEW_SECONDS = 300;
 
 export type VerifiedCheckpoint = {
   readonly checkpoint: Checkpoint;
@@ -59,17 +59,22 @@ export function verifyCheckpoint(
 }
 
 /**
- * The freshness time, if it is neither older than the root's maxAge nor from the future.
+ * The freshness time, if it is neither older than the root's maxAge (or `anyAge`) nor from the future.
  * @throws FleetError E_FRESHNESS_MISSING, E_STALE, E_FRESHNESS_FUTURE.
  */
-export function requireFresh({ freshAt }: VerifiedCheckpoint, root: Root, now: number): number {
+export function requireFresh(
+  { freshAt }: VerifiedCheckpoint,
+  root: Root,
+  now: number,
+  anyAge = false,
+): number {
   if (freshAt === null) {
     throw new FleetError('E_FRESHNESS_MISSING', 'no freshness key has signed the checkpoint');
   }
   const age = now - freshAt;
   const at = formatTime(Math.min(freshAt, MAX_TIME));
   // Written so that a "now" that is no number is refused.
-  if (!(age <= root.maxAge)) {
+  if (!anyAge && !(age <= root.maxAge)) {
     throw new FleetError('E_STALE', `the checkpoint was last said to be the newest at ${at}`);
   }
   if (!(age >= -CLOCK_SKEW_SECONDS)) {

@@ -75,6 +75,10 @@ const Units = Type.Array(Type.String({ pattern: '^[!-~]{1,255}$' }), {
   uniqueItems: true,
 });
 
+/** What root at the machine did that the rules alone would not have. SPEC §6.1 */
+export const EXCEPTIONS = ['age-accepted', 'trust-reset'] as const;
+export type Exception = (typeof EXCEPTIONS)[number];
+
 /** The text of a signed note. */
 const Note = Type.String({ minLength: 1, maxLength: 2048 });
 
@@ -89,6 +93,10 @@ export const ReceiptSchema = Exact({
   checkpoint: Nullable(Note),
   /** Another one, of the same log, that contradicts it. */
   conflict: Nullable(Note),
+  /** Left out where there are none. */
+  exceptions: Type.Optional(
+    Type.Array(Type.Enum([...EXCEPTIONS]), { minItems: 1, uniqueItems: true }),
+  ),
   phase: Type.Enum(REPORTED),
   reason: Nullable(Exact({ code: Type.String({ pattern: '^[A-Za-z0-9_-]{1,64}$' }), text: Line })),
   booted: Nullable(StorePathText),

@@ -37,10 +37,12 @@ export function verifyOfferedLog(
   { root }: TrustedRoot,
   seen: string | null,
   now: number,
+  /** Whether it may be older than the root's maxAge. */
+  anyAge = false,
 ): VerifiedCheckpoint {
   requireCurrentRoot(root, now);
   const verified = verifyCheckpoint(offer.checkpoint, root);
-  requireFresh(verified, root, now);
+  requireFresh(verified, root, now, anyAge);
   const before = seen === null ? null : headOf(seen);
   if (before !== null && before.origin === root.log.origin) {
     requireGrowth(before, verified, parseProof(offer.growth), 'was seen before');

@@ -11,6 +11,7 @@ import { registerUploadRoutes } from '../cache/upload-routes.ts';
 import { parseNixPublicKey } from '../nix/signature.ts';
 import { guardedBy, makeAuth } from './auth.ts';
 import { registerEnrolment } from './enrolment.ts';
+import { registerFresh } from './fresh.ts';
 import { registerHealth } from './health.ts';
 import { registerHostRoutes } from './hosts.ts';
 import { type Metrics, makeMetrics, registerMetrics } from './metrics.ts';
@@ -151,6 +152,7 @@ export function buildApp(dir: StateDir, options: AppOptions): App {
   registerMetrics(app, metrics, auth.mayAdmin);
   const published = new PublishedLog(dir);
   registerHostRoutes(app, dir, published, auth, now, options.onError);
+  registerFresh(app, dir, published, auth, now);
   registerLog(app, published, dir.state, dir.config.publicLog ? null : auth.mayRead);
   registerEnrolment(app, dir, auth, now);
 

@@ -41,6 +41,9 @@ const TRANSACTION: Transaction = {
   why: null,
 };
 
+/** As much of a checkpoint as is looked at before the root is. */
+const NOTE = `fleet.test/log/1\n0\n${'A'.repeat(43)}=\n\n— fleet.test/log/1 AAAAAAA=\n`;
+
 async function enrolled(dir: string): Promise<Memory> {
   const files = memoryFiles(dir);
   await writeFile(files.hostKey, formatSecretKey(generateSecretKey()));
@@ -66,6 +69,7 @@ async function enrolled(dir: string): Promise<Memory> {
     patienceSeconds: 60,
     switchSeconds: 1800,
     upstreams: [],
+    clock: 'auto',
   });
   return await readMemory(dir);
 }
@@ -79,7 +83,7 @@ test('what is written is read back', async () => {
     root: '{"x":1}',
     floor: { epoch: 1, sequence: 2, digest: 'b'.repeat(64) },
     decommissioned: true,
-    checkpoint: 'a note',
+    checkpoint: NOTE,
     earlier: ['an older one'],
     time: 1_800_000_000,
   };

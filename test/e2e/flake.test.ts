@@ -109,8 +109,9 @@ test('the server module: nothing unless enabled, then a service of its own user'
 test('the agent module: a timer, and a service that its own switch leaves alone', async () => {
   assert.deepEqual(await evaluate(`(standIn.evalModule flake.nixosModules.agent { }).result`), {});
   const found = (await evaluate(`(standIn.evalModule flake.nixosModules.agent {
-      services.fleet.agent = { enable = true; interval = "1h"; };
+      services.fleet.agent = { enable = true; interval = "1h"; rootFile = "/3.root.json"; };
     }).result`)) as {
+    environment: { etc: Record<string, unknown> };
     systemd: {
       services: { 'fleet-agent': Units };
       timers: { 'fleet-agent': { timerConfig: Record<string, string> } };
@@ -124,6 +125,7 @@ test('the agent module: a timer, and a service that its own switch leaves alone'
   assert.equal(unit.serviceConfig['Type'], 'oneshot');
   assert.equal(unit.restartIfChanged, false);
   assert.equal(unit.unitConfig['X-StopOnRemoval'], false);
+  assert.deepEqual(found.environment.etc, { 'fleet/root.json': { source: '/3.root.json' } });
   assert.equal(found.systemd.timers['fleet-agent'].timerConfig['OnUnitInactiveSec'], '1h');
 });
 

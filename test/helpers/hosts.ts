@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { enroll } from '../../src/agent/enroll.ts';
 import { tryLock } from '../../src/agent/lock.ts';
-import { type OnceResult, runOnce } from '../../src/agent/once.ts';
+import { type OnceOptions, type OnceResult, runOnce } from '../../src/agent/once.ts';
 import { type Running, startFleet } from './cli.ts';
 import { type BuiltSystem, SYSTEM } from './systems.ts';
 import { temporaryDirectory } from './temporary.ts';
@@ -14,12 +14,8 @@ import { enrolFileOf, HOST, World } from './world.ts';
 export type TestHost = {
   readonly root: string;
   readonly state: string;
-  /** Runs the agent once, in this process, at the world's time. */
-  readonly once: (options?: {
-    retry?: boolean;
-    clock?: () => number;
-    bootId?: string;
-  }) => Promise<OnceResult>;
+  /** Runs the agent once, in this process, at the world's time, by a clock that is synchronised. */
+  readonly once: (options?: Partial<OnceOptions>) => Promise<OnceResult>;
 };
 
 /** Enrols a new machine; `limits` replaces what agent.json says. */
@@ -39,7 +35,14 @@ export async function makeHost(
   return {
     root,
     state,
-    once: (options = {}) => runOnce({ dir: state, clock: () => world.now, ...options }),
+    once: (options = {}) =>
+      runOnce({
+        dir: state,
+        clock: () => world.now,
+        uptime: () => world.uptime,
+        isSynchronised: async () => true,
+        ...options,
+      }),
   };
 }
 

@@ -48,6 +48,7 @@ export const RULES: ReadonlyMap<string, Rule> = new Map([
           'enrolment',
           'jcs',
           'manifest',
+          'nonce-proof',
           'offer',
           'receipt',
           'root',

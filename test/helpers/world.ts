@@ -17,6 +17,7 @@ import {
   type Manifest,
   manifestDigest,
 } from '../../src/manifest/manifest.ts';
+import { type FreshText, signNonceProof } from '../../src/manifest/nonce-proof.ts';
 import {
   AGENT_VERSION,
   formatOffer,
@@ -44,6 +45,7 @@ import {
   signPath,
 } from '../../src/nix/signature.ts';
 import { hashPartOf, parseStorePath } from '../../src/nix/storepath.ts';
+import { parseNote } from '../../src/tlog/note.ts';
 import { serveHttp } from './http.ts';
 import { type LogKeys, TestLog } from './log.ts';
 import { type BuiltSystem, SYSTEM } from './systems.ts';
@@ -64,6 +66,7 @@ export class World implements AsyncDisposable {
   readonly directorKey = generateSecretKey();
   readonly releaseKeys = [generateSecretKey(), generateSecretKey(), generateSecretKey()];
   readonly logKeys: LogKeys = { log: generateSecretKey(), freshness: generateSecretKey() };
+  readonly nonceKey = generateSecretKey();
   log = new TestLog();
   /** When the log's checkpoint was said to be the newest; null: now, always. */
   freshAt: number | null = null;
@@ -81,6 +84,10 @@ export class World implements AsyncDisposable {
   misbehave: Misbehaviour = () => false;
   /** What is sent as the offer, under the ETag of the honest one. */
   distort: (offer: string) => string = (offer) => offer;
+  /** What is sent as the proof of time for a nonce; null: there is none. */
+  prove: (nonce: string) => string | null = (nonce) => this.proofOf({ nonce });
+  /** What agents count by, in seconds. */
+  uptime = 1000;
   /** Seconds since 1970; the agents' clock too. */
   now = Math.floor(Date.now() / 1000) - 7200;
   readonly reports: Receipt[] = [];
@@ -93,7 +100,6 @@ export class World implements AsyncDisposable {
 
   private constructor(dir: string) {
     this.dir = dir;
-    const key = () => publicKeyOfSecret(generateSecretKey());
     this.root = makeInitialRoot({
       fleet: FLEET,
       now: this.now - 1000,
@@ -103,7 +109,7 @@ export class World implements AsyncDisposable {
         director: [publicKeyOfSecret(this.directorKey)],
         log: publicKeyOfSecret(this.logKeys.log),
         freshness: publicKeyOfSecret(this.logKeys.freshness),
-        nonce: key(),
+        nonce: publicKeyOfSecret(this.nonceKey),
         cache: [formatNixPublicKey(nixPublicKeyOf(this.cacheKey))],
       },
     });
@@ -273,6 +279,10 @@ export class World implements AsyncDisposable {
     }
     if (path === `/v1/hosts/${HOST}/offer`) return this.#offer(url, request, response);
     if (path === `/v1/hosts/${HOST}/reports`) return await this.#report(request, response);
+    if (path === `/v1/hosts/${HOST}/fresh`) {
+      const proof = this.prove(url.searchParams.get('nonce') ?? '');
+      return proof === null ? refuse(response, 404, 'E_MISSING') : void response.end(proof);
+    }
     const body =
       this.closures.get(path.replace('/v1/closures/', '')) ??
       this.narinfos.get(path) ??
@@ -292,6 +302,12 @@ export class World implements AsyncDisposable {
     const { payload, batch } = makeApproval(digests, { issuedAt: this.now, expiresAt }, root);
     this.approval = { envelope: signEnvelope(STATEMENT_PAYLOAD_TYPE, payload, keys), batch };
     this.append([this.approval.envelope]);
+  }
+
+  /** A proof of now and of the newest checkpoint, but for what is given. */
+  proofOf(fresh: Pick<FreshText, 'nonce'> & Partial<FreshText>, secret = this.nonceKey): string {
+    const { text } = parseNote(this.log.checkpoint(this.root, this.logKeys, null));
+    return signNonceProof({ time: this.now, checkpoint: text, ...fresh }, secret);
   }
 
   /** Of the manifest that is shown. */

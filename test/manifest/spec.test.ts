@@ -32,6 +32,13 @@ import {
 } from '../../src/manifest/enrolment.ts';
 import { canonicalBytes } from '../../src/manifest/jcs.ts';
 import { DeploymentSchema, formatManifest, parseManifest } from '../../src/manifest/manifest.ts';
+import {
+  MAX_NONCE_PROOF_BYTES,
+  NonceProofSchema,
+  parseFreshText,
+  signNonceProof,
+  verifyNonceProof,
+} from '../../src/manifest/nonce-proof.ts';
 import { formatProof, MAX_OFFER_BYTES, OfferSchema, parseOffer } from '../../src/manifest/offer.ts';
 import {
   formatReceipt,
@@ -238,6 +245,17 @@ test('the offer of §8 carries the manifest of §4 and the log of §9, and passe
   assert.ok(clause('8').includes(`at most ${MAX_OFFER_BYTES} bytes`));
 });
 
+test('the proof of time of §9.8 is reproduced, is of the checkpoint of §9.3, and proves its time', () => {
+  const text = `${example('fresh-text')}\n`;
+  const fresh = parseFreshText(text);
+  const proof = example('nonce-proof').replace('"«text»"', () => JSON.stringify(text));
+  assert.deepEqual(JSON.parse(signNonceProof(fresh, secretKey(6))), JSON.parse(proof));
+  const checkpoint = `${example('checkpoint').split('\n\n')[0]}\n`;
+  const expect = { root: parseRoot(payloadOf('root')), nonce: '09'.repeat(32), checkpoint };
+  assert.equal(verifyNonceProof(proof, { ...expect, floor: NOW }), NOW + 60);
+  assert.ok(clause('9.8').includes(`at most ${MAX_NONCE_PROOF_BYTES} bytes`));
+});
+
 test('every example of the document is one that these tests know', () => {
   const source = readFileSync(new URL(import.meta.url), 'utf8');
   for (const name of EXAMPLES.keys()) {
@@ -255,6 +273,7 @@ test('every field that a schema has is named in its clause', () => {
     ['7.2', EnrolRequestSchema],
     ['7.3', EnrolmentSchema],
     ['8', OfferSchema],
+    ['9.8', NonceProofSchema],
     ['10.1', ApprovalSchema],
   ] as const) {
     for (const field of Object.keys(schema.properties)) {

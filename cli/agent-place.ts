@@ -1,0 +1,51 @@
+// Which agent is meant by --state and --root, and who may act for it.
+import { join, resolve } from 'node:path';
+import type { Command } from 'commander';
+import { FleetError } from '../src/errors.ts';
+
+/** The options that say which agent is meant, as they were given, to be repeated. */
+export function placeOptions(command: Command): string {
+  const given = command.optsWithGlobals();
+  return ['state', 'root']
+    .filter((name) => typeof given[name] === 'string')
+    .map((name) => ` --${name} ${given[name]}`)
+    .join('');
+}
+
+/** --state; else below --root, so that many agents live on one machine; else /var/lib/fleet-agent. */
+export function stateOf(command: Command): string {
+  // Not $FLEET_STATE, which is the server's.
+  const given: unknown = command.optsWithGlobals()['state'];
+  if (typeof given === 'string') return resolve(given);
+  return join(rootOf(command) ?? '/', 'var/lib/fleet-agent');
+}
+
+export function rootOf(command: Command): string | null {
+  const given: unknown = command.optsWithGlobals()['root'];
+  if (given === '') throw new FleetError('E_USAGE', '--root wants a directory');
+  return typeof given === 'string' ? resolve(given) : null;
+}
+
+/** An agent's place is fixed when it is enrolled; --root may repeat it, not change it. */
+export async function requireRoot(dir: string, command: Command): Promise<void> {
+  const given = rootOf(command);
+  if (given === null) return;
+  const { readIdentity } = await import('../src/agent/memory.ts');
+  const { root } = (await readIdentity(dir)).config;
+  if (root === given) return;
+  throw new FleetError(
+    'E_USAGE',
+    `the agent in ${dir} was enrolled for ${root ?? 'this machine'}`,
+    {
+      hint: `leave --root out, or name the --state of the agent of ${given}`,
+    },
+  );
+}
+
+/** What overrides a rule, on the machine itself, is root's to say; a chroot store is its owner's. */
+export async function requireSuperuser(dir: string, what: string): Promise<void> {
+  const { readIdentity } = await import('../src/agent/memory.ts');
+  const { root } = (await readIdentity(dir)).config;
+  if (root !== null || process.geteuid?.() === 0) return;
+  throw new FleetError('E_STATE_ACCESS', `${what} is for root alone`, { hint: 'run it as root' });
+}
