@@ -6,8 +6,9 @@ import type { PublicKey } from '../keyfile.ts';
 import { parseEnvelope } from '../manifest/dsse.ts';
 import { verifyReceipt } from '../manifest/receipt.ts';
 import { headOf } from '../manifest/verify-offer.ts';
-import { equalHashes, type MemoryTree } from '../tlog/merkle.ts';
-import type { HostHistory } from './replay.ts';
+import type { GrowingTree } from '../tlog/growing-tree.ts';
+import { equalHashes } from '../tlog/merkle.ts';
+import type { HostHistory } from './hosts.ts';
 
 /** A system that a host ran. Times are POSIX seconds. */
 export type Ran = {
@@ -21,25 +22,28 @@ export type ReceiptsVerdict = {
   readonly receipts: number;
   readonly ran: readonly Ran[];
   readonly phase: string | null;
-  /** What does not fit: code, and words. */
-  readonly wrong: readonly { readonly code: ErrorCode; readonly message: string }[];
 };
 
-/** `envelopes`: texts, in order. `tree`: of the whole log, whose origin this is. */
-export function auditReceipts(
-  envelopes: readonly string[],
+/** The log that receipts are compared with, and its name. */
+type Log = { readonly fleet: string; readonly origin: string; readonly tree: Tree };
+type Tree = Pick<GrowingTree, 'from' | 'size' | 'rootAt'>;
+
+/** `envelopes`: texts, in order; only one is in memory at a time. `tell`: takes what does not fit. */
+export async function auditReceipts(
+  envelopes: AsyncIterable<string>,
   history: HostHistory,
-  { fleet, origin, tree }: { fleet: string; origin: string; tree: MemoryTree },
-): ReceiptsVerdict {
-  const wrong: { code: ErrorCode; message: string }[] = [];
-  const tell = (code: ErrorCode, message: string) => void wrong.push({ code, message });
+  { fleet, origin, tree }: Log,
+  tell: (code: ErrorCode, message: string) => void,
+): Promise<ReceiptsVerdict> {
   const told = new Set(history.told.map(({ digest }) => digest));
   const keys = history.keys.map(({ key }) => key).reverse();
   const ran: { toplevel: string | null; from: number; to: number }[] = [];
   let last: { key: PublicKey; counter: number; digest: string } | null = null;
   let phase: string | null = null;
-  for (const [place, text] of envelopes.entries()) {
-    const name = `receipt ${place + 1}`;
+  let receipts = 0;
+  for await (const text of envelopes) {
+    receipts += 1;
+    const name = `receipt ${receipts}`;
     try {
       const { receipt, digest, key } = verify(text, keys, fleet, history.host);
       const follows =
@@ -72,7 +76,7 @@ export function auditReceipts(
       tell(error.code, `${name}: ${error.message}`);
     }
   }
-  return { receipts: envelopes.length, ran, phase, wrong };
+  return { receipts, ran, phase };
 }
 
 /** The newest keys first: most receipts are of the one in use. */
@@ -91,10 +95,10 @@ function verify(text: string, keys: readonly PublicKey[], fleet: string, host: s
 }
 
 /** Whether a signed checkpoint that a host saw is not of the log that was audited. */
-function isOther(text: string, origin: string, tree: MemoryTree): boolean {
+function isOther(text: string, origin: string, tree: Tree): boolean {
   const seen = headOf(text);
   if (seen.origin !== origin) return false;
-  // One that is longer says what came after this copy was made.
-  if (seen.size > tree.size) return false;
+  // One that is longer says what came after this copy was made; of a shorter one than was read, nothing is known.
+  if (seen.size > tree.size || seen.size < tree.from) return false;
   return !equalHashes(seen.root, tree.rootAt(seen.size));
 }

@@ -1,7 +1,7 @@
 // Everything that an auditor needs of a state, as the files of a bundle (SPEC §11.1): the same state, the same
 // files. Read while others publish: what came after the checkpoint that it begins with is left out.
 import { buffer } from 'node:stream/consumers';
-import { BUNDLE_FILES } from '../audit/source.ts';
+import { BUNDLE_FILES, RECEIPTS_WIDTH } from '../audit/source.ts';
 import type { BundleFile } from '../bundle/tar.ts';
 import { FleetError } from '../errors.ts';
 import { logNumber } from '../manifest/append.ts';
@@ -49,8 +49,11 @@ export async function* auditFiles(
   }
   for (const { record } of await state.status()) {
     const receipts = await state.receipts(record.host);
-    if (receipts.length === 0) continue;
-    yield fileOf(BUNDLE_FILES.receipts(record.host), receipts.map((one) => `${one}\n`).join(''));
+    for (let index = 0; index * RECEIPTS_WIDTH < receipts.length; index++) {
+      const part = receipts.slice(index * RECEIPTS_WIDTH, (index + 1) * RECEIPTS_WIDTH);
+      const name = BUNDLE_FILES.receipts(record.host, index);
+      yield fileOf(name, part.map((one) => `${one}\n`).join(''));
+    }
   }
 }
 
@@ -77,7 +80,7 @@ const VERIFY = `This bundle holds a whole transparency log of a fleet, and what 
   closure/SHA256.fp      closures that manifests name (where they were asked for)
   log/checkpoint         the log's signed checkpoint (C2SP tlog-checkpoint)
   log/tile/entries/...   its entries, 256 in each (C2SP tlog-tiles)
-  receipts/HOST.jsonl    what the host reported, one signed envelope a line
+  receipts/HOST/N.jsonl  what the host reported, one signed envelope a line, 256 in each
 
 All of it at once:       fleet audit --bundle FILE --root 1.root.json
 An envelope by hand:     its payload, base64-decoded, is P; the bytes that are signed are
