@@ -12,6 +12,7 @@ import { parseNote } from '../tlog/note.ts';
 import { TILE_WIDTH, widthOfTile } from '../tlog/tile.ts';
 import { logStoreOf } from './log-writer.ts';
 import type { StateDir } from './statedir.ts';
+import { VERIFY_TXT } from './verify-txt.ts';
 
 export type AuditContents = {
   /** Also the closure files of every manifest, which are by far the most. */
@@ -29,7 +30,7 @@ export async function* auditFiles(
   if (checkpoint === null) throw new FleetError('E_LOG_DAMAGED', 'the log: it has no checkpoint');
   const { size } = parseCheckpoint(parseNote(checkpoint).text);
   const log = logNumber(dir.root);
-  yield fileOf(BUNDLE_FILES.readme, VERIFY);
+  yield fileOf(BUNDLE_FILES.readme, VERIFY_TXT);
   for (const { root, envelope } of roots) yield fileOf(BUNDLE_FILES.root(root.version), envelope);
   for (const { logIndex, batch } of await state.approvals(log, 0, size)) {
     yield fileOf(BUNDLE_FILES.batch(logIndex), formatBatch(batch));
@@ -72,19 +73,3 @@ async function* closureFiles(
 function fileOf(name: string, text: string): BundleFile {
   return { name, data: Buffer.from(text) };
 }
-
-const VERIFY = `This bundle holds a whole transparency log of a fleet, and what belongs to it.
-
-  root/N.root.json       the fleet's roots. Trust none of them for being here: take 1.root.json from elsewhere
-  batch/N.txt            the digests that the approval at entry N of the log is about
-  closure/SHA256.fp      closures that manifests name (where they were asked for)
-  log/checkpoint         the log's signed checkpoint (C2SP tlog-checkpoint)
-  log/tile/entries/...   its entries, 256 in each (C2SP tlog-tiles)
-  receipts/HOST/N.jsonl  what the host reported, one signed envelope a line, 256 in each
-
-All of it at once:       fleet audit --bundle FILE --root 1.root.json
-An envelope by hand:     its payload, base64-decoded, is P; the bytes that are signed are
-                         "DSSEv1 <length of payloadType> <payloadType> <length of P> <P>"
-                         openssl pkeyutl -verify -rawin -pubin -inkey KEY.pem -in SIGNED -sigfile SIGNATURE
-The log by other tools:  any program for C2SP tlog-tiles reads log/ as it reads a log's address.
-`;

@@ -310,16 +310,49 @@ test('files of a bundle in another order, or that do not belong there, are refus
     [file('etc/passwd', '')],
     [file('batch/01.txt', ''), file('log/checkpoint', checkpoint)],
     [file('receipts/web-1/0.jsonl', ''), file('log/checkpoint', checkpoint)],
+    // A closure file that is another than it is named as.
+    [file(`closure/${'ab'.repeat(32)}.fp`, 'x'), file('log/checkpoint', checkpoint)],
   ]) {
     await assert.rejects(open(...files), { code: 'E_BUNDLE_FORM' });
   }
   const source = await open(file('log/checkpoint', checkpoint), file('log/tile/entries/001', ''));
   await assert.rejects(source.bundle(0, 256), { code: 'E_BUNDLE_FORM' });
-  const after = await open(file('log/checkpoint', checkpoint), file('receipts/WEB/0.jsonl', ''));
-  await assert.rejects(
-    async () => {
-      for await (const _ of after.receipts());
-    },
-    { code: 'E_BUNDLE_FORM' },
-  );
+  for (const names of [['WEB/0'], ['web-1/1'], ['web-1/0', 'web-1/2'], ['web-1/0', 'x']]) {
+    const receipts = names.map((name) => file(`receipts/${name}.jsonl`, ''));
+    const after = await open(file('log/checkpoint', checkpoint), ...receipts);
+    const reading = async () => {
+      for await (const { envelopes } of after.receipts()) for await (const _ of envelopes);
+    };
+    await assert.rejects(reading, { code: 'E_BUNDLE_FORM' }, names.join());
+  }
+});
+
+test('receipts come in files of a part each, and one host after another', async () => {
+  const { checkpoint } = honest().source();
+  const files = [
+    { name: 'log/checkpoint', data: Buffer.from(checkpoint) },
+    { name: 'receipts/a/0.jsonl', data: Buffer.from('1\n2\n') },
+    { name: 'receipts/a/1.jsonl', data: Buffer.from('3\n') },
+    { name: 'receipts/b/0.jsonl', data: Buffer.from('4\n') },
+  ];
+  for (const isRead of [true, false]) {
+    const source = await openBundleSource(
+      (async function* () {
+        yield* files;
+      })(),
+    );
+    const found: string[] = [];
+    for await (const { host, envelopes } of source.receipts()) {
+      found.push(host);
+      if (isRead) for await (const one of envelopes) found.push(one);
+    }
+    assert.deepEqual(found, isRead ? ['a', '1', '2', '3', 'b', '4'] : ['a', 'b']);
+  }
+});
+
+test('a log of nothing but rubbish: so much is listed, the rest is counted', async () => {
+  const fleet = new Fleet();
+  fleet.append(Array.from({ length: 10_100 }, () => '?'));
+  const { irregularities, moreIrregularities } = await fleet.audit();
+  assert.deepEqual([irregularities.length, moreIrregularities], [10_000, 100]);
 });
