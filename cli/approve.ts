@@ -8,6 +8,7 @@ import { createDurable, writeDurable } from '../src/durable.ts';
 import { FleetError } from '../src/errors.ts';
 import { keyId } from '../src/keyfile.ts';
 import { type ApprovalFile, makeApproval } from '../src/manifest/approval.ts';
+import { formatApprovalFile } from '../src/manifest/approval-file.ts';
 import { type ClosureDiff, diffClosures } from '../src/manifest/closure-diff.ts';
 import { pae, parseEnvelope, signEnvelope, verifiedBy } from '../src/manifest/dsse.ts';
 import {
@@ -19,7 +20,7 @@ import {
 import { type Root, verifyInitialRoot } from '../src/manifest/root.ts';
 import { STATEMENT_PAYLOAD_TYPE } from '../src/manifest/statement.ts';
 import { formatTime } from '../src/manifest/time.ts';
-import { approvalFile, formatApprovalFile } from './approval-file.ts';
+import { approvalFile } from './approval-file.ts';
 import { confirm } from './confirm.ts';
 import { readInput } from './input.ts';
 import { type Globals, globalsOf, print, printable } from './output.ts';

@@ -5,25 +5,19 @@ import { createReadStream } from 'node:fs';
 import { open, rename, rm } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import type { Command } from 'commander';
-import { type AuditReport, auditLog, type LogSource } from '../src/audit/audit.ts';
+import { auditLog, type LogSource, type Seen } from '../src/audit/audit.ts';
 import { openFactsPool } from '../src/audit/facts-pool.ts';
+import { formatKept, isKept, parseKept } from '../src/audit/kept.ts';
 import { AUDIT_LIMITS, openBundleSource } from '../src/audit/source.ts';
 import { readBundle, writeBundle } from '../src/bundle/tar.ts';
 import { parseBaseUrl } from '../src/config.ts';
 import { syncDirectory, writeDurable } from '../src/durable.ts';
 import { errnoOf, FleetError, isFleetError, messageOf } from '../src/errors.ts';
-import { keyId } from '../src/keyfile.ts';
-import { formatTime } from '../src/manifest/time.ts';
+import { parseCheckpoint } from '../src/tlog/checkpoint.ts';
+import { parseNote } from '../src/tlog/note.ts';
+import { documentOf, textOf } from './audit-report.ts';
 import { readInput } from './input.ts';
-import {
-  type Globals,
-  globalsOf,
-  paint,
-  print,
-  printable,
-  table,
-  tellAfterResult,
-} from './output.ts';
+import { type Globals, globalsOf, print, printLong, say, tellAfterResult } from './output.ts';
 import { withStateDir } from './state.ts';
 import { tokenOf } from './token-file.ts';
 
@@ -44,10 +38,7 @@ export function registerAudit(program: Command): void {
     .option('--bundle <file>', 'what fleet audit export wrote (default: the state here)')
     .option('--url <url>', 'follow the log of a server')
     .option('--token-file <file>', 'a token that may read, or a netrc (default: $FLEET_TOKEN)')
-    .option(
-      '--since <file>',
-      'it must go on from the checkpoint in this file, which is then renewed',
-    )
+    .option('--since <file>', 'go on from what the last audit kept in this file, and renew it')
     .option('--host <host>', 'show all of this host')
     .action(async (options: Options, command: Command) => await run(options, globalsOf(command)));
   audit
@@ -70,28 +61,45 @@ async function run(options: Options, globals: Globals): Promise<void> {
     throw new FleetError('E_USAGE', 'give --bundle or --url');
   }
   const root = (await readInput(options.root)).toString('utf8');
-  const seen = await readSeen(options.since);
+  const seen = await readSeen(options.since, root, globals);
   await using pool = openFactsPool();
-  const { report, checkpoint } = await withSource(options, globals, async (source) => ({
-    report: await auditLog(source, root, pool, seen),
-    checkpoint: source.checkpoint,
-  }));
-  const count = report.irregularities.length;
-  if (count === 0 && options.since !== undefined) await writeDurable(options.since, checkpoint);
-  print(globals, documentOf(report, options.host), textOf(globals, report, options.host));
+  const report = await withSource(options, globals, (source) => auditLog(source, root, pool, seen));
+  const count = report.irregularities.length + report.moreIrregularities;
+  // What is irregular is told again by the next one, which begins where this one did.
+  if (count === 0 && options.since !== undefined) {
+    await writeDurable(options.since, formatKept(report.kept()));
+  }
+  await printLong(globals, documentOf(report, options.host), () =>
+    textOf(globals, report, options.host),
+  );
   if (count === 0) return;
   const summary = count === 1 ? '1 irregularity' : `${count} irregularities`;
   process.exitCode = tellAfterResult(globals, new FleetError('E_AUDIT', summary));
 }
 
-async function readSeen(file: string | undefined): Promise<string | null> {
+/** What an earlier audit kept, or a checkpoint that was kept otherwise. */
+async function readSeen(
+  file: string | undefined,
+  root: string,
+  globals: Globals,
+): Promise<Seen | null> {
   if (file === undefined) return null;
+  let text: string;
   try {
-    return (await readInput(file)).toString('utf8');
+    text = (await readInput(file)).toString('utf8');
   } catch (error) {
     // The first time there is none.
-    if (isFleetError(error) && errnoOf(error.cause) === 'ENOENT') return null;
-    throw error;
+    if (!isFleetError(error) || errnoOf(error.cause) !== 'ENOENT') throw error;
+    say(globals, `note: ${file} is not there yet: the whole log is replayed`);
+    return null;
+  }
+  if (isKept(text)) return parseKept(text, root);
+  try {
+    parseCheckpoint(parseNote(text).text);
+    return { checkpoint: text };
+  } catch (cause) {
+    const what = `${file} is neither what an audit keeps nor a checkpoint`;
+    throw new FleetError('E_AUDIT_STATE', what, { cause });
   }
 }
 
@@ -153,73 +161,6 @@ async function exportBundle(out: string, closures: boolean, globals: Globals): P
       `Whoever has the fleet's first root checks it with: fleet audit --bundle ${out} --root 1.root.json`,
     ].join('\n'),
   );
-}
-
-function textOf(globals: Globals, report: AuditReport, host: string | undefined): string {
-  const { log, hosts, irregularities, root } = report;
-  const fresh = log.freshAt === null ? 'at an unknown time' : `as of ${formatTime(log.freshAt)}`;
-  const { keys, threshold } = root.roles.director;
-  const rows = hosts.map(({ host: name, told, ran, receipts, phase }) => {
-    const last = told.at(-1);
-    return [
-      name,
-      String(told.length),
-      last === undefined ? '-' : `#${last.sequence} ${shortOf(last.toplevel)}`,
-      ran.length === 0 ? '-' : shortOf(ran.at(-1)?.toplevel ?? null),
-      phase ?? '-',
-      String(receipts),
-    ];
-  });
-  return [
-    `fleet ${report.fleet}: log ${log.origin}, ${log.size} entries, newest ${fresh}`,
-    `root version ${root.version} in force; ${threshold} of ${keys.length} director keys must sign`,
-    '',
-    table([['HOST', 'TOLD', 'LAST', 'RAN LAST', 'PHASE', 'RECEIPTS'], ...rows]),
-    ...hosts.filter((one) => one.host === host).flatMap(historyOf),
-    '',
-    ...(irregularities.length === 0
-      ? [paint(globals, 'good', 'Authentic and complete: nothing irregular.')]
-      : irregularities.map(({ index, host: name, code, message }) => {
-          const where = [index === null ? '' : `entry ${index}`, name ?? ''].filter(Boolean);
-          const place = where.length === 0 ? '' : `${where.join(', ')}: `;
-          return `${paint(globals, 'bad', 'IRREGULAR')} ${place}${printable(message)} [${code}]`;
-        })),
-  ].join('\n');
-}
-
-/** Of a system, enough to tell two apart: `9ab0dmia nixos-system-x`. */
-function shortOf(path: string | null): string {
-  const [, hash, name] = /^\/nix\/store\/(.{8})[^-]*-(.*)$/.exec(path ?? '') ?? [];
-  return hash === undefined ? 'none' : `${hash} ${name}`;
-}
-
-function historyOf({ host, told, ran, keys }: AuditReport['hosts'][number]): string[] {
-  return [
-    '',
-    `${host} was told:`,
-    ...told.map(({ index, epoch, sequence, issuedAt, toplevel, approvals, emergency }) => {
-      const more = approvals === 0 ? '' : `, ${approvals} approvals`;
-      const what = `${toplevel ?? 'it is ended'}  (entry ${index}${more}${emergency ? ', EMERGENCY' : ''})`;
-      return `  ${formatTime(issuedAt)}  ${epoch}.${sequence}  ${what}`;
-    }),
-    `${host} ran, as it says:`,
-    ...ran.map(
-      ({ from, to, toplevel }) => `  ${formatTime(from)} to ${formatTime(to)}  ${toplevel ?? '-'}`,
-    ),
-    `keys of ${host}: ${keys.map(({ key, index }) => `${keyId(key)} (entry ${index})`).join(', ') || '-'}`,
-  ];
-}
-
-function documentOf(report: AuditReport, host: string | undefined): unknown {
-  const { fleet, log, root, hosts, irregularities } = report;
-  return {
-    version: 1,
-    fleet,
-    root: { version: root.version, epoch: root.epoch, expiresAt: root.expiresAt },
-    log,
-    hosts: host === undefined ? hosts : hosts.filter((one) => one.host === host),
-    irregularities,
-  };
 }
 
 function urlOf(value: string): string {

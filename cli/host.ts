@@ -142,19 +142,24 @@ export function registerHost(program: Command): void {
     });
 }
 
-/** Writes what `fleet verify` needs: the manifest as it was published, its closure file, the roots. */
+/** Writes what `fleet verify` needs: the manifest as it was published, its proofs, its closure file, the roots. */
 async function exportManifest(
-  { blobs, roots }: StateDir,
+  dir: StateDir,
   manifest: PublishedManifest | null,
   to: string,
 ): Promise<void> {
+  const { blobs, roots } = dir;
   if (manifest === null) throw new FleetError('E_NO_MANIFEST', 'nothing is published for it yet');
   const { host, sequence, envelope, closure } = manifest;
+  const name = `${host}-${sequence}.manifest.json`;
+  const { proofFiles } = await import('./host-proof.ts');
+  const proofs = await proofFiles(dir, manifest, name);
   const stream = await blobs.get(closure);
   if (stream === null) throw new FleetError('E_CACHE_INCOMPLETE', `its closure file is missing`);
   try {
     await makeDirectoryDurable(to);
-    await writeDurable(join(to, `${host}-${sequence}.manifest.json`), envelope);
+    await writeDurable(join(to, name), envelope);
+    for (const [file, text] of proofs) await writeDurable(join(to, file), text);
     await writeDurable(join(to, `${host}-${sequence}.closure.fp`), await buffer(stream));
     for (const { root, envelope: text } of roots) {
       await writeDurable(join(to, `${root.version}.root.json`), text);

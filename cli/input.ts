@@ -25,3 +25,15 @@ export async function readInput(file: string, hint?: string): Promise<Buffer> {
     });
   }
 }
+
+/** The first bytes of a file, at most 512; nothing of what is no file, which `readInput` refuses. */
+export async function readHead(file: string): Promise<Buffer> {
+  try {
+    await using handle = await open(file, constants.O_RDONLY | constants.O_NONBLOCK);
+    if (!(await handle.stat()).isFile()) return Buffer.of();
+    const { buffer, bytesRead } = await handle.read(Buffer.alloc(512), 0, 512, 0);
+    return buffer.subarray(0, bytesRead);
+  } catch {
+    return Buffer.of();
+  }
+}

@@ -1,5 +1,6 @@
 // What every verb shares: the global options, where its words go, and how an error is told.
 // Results go to stdout (one JSON document with --json); progress and errors go to stderr.
+import { once } from 'node:events';
 import { stripVTControlCharacters } from 'node:util';
 import type { Command } from 'commander';
 import { FleetError, isFleetError, messageOf } from '../src/errors.ts';
@@ -56,6 +57,44 @@ export function say(globals: Globals, line: string): void {
 /** The verb's result: `document` with --json, else `text` (without its final newline). */
 export function print(globals: Globals, document: unknown, text: string): void {
   process.stdout.write(globals.json ? `${JSON.stringify(document, null, 2)}\n` : `${text}\n`);
+}
+
+/**
+ * As `print`, for a document with long lists: it is written piece by piece, as fast as it is read, and neither it nor
+ * the text (asked for only where it is wanted) is ever whole in memory twice.
+ */
+export async function printLong(
+  globals: Globals,
+  document: Readonly<Record<string, unknown>>,
+  text: () => string,
+): Promise<void> {
+  if (!globals.json) {
+    process.stdout.write(`${text()}\n`);
+    return;
+  }
+  for (const piece of piecesOf(document)) {
+    if (!process.stdout.write(piece)) await once(process.stdout, 'drain');
+  }
+}
+
+/** `JSON.stringify(document, null, 2)` and a newline, in pieces: its fields, and the items of those that are lists. */
+export function* piecesOf(document: Readonly<Record<string, unknown>>): Generator<string> {
+  const written = (value: unknown, indent: string): string =>
+    JSON.stringify(value, null, 2).replaceAll('\n', `\n${indent}`);
+  let before = '{';
+  for (const [name, value] of Object.entries(document)) {
+    yield `${before}\n  ${JSON.stringify(name)}: `;
+    before = ',';
+    if (!Array.isArray(value) || value.length === 0) {
+      yield written(value, '  ');
+      continue;
+    }
+    for (const [i, item] of value.entries()) {
+      yield `${i === 0 ? '[' : ','}\n    ${written(item, '    ')}`;
+    }
+    yield '\n  ]';
+  }
+  yield `${before === '{' ? '{' : '\n'}}\n`;
 }
 
 const COLORS = { good: 32, bad: 31, waiting: 33 } as const;

@@ -1,7 +1,6 @@
 // fleet serve: the binary cache, the hosts' offers and reports, over HTTP or HTTPS, until it is told
 // to stop (SIGTERM, SIGINT).
 import type { AddressInfo } from 'node:net';
-import { createSecureContext } from 'node:tls';
 import type { Command } from 'commander';
 import { formatListen, parseListen } from '../src/config.ts';
 import { FleetError, isFleetError, messageOf } from '../src/errors.ts';
@@ -101,6 +100,8 @@ async function readTls(options: Options): Promise<{ cert: string; key: string } 
   // Read before the process becomes the owner of STATE, who may not be allowed to.
   const [cert, key] = [await readInput(tlsCert), await readInput(tlsKey)];
   const tls = { cert: cert.toString(), key: key.toString() };
+  // Here, because this file is loaded for every verb, and auditors' load no network code.
+  const { createSecureContext } = await import('node:tls');
   try {
     createSecureContext(tls);
   } catch (cause) {

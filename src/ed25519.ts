@@ -82,24 +82,22 @@ export function verify(signature: Uint8Array, message: Uint8Array, publicKey: Ui
 export type Verifier = (signature: Uint8Array, message: Uint8Array) => boolean;
 
 /**
- * `verify` for one key that signed much: the same verdicts, three times as fast after 25 ms of preparation. The
- * same two verifiers: node:crypto, and noble's equation on noble's points, whose multiples are looked up in
- * tables instead of being doubled anew for each signature.
+ * `verify` for one key that signed much: the same verdicts, four times as fast after 50 ms of preparation at the first
+ * signature that may hold. The same two verifiers: node:crypto, and noble's equation on noble's points, whose multiples
+ * are looked up in tables (2 MB a key) instead of being doubled anew for each signature.
  */
 export function verifierOf(publicKey: Uint8Array): Verifier {
   if (publicKey.length !== KEY_BYTES) return () => false;
   let key: KeyObject;
-  let multiples: Point[][];
+  let point: Point;
   try {
     key = createPublicKey({ key: publicKeyToSpki(publicKey), format: 'der', type: 'spki' });
-    const point = Point.fromBytes(publicKey, false);
+    point = Point.fromBytes(publicKey, false);
     if (point.isSmallOrder()) return () => false;
-    multiples = multiplesOf(point);
   } catch {
     return () => false;
   }
-  generatorMultiples ??= multiplesOf(Point.BASE);
-  const generator = generatorMultiples;
+  let multiples: Point[][] | undefined;
   return (signature, message) => {
     if (signature.length !== SIGNATURE_BYTES) return false;
     try {
@@ -109,8 +107,10 @@ export function verifierOf(publicKey: Uint8Array): Verifier {
       if (s >= ORDER) return false;
       const hash = createHash('sha512').update(r).update(publicKey).update(message).digest();
       const k = numberOf(hash) % ORDER;
+      multiples ??= multiplesOf(point);
+      generatorMultiples ??= multiplesOf(Point.BASE);
       const left = Point.fromBytes(r, false).add(times(multiples, k));
-      return left.subtract(times(generator, s)).clearCofactor().is0();
+      return left.subtract(times(generatorMultiples, s)).clearCofactor().is0();
     } catch {
       return false;
     }
@@ -119,7 +119,7 @@ export function verifierOf(publicKey: Uint8Array): Verifier {
 
 /** The order of the generator. */
 const ORDER = Point.CURVE().n;
-const WINDOW = 6;
+const WINDOW = 8;
 let generatorMultiples: Point[][] | undefined;
 
 /** For each window of a scalar's bits, the point times every value that the window can have but 0. */

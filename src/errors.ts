@@ -120,6 +120,7 @@ export const ERRORS = {
   E_AUDIT_RECEIPT: entry(3, 'compare with what the host itself says: fleet agent status'),
   E_AUDIT_REVOKED: entry(3, 'whoever has that key signed this; look at what it told the host'),
   E_AUDIT_SNAPSHOT: entry(3, 'the server did not tell hosts what its log says; keep this log'),
+  E_AUDIT_STATE: entry(1, 'move the file of --since away: then the whole log is replayed'),
   E_BUNDLE_FORM: entry(3, 'ask its source for it again; it is read by nothing else than fleet'),
   E_CHECKPOINT: entry(3, 'this is no checkpoint of a log; ask its source for the one of /tlog/'),
   E_CHECKPOINT_OLDER: entry(3, 'the server shows an old log; this host stays on what it has'),

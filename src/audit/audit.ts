@@ -1,23 +1,22 @@
 // A log, wherever it is read from, and an auditor's own root → the report (SPEC §11.2). Reads bundles of 256
-// entries, lets threads verify them, and replays them in order; receipts come last. Imports no network.
-import { FleetError } from '../errors.ts';
-import { parseEnvelope } from '../manifest/dsse.ts';
-import { verifyCheckpoint } from '../manifest/log-view.ts';
-import { type Root, verifyInitialRoot } from '../manifest/root.ts';
-import { parseCheckpoint } from '../tlog/checkpoint.ts';
+// entries, lets threads verify them, and replays them in order; receipts come last. What was kept of an earlier
+// audit (kept.ts) lets it begin where that ended, where the log can be read from there. Imports no network.
+import { type ErrorCode, FleetError, isFleetError } from '../errors.ts';
+import { requireGrowth, verifyCheckpoint } from '../manifest/log-view.ts';
+import type { Root } from '../manifest/root.ts';
+import { type Checkpoint, parseCheckpoint } from '../tlog/checkpoint.ts';
 import { equalHashes } from '../tlog/merkle.ts';
 import { parseNote } from '../tlog/note.ts';
+import { proveConsistency, type TileReader } from '../tlog/prove.ts';
 import { parseBundle, TILE_WIDTH, widthOfTile } from '../tlog/tile.ts';
-import { type Fact, mayBeRoot } from './facts.ts';
+import { type Facts, mayBeRoot } from './facts.ts';
 import type { FactsPool } from './facts-pool.ts';
+import type { HostHistory } from './hosts.ts';
+import type { Irregularity } from './irregular.ts';
+import { type Kept, keptOf } from './kept.ts';
 import { auditReceipts, type Ran } from './receipts.ts';
-import {
-  type BatchReader,
-  type HostHistory,
-  type Irregularity,
-  Replay,
-  RootChain,
-} from './replay.ts';
+import { type BatchReader, Replay } from './replay.ts';
+import { RootChain } from './root-chain.ts';
 
 /** Where a log is read from. Bundles are asked for in order, each once, before receipts. */
 export type LogSource = {
@@ -27,7 +26,9 @@ export type LogSource = {
   bundle(index: number, width: number): Promise<Uint8Array | null>;
   readonly batch: BatchReader;
   /** Envelopes of each host's receipts, in their order. */
-  receipts(): AsyncIterable<{ readonly host: string; readonly envelopes: readonly string[] }>;
+  receipts(): AsyncIterable<{ readonly host: string; readonly envelopes: AsyncIterable<string> }>;
+  /** Where it can be read from anywhere: its tiles of hashes. Left out where bundles come from the first on. */
+  readonly tile?: TileReader;
 };
 
 export type AuditedHost = HostHistory & {
@@ -42,76 +43,102 @@ export type AuditReport = {
   readonly root: Root;
   readonly log: {
     readonly origin: string;
+    /** The first entry that was read, and how many the log has. */
+    readonly from: number;
     readonly size: number;
     /** POSIX seconds: when the checkpoint was said to be the newest; null when it was not. */
     readonly freshAt: number | null;
   };
   readonly hosts: readonly AuditedHost[];
   readonly irregularities: readonly Irregularity[];
+  /** How many more there are: the list is of bounded length. */
+  readonly moreIrregularities: number;
+  /** What the next audit may go on from; of use only where nothing is irregular. */
+  readonly kept: () => Kept;
 };
 
+/** What an audit knows of an earlier one: all that was kept of it, or only the checkpoint it ended with. */
+export type Seen = Kept | { readonly checkpoint: string };
+
 /**
- * `root`: the text of the root that the auditor trusts. `seen`: a checkpoint that was verified before.
+ * `root`: the text of the root that the auditor trusts.
  * @throws FleetError for what makes the rest meaningless: no such root, entries that are missing.
  */
 export async function auditLog(
   source: LogSource,
   root: string,
   pool: FactsPool,
-  seen: string | null = null,
+  seen: Seen | null = null,
 ): Promise<AuditReport> {
-  const trusted = verifyInitialRoot(parseEnvelope(root));
-  const claimed = parseCheckpoint(parseNote(source.checkpoint).text);
+  const claimed = headOf(source.checkpoint);
+  const kept = mayGoOn(source, claimed, seen);
   // Read ahead of the replay, which has a chain of its own: keys are those in force where an entry stands.
-  const reading = new RootChain(trusted, root);
-  const replay = new Replay(new RootChain(trusted, root), source.batch);
-  const under: Promise<Fact[]>[] = [];
-  for (let index = 0; index * TILE_WIDTH < claimed.size; index++) {
-    const width = widthOfTile('entries', index, claimed.size);
+  const [reading, chain] = [new RootChain(root), new RootChain(root)];
+  if (kept !== null) for (const one of [reading, chain]) one.resume(kept.roots);
+  const replay = new Replay(chain, source.batch, kept?.before);
+  const from = replay.tree.size;
+  await replayEntries(source, { from, to: claimed.size }, { reading, replay, pool });
+  const { checkpoint, freshAt } = verifyCheckpoint(source.checkpoint, replay.root);
+  replay.finish();
+  if (kept !== null) await requireGoesOn(source, replay, headOf(kept.checkpoint), checkpoint);
+  else {
+    requireTree(replay, checkpoint);
+    if (seen !== null) requireSeen(replay, headOf(seen.checkpoint), checkpoint);
+  }
+  const { origin, size } = checkpoint;
+  const hosts = await withReceipts(source, replay, origin);
+  return {
+    fleet: replay.root.fleet,
+    root: replay.root,
+    log: { origin, from, size, freshAt },
+    hosts,
+    irregularities: replay.irregular.list(),
+    moreIrregularities: replay.irregular.more,
+    kept: () => keptOf(source.checkpoint, chain, replay.after()),
+  };
+}
+
+/** What was kept, if this log can be read from there on and is not plainly another one. */
+function mayGoOn({ tile }: LogSource, claimed: Checkpoint, seen: Seen | null): Kept | null {
+  if (tile === undefined || seen === null || !('before' in seen)) return null;
+  const { origin, size } = headOf(seen.checkpoint);
+  return origin === claimed.origin && size <= claimed.size ? seen : null;
+}
+
+type Reading = {
+  readonly reading: RootChain;
+  readonly replay: Replay;
+  readonly pool: FactsPool;
+};
+
+async function replayEntries(
+  source: LogSource,
+  { from, to }: { from: number; to: number },
+  { reading, replay, pool }: Reading,
+): Promise<void> {
+  const under: Promise<Facts>[] = [];
+  const take = async () => {
+    const facts = await under.shift();
+    if (facts !== undefined) await replay.add(facts);
+  };
+  for (let index = Math.floor(from / TILE_WIDTH); index * TILE_WIDTH < to; index++) {
+    const width = widthOfTile('entries', index, to);
+    const first = index * TILE_WIDTH;
+    if (first + width <= from) continue;
     const bytes = await source.bundle(index, width);
     if (bytes === null) {
-      throw new FleetError('E_AUDIT_LOG', `entries from ${index * TILE_WIDTH} on are missing`);
+      throw new FleetError('E_AUDIT_LOG', `entries from ${first} on are missing`);
     }
-    for (const part of partsOf(parseBundle(bytes, width), reading)) {
+    const entries = parseBundle(bytes, width).slice(Math.max(0, from - first));
+    for (const part of partsOf(entries, reading)) {
       const facts = pool.facts(part, reading.keys);
       // Whoever awaits it comes later; until then a failure is nobody's.
       facts.catch(() => {});
       under.push(facts);
-      if (under.length >= pool.width) await take(under, replay);
+      if (under.length >= pool.width) await take();
     }
   }
-  while (under.length > 0) await take(under, replay);
-  const { checkpoint, freshAt } = verifyCheckpoint(source.checkpoint, replay.root);
-  const tree = replay.finish(checkpoint);
-  if (seen !== null) {
-    const before = parseCheckpoint(parseNote(seen).text);
-    const goesOn =
-      before.origin === checkpoint.origin &&
-      before.size <= tree.size &&
-      equalHashes(before.root, tree.rootAt(before.size));
-    if (!goesOn) {
-      const sizes = `the log of ${before.size} entries that was verified before`;
-      replay.tell(null, 'E_FORK', `it does not go on from ${sizes}`);
-    }
-  }
-  const said = new Map<string, Pick<AuditedHost, 'ran' | 'receipts' | 'phase'>>();
-  const log = { origin: checkpoint.origin, tree, vkeys: replay.logKeys };
-  const histories = new Map(replay.hosts.map((history) => [history.host, history]));
-  for await (const { host, envelopes } of source.receipts()) {
-    const history = histories.get(host) ?? { host, told: [], keys: [] };
-    histories.set(host, history);
-    const { wrong, ...rest } = auditReceipts(envelopes, history, { fleet: trusted.fleet, log });
-    for (const { code, message } of wrong) replay.tell(host, code, message);
-    said.set(host, rest);
-  }
-  const nothing = { ran: [], receipts: 0, phase: null };
-  return {
-    fleet: trusted.fleet,
-    root: replay.root,
-    log: { origin: checkpoint.origin, size: checkpoint.size, freshAt },
-    hosts: [...histories.values()].map((one) => ({ ...one, ...(said.get(one.host) ?? nothing) })),
-    irregularities: replay.irregularities,
-  };
+  while (under.length > 0) await take();
 }
 
 /** Entries in parts of which each stands under one root: a new root ends a part. */
@@ -133,6 +160,78 @@ function* partsOf(entries: readonly Uint8Array[], chain: RootChain): Generator<U
   if (part.length > 0) yield part;
 }
 
-async function take(under: Promise<Fact[]>[], replay: Replay): Promise<void> {
-  for (const fact of (await under.shift()) ?? []) await replay.add(fact);
+/** The entries are those of the checkpoint. */
+function requireTree({ tree, irregular }: Replay, checkpoint: Checkpoint): void {
+  if (checkpoint.size === tree.size && equalHashes(checkpoint.root, tree.root())) return;
+  const says = `the checkpoint is of ${checkpoint.size} entries, and not of the ${tree.size} that are here`;
+  irregular.tell(null, null, 'E_AUDIT_LOG', says);
+}
+
+/** The whole log begins with what was verified before; a root may have begun another log since. */
+function requireSeen({ tree, irregular }: Replay, before: Checkpoint, now: Checkpoint): void {
+  if (before.origin !== now.origin && isLaterLog(before.origin, now.origin)) return;
+  const goesOn =
+    before.origin === now.origin &&
+    before.size <= tree.size &&
+    equalHashes(before.root, tree.rootAt(before.size));
+  if (goesOn) return;
+  const what = `the log of ${before.size} entries that was verified before`;
+  irregular.tell(null, null, 'E_FORK', `it does not go on from ${what}`);
+}
+
+/** Origins of one fleet end in the number of its log (SPEC §3.1); the newest root, which is verified, names it. */
+function isLaterLog(before: string, now: string): boolean {
+  const [fleet, number] = splitOrigin(before);
+  const [sameFleet, newer] = splitOrigin(now);
+  return fleet === sameFleet && newer > number;
+}
+
+function splitOrigin(origin: string): [string, number] {
+  const at = origin.lastIndexOf('/') + 1;
+  return [origin.slice(0, at), Number(origin.slice(at))];
+}
+
+/**
+ * The new entries, put to the edge of the tree that was verified before, are the checkpoint's tree: that proves them,
+ * and that the log goes on. Where they are not, tiles tell whether it is the log that was changed, or its entries.
+ */
+async function requireGoesOn(
+  { tile }: LogSource,
+  replay: Replay,
+  before: Checkpoint,
+  now: Checkpoint,
+): Promise<void> {
+  const { tree, irregular } = replay;
+  if (now.size === tree.size && equalHashes(now.root, tree.root())) return;
+  try {
+    const proof = tile === undefined ? [] : await proveConsistency(tile, before.size, now.size);
+    requireGrowth(before, { checkpoint: now }, proof, 'was seen before');
+    requireTree(replay, now);
+  } catch (error) {
+    if (!isFleetError(error)) throw error;
+    irregular.tell(null, null, error.code, error.message);
+  }
+}
+
+async function withReceipts(
+  source: LogSource,
+  { hosts, tree, root, irregular, logKeys }: Replay,
+  origin: string,
+): Promise<AuditedHost[]> {
+  const said = new Map<string, Pick<AuditedHost, 'ran' | 'receipts' | 'phase'>>();
+  const histories = new Map(hosts.all().map((history) => [history.host, history]));
+  for await (const { host, envelopes } of source.receipts()) {
+    const none = { host, told: [], keys: [], last: null, lastKey: null };
+    const history = histories.get(host) ?? none;
+    histories.set(host, history);
+    const log = { origin, tree, vkeys: logKeys };
+    const tell = (code: ErrorCode, message: string) => irregular.tell(null, host, code, message);
+    said.set(host, await auditReceipts(envelopes, history, { fleet: root.fleet, log }, tell));
+  }
+  const nothing = { ran: [], receipts: 0, phase: null };
+  return [...histories.values()].map((one) => ({ ...one, ...(said.get(one.host) ?? nothing) }));
+}
+
+function headOf(text: string): Checkpoint {
+  return parseCheckpoint(parseNote(text).text);
 }

@@ -3,7 +3,8 @@
 import { availableParallelism } from 'node:os';
 import { Worker } from 'node:worker_threads';
 import { FleetError } from '../errors.ts';
-import type { Fact, KeysInForce } from './facts.ts';
+import { formatBundle } from '../tlog/tile.ts';
+import type { Facts, KeysInForce } from './facts.ts';
 
 // The emitted .js stands where the .ts source stands, so the worker has its neighbour's extension.
 const EXTENSION = import.meta.url.endsWith('.ts') ? '.ts' : '.js';
@@ -12,16 +13,16 @@ const WORKER = new URL(`./facts-worker${EXTENSION}`, import.meta.url);
 const MOST = 8;
 
 /** MiB. What a thread works on is small; without a limit it lets garbage pile up instead of collecting it. */
-const LIMITS = { maxOldGenerationSizeMb: 128, maxYoungGenerationSizeMb: 8 };
+const LIMITS = { maxOldGenerationSizeMb: 96, maxYoungGenerationSizeMb: 8 };
 
 export type FactsPool = AsyncDisposable & {
   /** How many requests are worth having under way. */
   readonly width: number;
-  facts(entries: readonly Uint8Array[], keys: KeysInForce): Promise<Fact[]>;
+  facts(entries: readonly Uint8Array[], keys: KeysInForce): Promise<Facts>;
 };
 
 type Waiting = {
-  readonly resolve: (facts: Fact[]) => void;
+  readonly resolve: (facts: Facts) => void;
   readonly reject: (error: unknown) => void;
 };
 
@@ -35,7 +36,7 @@ export function openFactsPool(threads = Math.min(availableParallelism(), MOST)):
   };
   const workers = Array.from({ length: threads }, () => {
     const worker = new Worker(WORKER, { resourceLimits: LIMITS });
-    worker.on('message', ({ id, facts }: { id: number; facts: Fact[] }) => {
+    worker.on('message', ({ id, ...facts }: { id: number } & Facts) => {
       waiting.get(id)?.resolve(facts);
       waiting.delete(id);
     });
@@ -45,11 +46,14 @@ export function openFactsPool(threads = Math.min(availableParallelism(), MOST)):
   let asked = 0;
   return {
     width: threads + 1,
-    facts: (entries, keys) =>
+    facts: (parts, keys) =>
       new Promise((resolve, reject) => {
         const id = asked++;
         waiting.set(id, { resolve, reject });
-        workers[id % threads]?.postMessage({ id, entries, keys });
+        // A copy that can be handed over: where the entries are from may be shared with others.
+        const entries = Uint8Array.from(formatBundle(parts));
+        const request = { id, entries, count: parts.length, keys };
+        workers[id % threads]?.postMessage(request, [entries.buffer]);
       }),
     async [Symbol.asyncDispose]() {
       await Promise.all(workers.map((worker) => worker.terminate()));

@@ -10,7 +10,7 @@ import { ENROLMENT_PREDICATE_TYPE, type Enrolment, parseEnrolment } from '../man
 import { type Manifest, manifestDigest, parseManifest } from '../manifest/manifest.ts';
 import { ROOT_PAYLOAD_TYPE } from '../manifest/root.ts';
 import { isSnapshotLeaf } from '../manifest/snapshot.ts';
-import { hashLeaf } from '../tlog/merkle.ts';
+import { HASH_BYTES, hashLeaf } from '../tlog/merkle.ts';
 
 /** What a manifest says, as far as an audit asks. Times are POSIX seconds. */
 export type ManifestFact = Pick<
@@ -23,14 +23,16 @@ export type ManifestFact = Pick<
   readonly expiresAt: number;
 };
 
-export type Fact = { readonly leafHash: Uint8Array } & (
+export type Fact =
   | { readonly kind: 'root'; readonly text: string }
   | { readonly kind: 'snapshot'; readonly text: string }
   | { readonly kind: 'manifest'; readonly says: ManifestFact; readonly signers: PublicKey[] }
   | { readonly kind: 'approval'; readonly says: Approval; readonly signers: PublicKey[] }
   | { readonly kind: 'enrolment'; readonly says: Enrolment; readonly signers: PublicKey[] }
-  | { readonly kind: 'unknown'; readonly code: ErrorCode; readonly message: string }
-);
+  | { readonly kind: 'unknown'; readonly code: ErrorCode; readonly message: string };
+
+/** What entries say, and the hashes of their leaves, one after another: they are many, and packed cost least. */
+export type Facts = { readonly facts: readonly Fact[]; readonly leafHashes: Uint8Array };
 
 /** The keys of the root that was in force. */
 export type KeysInForce = {
@@ -43,8 +45,8 @@ export function mayBeRoot(data: Uint8Array): boolean {
   return Buffer.from(data.buffer, data.byteOffset, data.length).includes(ROOT_PAYLOAD_TYPE);
 }
 
-/** How many keys are kept prepared: a fleet's roots name few. */
-const PREPARED = 64;
+/** How many keys are kept prepared: a fleet's roots name few, and each takes 2 MB. */
+const PREPARED = 16;
 const prepared = new Map<PublicKey, Verifier>();
 
 function verifier(key: PublicKey): Verifier {
@@ -56,13 +58,16 @@ function verifier(key: PublicKey): Verifier {
   return made;
 }
 
-export function factsOf(entries: readonly Uint8Array[], keys: KeysInForce): Fact[] {
-  return entries.map((data) => ({ leafHash: hashLeaf(data), ...factOf(data, keys) }));
+export function factsOf(entries: readonly Uint8Array[], keys: KeysInForce): Facts {
+  const leafHashes = new Uint8Array(entries.length * HASH_BYTES);
+  const facts = entries.map((data, i) => {
+    leafHashes.set(hashLeaf(data), i * HASH_BYTES);
+    return factOf(data, keys);
+  });
+  return { facts, leafHashes };
 }
 
-type Bare = Fact extends infer One ? (One extends Fact ? Omit<One, 'leafHash'> : never) : never;
-
-function factOf(data: Uint8Array, keys: KeysInForce): Bare {
+function factOf(data: Uint8Array, keys: KeysInForce): Fact {
   try {
     const text = new TextDecoder('utf-8', { fatal: true }).decode(data);
     if (isSnapshotLeaf(data)) return { kind: 'snapshot', text };

@@ -7,10 +7,11 @@ import type { PublicKey } from '../keyfile.ts';
 import { parseEnvelope } from '../manifest/dsse.ts';
 import { type Receipt, verifyReceipt } from '../manifest/receipt.ts';
 import { headOf } from '../manifest/verify-offer.ts';
-import { equalHashes, type MemoryTree } from '../tlog/merkle.ts';
+import type { GrowingTree } from '../tlog/growing-tree.ts';
+import { equalHashes } from '../tlog/merkle.ts';
 import { parseNote, verifyNote } from '../tlog/note.ts';
 import { NOTE_ED25519, parseVerifierKey } from '../tlog/vkey.ts';
-import type { HostHistory } from './replay.ts';
+import type { HostHistory } from './hosts.ts';
 
 /** A system that a host ran. Times are POSIX seconds. */
 export type Ran = {
@@ -24,33 +25,32 @@ export type ReceiptsVerdict = {
   readonly receipts: number;
   readonly ran: readonly Ran[];
   readonly phase: string | null;
-  /** What does not fit: code, and words. */
-  readonly wrong: readonly { readonly code: ErrorCode; readonly message: string }[];
 };
 
-/** The log that was replayed. */
+/** The log that receipts are compared with. */
 export type AuditedLog = {
   readonly origin: string;
-  readonly tree: MemoryTree;
+  readonly tree: Pick<GrowingTree, 'from' | 'size' | 'rootAt'>;
   /** The keys that ever signed its checkpoints, as roots name them. */
   readonly vkeys: readonly string[];
 };
 
-/** `envelopes`: texts, in order. */
-export function auditReceipts(
-  envelopes: readonly string[],
+/** `envelopes`: texts, in order; only one is in memory at a time. `tell`: takes what does not fit. */
+export async function auditReceipts(
+  envelopes: AsyncIterable<string>,
   history: HostHistory,
-  { fleet, log }: { fleet: string; log: AuditedLog },
-): ReceiptsVerdict {
-  const wrong: { code: ErrorCode; message: string }[] = [];
-  const tell = (code: ErrorCode, message: string) => void wrong.push({ code, message });
+  { fleet, log }: { readonly fleet: string; readonly log: AuditedLog },
+  tell: (code: ErrorCode, message: string) => void,
+): Promise<ReceiptsVerdict> {
   const told = new Set(history.told.map(({ digest }) => digest));
   const keys = history.keys.map(({ key }) => key).reverse();
   const ran: { toplevel: string | null; from: number; to: number }[] = [];
   let last: { key: PublicKey; counter: number; digest: string } | null = null;
   let phase: string | null = null;
-  for (const [place, text] of envelopes.entries()) {
-    const name = `receipt ${place + 1}`;
+  let receipts = 0;
+  for await (const text of envelopes) {
+    receipts += 1;
+    const name = `receipt ${receipts}`;
     try {
       const { receipt, digest, key } = verify(text, keys, fleet, history.host);
       const follows =
@@ -79,7 +79,7 @@ export function auditReceipts(
       tell(error.code, `${name}: ${error.message}`);
     }
   }
-  return { receipts: envelopes.length, ran, phase, wrong };
+  return { receipts, ran, phase };
 }
 
 /** The newest keys first: most receipts are of the one in use. */
@@ -131,8 +131,8 @@ function otherLog(text: string, { vkeys }: AuditedLog): Wrong {
 
 function standingOf(text: string, { origin, tree }: AuditedLog): 'same' | 'other' | 'longer' {
   const seen = headOf(text);
-  // Of an earlier or a later log of the fleet: not to be compared.
-  if (seen.origin !== origin) return 'same';
+  // Of an earlier or a later log of the fleet, or of less than was read: not to be compared.
+  if (seen.origin !== origin || seen.size < tree.from) return 'same';
   if (seen.size > tree.size) return 'longer';
   return equalHashes(seen.root, tree.rootAt(seen.size)) ? 'same' : 'other';
 }

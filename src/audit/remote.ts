@@ -73,6 +73,7 @@ export async function openRemoteSource(remote: RemoteLog): Promise<LogSource & A
       const text = (await get(`batch/${index}`))?.toString('utf8');
       return text === undefined ? null : text.split('\n').slice(0, -1);
     },
+    tile: (id) => get(formatTilePath(id)),
     async *receipts() {},
     [Symbol.asyncDispose]: dispose,
   };

@@ -1,138 +1,62 @@
-// A whole log, entry by entry → what every host was told, from when on, and every irregularity. It judges each
+// A log, entry by entry → what every host was told, from when on, and every irregularity. It judges each
 // entry under the root that was in force where it stands, as an agent of that moment would have, and the
 // log as a whole: numbers that only grow, snapshots that say what is so, keys that were revoked. It goes on after
-// an irregularity. Pure; entries come verified as far as that needs no memory (facts.ts).
-import { type ErrorCode, FleetError, isFleetError } from '../errors.ts';
+// an irregularity, and may begin where an earlier audit ended. Pure; entries come verified as far as that needs no
+// memory (facts.ts).
+import { type ErrorCode, isFleetError } from '../errors.ts';
 import type { PublicKey } from '../keyfile.ts';
 import { isBatchOf } from '../manifest/approval.ts';
-import { parseEnvelope } from '../manifest/dsse.ts';
-import { approvalThreshold, type Root, verifyRootUpdate } from '../manifest/root.ts';
-import { compareHosts, hashEntry, parseSnapshot, rootDigest } from '../manifest/snapshot.ts';
-import type { Checkpoint } from '../tlog/checkpoint.ts';
-import { equalHashes, MemoryTree } from '../tlog/merkle.ts';
-import type { Fact, KeysInForce, ManifestFact } from './facts.ts';
-
-export type Irregularity = {
-  /** The entry; null for what is no entry's. */
-  readonly index: number | null;
-  readonly host: string | null;
-  readonly code: ErrorCode;
-  readonly message: string;
-};
-
-/** One manifest of a host. Times are POSIX seconds. */
-export type Told = {
-  readonly index: number;
-  readonly epoch: number;
-  readonly sequence: number;
-  readonly digest: string;
-  readonly intent: string;
-  readonly toplevel: string | null;
-  readonly issuedAt: number;
-  /** How many release keys approved it. */
-  readonly approvals: number;
-  readonly emergency: boolean;
-};
-
-export type HostHistory = {
-  readonly host: string;
-  /** In the order of the log. */
-  readonly told: Told[];
-  /** Keys that were enrolled, and the entry that says so. */
-  readonly keys: { readonly key: PublicKey; readonly index: number }[];
-};
+import type { SnapshotProof } from '../manifest/log-view.ts';
+import { approvalThreshold, type Root } from '../manifest/root.ts';
+import { parseSnapshot } from '../manifest/snapshot.ts';
+import { type Edge, GrowingTree } from '../tlog/growing-tree.ts';
+import { equalHashes, HASH_BYTES } from '../tlog/merkle.ts';
+import { Approvals, type WaitingApproval } from './approvals.ts';
+import type { Fact, Facts, ManifestFact } from './facts.ts';
+import { Hosts, type KeptHost } from './hosts.ts';
+import { Irregularities } from './irregular.ts';
+import type { RootChain } from './root-chain.ts';
+import { type KeptSigner, Signed } from './signed.ts';
 
 /** The digests of an approval's batch; null where they are not at hand. `index`: the approval's entry. */
 export type BatchReader = (index: number) => Promise<readonly string[] | null>;
 
-type LoggedApproval = {
-  readonly signers: readonly PublicKey[];
-  readonly expiresAt: number;
-  readonly epoch: number;
+/** All that a replay needs to know of the entries that it does not read. */
+export type Before = {
+  readonly edge: Edge;
+  /** The last of them, and the proof of it; null before the first entry. */
+  readonly snapshot: SnapshotProof | null;
+  readonly hosts: readonly KeptHost[];
+  readonly approvals: readonly WaitingApproval[];
+  readonly signers: readonly KeptSigner[];
 };
 
-/** The roots of a log as its reader meets them: which one is in force for what comes next. */
-export class RootChain {
-  #root: Root | null = null;
-  #digest = '';
-  readonly #trusted: { readonly root: Root; readonly digest: string };
-  readonly #logKeys = new Set<string>();
-
-  /** `envelope`: the auditor's own root, which the log must begin with. */
-  constructor(root: Root, envelope: string) {
-    this.#trusted = { root, digest: rootDigest(parseEnvelope(envelope).payload) };
-    this.#logKeys.add(root.log.vkey);
-  }
-
-  /** The root in force; the auditor's own before the log has named any. */
-  get root(): Root {
-    return this.#root ?? this.#trusted.root;
-  }
-
-  /** SHA-256 of its payload; '' before the log has named any. */
-  get digest(): string {
-    return this.#digest;
-  }
-
-  /** The keys of the log in every root so far. */
-  get logKeys(): readonly string[] {
-    return [...this.#logKeys];
-  }
-
-  get keys(): KeysInForce {
-    const { director, release } = this.root.roles;
-    return { director: director.keys, release: release.keys };
-  }
-
-  /** Takes a root that the log holds. @throws FleetError where it does not follow. */
-  add(text: string): void {
-    const envelope = parseEnvelope(text);
-    const digest = rootDigest(envelope.payload);
-    if (this.#root !== null) this.#root = verifyRootUpdate(this.#root, envelope);
-    else if (digest === this.#trusted.digest) this.#root = this.#trusted.root;
-    else {
-      const { version } = this.#trusted.root;
-      throw new FleetError(
-        'E_ROOT_CHAIN',
-        `the log begins with another root than version ${version} here`,
-        {
-          hint: 'begin with the first root of the fleet, 1.root.json, as it came to you',
-        },
-      );
-    }
-    this.#logKeys.add(this.#root.log.vkey);
-    this.#digest = digest;
-  }
-}
+const NOTHING: Before = {
+  ...{ edge: { size: 0, hashes: [] }, snapshot: null, hosts: [], approvals: [], signers: [] },
+};
 
 export class Replay {
-  readonly irregularities: Irregularity[] = [];
+  readonly irregular = new Irregularities();
+  readonly hosts: Hosts;
+  readonly tree: GrowingTree;
   readonly #chain: RootChain;
   readonly #batch: BatchReader;
-  readonly #hosts = new Map<string, HostHistory>();
-  readonly #leaves: Uint8Array[] = [];
-  /** By the digest of the manifest that they approve. */
-  readonly #approvals = new Map<string, readonly LoggedApproval[]>();
-  /** Where each director's and release key's signatures stand. */
-  readonly #signed = new Map<PublicKey, number[]>();
-  #names: string[] = [];
-  #entries = new MemoryTree([]);
-  #changed = new Set<string>();
-  #snapshots = 0;
-  #endsInSnapshot = false;
+  readonly #approvals: Approvals;
+  readonly #signed: Signed;
+  #snapshots: number;
+  #snapshotProof: SnapshotProof | null;
+  /** What ends in anything else was never signed: so did what is before. */
+  #endsInSnapshot = true;
 
-  constructor(chain: RootChain, batch: BatchReader) {
+  constructor(chain: RootChain, batch: BatchReader, before: Before = NOTHING) {
     this.#chain = chain;
     this.#batch = batch;
-  }
-
-  get size(): number {
-    return this.#leaves.length;
-  }
-
-  /** By host. */
-  get hosts(): HostHistory[] {
-    return [...this.#hosts.values()].sort(compareHosts);
+    this.hosts = new Hosts(before.hosts);
+    this.tree = new GrowingTree(before.edge);
+    this.#approvals = new Approvals(before.approvals);
+    this.#signed = new Signed(before.signers);
+    this.#snapshotProof = before.snapshot;
+    this.#snapshots = before.snapshot === null ? 0 : parseSnapshot(before.snapshot.text).sequence;
   }
 
   get root(): Root {
@@ -144,66 +68,73 @@ export class Replay {
     return this.#chain.logKeys;
   }
 
-  /** Takes the next entry. @throws FleetError only when the log does not begin with the trusted root. */
-  async add(fact: Fact): Promise<void> {
-    const index = this.#leaves.length;
-    this.#leaves.push(fact.leafHash);
-    this.#endsInSnapshot = fact.kind === 'snapshot';
+  /** Takes the next entries. @throws FleetError only when the log does not begin with the trusted root. */
+  async add({ facts, leafHashes }: Facts): Promise<void> {
+    for (const [i, fact] of facts.entries()) {
+      const index = this.tree.size;
+      this.tree.add(leafHashes.subarray(i * HASH_BYTES, (i + 1) * HASH_BYTES));
+      this.#endsInSnapshot = fact.kind === 'snapshot';
+      // Most entries wait for nothing.
+      if (fact.kind === 'approval') await this.#approval(index, fact);
+      else this.#add(index, fact);
+    }
+  }
+
+  /** What the log as a whole must be, once its last entry was taken. */
+  finish(): void {
+    if (!this.#endsInSnapshot || this.tree.size === 0) {
+      const last = this.tree.size - 1;
+      this.irregular.tell(last, null, 'E_AUDIT_SNAPSHOT', 'the log does not end in a snapshot');
+    }
+    for (const { key, index } of this.#signed.revoked(this.root)) {
+      this.irregular.tell(index, null, 'E_AUDIT_REVOKED', `signed by ${key}, which is revoked`);
+    }
+  }
+
+  /** What another replay needs to go on from here. */
+  after(): Before {
+    return {
+      edge: this.tree.edge(),
+      snapshot: this.#snapshotProof,
+      hosts: this.hosts.all().map(({ host, last, lastKey }) => ({ host, last, lastKey })),
+      approvals: this.#approvals.waiting(),
+      signers: this.#signed.last(),
+    };
+  }
+
+  #add(index: number, fact: Exclude<Fact, { kind: 'approval' }>): void {
     switch (fact.kind) {
       case 'root':
-        return this.#root(index, fact.text);
+        this.#root(index, fact.text);
+        break;
       case 'snapshot':
-        return this.#snapshot(index, fact.text);
+        this.#snapshot(index, fact.text);
+        break;
       case 'manifest':
-        return this.#manifest(index, fact.says, fact.signers);
-      case 'approval':
-        return await this.#approval(index, fact);
+        this.#manifest(index, fact.says, fact.signers);
+        break;
       case 'enrolment':
-        return this.#enrolment(index, fact);
+        this.#enrolment(index, fact);
+        break;
       case 'unknown':
-        this.#tell(index, null, fact.code, fact.message);
+        this.irregular.tell(index, null, fact.code, fact.message);
     }
-  }
-
-  /** What the log as a whole must be, once its last entry was taken. Returns its tree. */
-  finish(checkpoint: Checkpoint): MemoryTree {
-    const tree = new MemoryTree(this.#leaves);
-    if (checkpoint.size !== tree.size || !equalHashes(checkpoint.root, tree.root())) {
-      const says = `the checkpoint is of ${checkpoint.size} entries, and not of the ${tree.size} that are here`;
-      this.#tell(null, null, 'E_AUDIT_LOG', says);
-    }
-    if (!this.#endsInSnapshot) {
-      this.#tell(tree.size - 1, null, 'E_AUDIT_SNAPSHOT', 'the log does not end in a snapshot');
-    }
-    for (const { key, notAfterIndex } of this.root.revoked) {
-      for (const index of this.#signed.get(key) ?? []) {
-        if (index <= notAfterIndex) continue;
-        this.#tell(index, null, 'E_AUDIT_REVOKED', `signed by ${key}, which is revoked`);
-      }
-    }
-    this.irregularities.sort((one, other) => (one.index ?? Infinity) - (other.index ?? Infinity));
-    return tree;
-  }
-
-  tell(host: string | null, code: ErrorCode, message: string): void {
-    this.#tell(null, host, code, message);
-  }
-
-  #tell(index: number | null, host: string | null, code: ErrorCode, message: string): void {
-    this.irregularities.push({ index, host, code, message });
   }
 
   #root(index: number, text: string): void {
     try {
       this.#chain.add(text);
+      this.#approvals.endBefore(this.root.epoch);
     } catch (error) {
       if (index === 0 || !isFleetError(error)) throw error;
-      this.#tell(index, null, error.code, error.message);
+      this.irregular.tell(index, null, error.code, error.message);
     }
   }
 
   #snapshot(index: number, text: string): void {
-    const wrong = (message: string) => this.#tell(index, null, 'E_AUDIT_SNAPSHOT', message);
+    this.#snapshotProof = { text, proof: this.tree.inclusionOfLast() };
+    const wrong = (message: string) =>
+      this.irregular.tell(index, null, 'E_AUDIT_SNAPSHOT', message);
     try {
       const snapshot = parseSnapshot(text);
       this.#snapshots += 1;
@@ -215,10 +146,8 @@ export class Replay {
       if (snapshot.rootVersion !== root.version || snapshot.rootSha256 !== digest) {
         wrong(`it names root version ${snapshot.rootVersion}, and ${root.version} is in force`);
       }
-      if (
-        snapshot.hosts !== this.#hostsTold() ||
-        !equalHashes(snapshot.root, this.#entries.root())
-      ) {
+      const told = this.hosts.snapshot();
+      if (snapshot.hosts !== told.hosts || !equalHashes(snapshot.root, told.root)) {
         wrong('it says something else of the hosts than the manifests before it');
       }
     } catch (error) {
@@ -227,37 +156,13 @@ export class Replay {
     }
   }
 
-  /** How many hosts ever had a manifest; brings the tree over them up to date. */
-  #hostsTold(): number {
-    const news = [...this.#changed].filter((host) => !this.#places.has(host));
-    if (news.length > 0) {
-      this.#names = [...this.#names, ...news].sort((a, b) => (a < b ? -1 : 1));
-      this.#places = new Map(this.#names.map((host, place) => [host, place]));
-      this.#entries = new MemoryTree(this.#names.map((host) => this.#entry(host)));
-    } else {
-      for (const host of this.#changed) {
-        this.#entries.set(this.#places.get(host) ?? 0, this.#entry(host));
-      }
-    }
-    this.#changed.clear();
-    return this.#names.length;
-  }
-
-  #places = new Map<string, number>();
-
-  #entry(host: string): Uint8Array {
-    const last = this.#hosts.get(host)?.told.at(-1);
-    if (last === undefined) throw new FleetError('E_INTERNAL', `${host} has no manifest`);
-    const { epoch, sequence, digest } = last;
-    return hashEntry({ host, epoch, sequence, sha256: digest });
-  }
-
   #manifest(index: number, says: ManifestFact, signers: readonly PublicKey[]): void {
     const host = says.host.id;
-    const wrong = (code: ErrorCode, message: string) => this.#tell(index, host, code, message);
+    const wrong = (code: ErrorCode, message: string) =>
+      this.irregular.tell(index, host, code, message);
     const { root } = this.#chain;
     const { threshold } = root.roles.director;
-    this.#note(index, signers);
+    this.#signed.note(index, signers);
     if (signers.length < threshold) {
       wrong('E_SIGNATURE_THRESHOLD', `signed by ${signers.length} of ${threshold} director keys`);
       // Nobody who counts has said it: no host took it, and it is no host's history.
@@ -269,10 +174,9 @@ export class Replay {
       wrong('E_ROOT_VERSION', `issued under ${versions}`);
     }
     if (says.epoch !== root.epoch) wrong('E_EPOCH', `of epoch ${says.epoch}, not ${root.epoch}`);
-    const history = this.#historyOf(host);
-    const last = history.told.at(-1);
+    const last = this.hosts.get(host)?.last ?? null;
     const name = `${says.epoch}.${says.sequence}`;
-    if (last !== undefined) {
+    if (last !== null) {
       const order = says.epoch - last.epoch || says.sequence - last.sequence;
       if (order < 0)
         wrong('E_SEQUENCE_OLDER', `${name} comes after ${last.epoch}.${last.sequence}`);
@@ -281,92 +185,59 @@ export class Replay {
     }
     const before = says.previous?.sha256 ?? null;
     // The first one in a later log follows one that is in the log before.
-    if (before !== (last?.digest ?? null) && !(last === undefined && this.#isLaterLog())) {
+    const isLaterLog = !root.log.origin.endsWith('/log/1');
+    if (before !== (last?.digest ?? null) && !(last === null && isLaterLog)) {
       wrong('E_AUDIT_PREVIOUS', `${name} does not name the manifest before it`);
     }
     const approvals = this.#approvalsOf(index, says);
     const { epoch, sequence, digest, intent, toplevel, issuedAt, emergency } = says;
-    history.told.push({
+    this.hosts.tell(host, {
       ...{ index, epoch, sequence, digest, intent, toplevel, issuedAt, approvals, emergency },
     });
-    this.#changed.add(host);
-  }
-
-  #isLaterLog(): boolean {
-    return !this.#chain.root.log.origin.endsWith('/log/1');
   }
 
   /** How many release keys approved a manifest, in the approval before it that has most. */
-  #approvalsOf(index: number, { host, digest, issuedAt, epoch }: ManifestFact): number {
-    let needed: number;
+  #approvalsOf(index: number, says: ManifestFact): number {
+    const host = says.host.id;
+    const most = this.#approvals.take(says.digest, says);
     try {
-      needed = approvalThreshold(this.#chain.root, host.id);
+      const needed = approvalThreshold(this.#chain.root, host);
+      if (most >= needed) return most;
+      const count = `approved by ${most} of ${needed} release keys, as far as the log shows`;
+      this.irregular.tell(index, host, 'E_APPROVAL_MISSING', count);
     } catch (error) {
       if (!isFleetError(error)) throw error;
-      this.#tell(index, host.id, error.code, error.message);
-      return 0;
+      this.irregular.tell(index, host, error.code, error.message);
     }
-    const good = (this.#approvals.get(digest) ?? []).filter(
-      (one) => one.epoch === epoch && issuedAt < one.expiresAt,
-    );
-    const most = Math.max(0, ...good.map(({ signers }) => signers.length));
-    if (most >= needed) return most;
-    const count = `${most} of ${needed} release keys`;
-    this.#tell(
-      index,
-      host.id,
-      'E_APPROVAL_MISSING',
-      `approved by ${count}, as far as the log shows`,
-    );
     return most;
   }
 
   async #approval(index: number, { says, signers }: Extract<Fact, { kind: 'approval' }>) {
-    const wrong = (code: ErrorCode, message: string) => this.#tell(index, null, code, message);
-    this.#note(index, signers);
+    const wrong = (code: ErrorCode, message: string) =>
+      this.irregular.tell(index, null, code, message);
+    this.#signed.note(index, signers);
     if (says.fleet !== this.root.fleet) wrong('E_FLEET_MISMATCH', `of fleet ${says.fleet}`);
     if (signers.length === 0) wrong('E_APPROVAL_SIGNATURE', 'signed by no release key');
     const batch = await this.#batch(index);
-    if (batch === null) {
-      return wrong('E_APPROVAL_FORM', 'the batch that it is about is not here');
-    }
     const { epoch, expiresAt } = says;
-    if (!isBatchOf(says, batch)) return wrong('E_APPROVAL_FORM', 'its batch is another one');
-    const approval = { signers, epoch, expiresAt };
-    for (const digest of batch) {
-      this.#approvals.set(digest, [...(this.#approvals.get(digest) ?? []), approval]);
-    }
+    if (batch === null) wrong('E_APPROVAL_FORM', 'the batch that it is about is not here');
+    else if (!isBatchOf(says, batch)) wrong('E_APPROVAL_FORM', 'its batch is another one');
+    else if (signers.length > 0) this.#approvals.add({ signers, epoch, expiresAt }, batch);
   }
 
   #enrolment(index: number, { says, signers }: Extract<Fact, { kind: 'enrolment' }>): void {
     const { host, publicKey, replaces, fleet } = says;
-    const wrong = (code: ErrorCode, message: string) => this.#tell(index, host, code, message);
-    this.#note(index, signers);
+    const wrong = (code: ErrorCode, message: string) =>
+      this.irregular.tell(index, host, code, message);
+    this.#signed.note(index, signers);
     if (signers.length === 0) {
       wrong('E_SIGNATURE_THRESHOLD', 'signed by no director key');
       return;
     }
     if (fleet !== this.root.fleet) wrong('E_FLEET_MISMATCH', `of fleet ${fleet}`);
-    const { keys } = this.#historyOf(host);
-    if (replaces !== (keys.at(-1)?.key ?? null)) {
+    if (replaces !== (this.hosts.get(host)?.lastKey?.key ?? null)) {
       wrong('E_AUDIT_ENROLMENT', 'it replaces another key than the one that was enrolled last');
     }
-    keys.push({ key: publicKey, index });
-  }
-
-  #note(index: number, signers: readonly PublicKey[]): void {
-    for (const key of signers) {
-      const indices = this.#signed.get(key) ?? [];
-      this.#signed.set(key, indices);
-      indices.push(index);
-    }
-  }
-
-  #historyOf(host: string): HostHistory {
-    const known = this.#hosts.get(host);
-    if (known !== undefined) return known;
-    const history: HostHistory = { host, told: [], keys: [] };
-    this.#hosts.set(host, history);
-    return history;
+    this.hosts.enrol(host, { key: publicKey, index });
   }
 }

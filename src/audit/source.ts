@@ -1,12 +1,17 @@
 // A bundle's files (SPEC §11.1), from a tar file or straight from a state → what an audit reads from. Files
-// come in one order, so that nothing need be kept but what is being looked at. Refuses any other order, and
-// what does not belong there.
-import type { BundleFile } from '../bundle/tar.ts';
+// come in one order, so that nothing need be kept but what is being looked at. Refuses any other order, what does
+// not belong there, and a closure file that is not what its name says.
+import { createHash } from 'node:crypto';
+import type { BundleFile, BundleLimits } from '../bundle/tar.ts';
 import { FleetError } from '../errors.ts';
+import { MAX_BATCH } from '../manifest/approval.ts';
 import { parseCheckpoint } from '../tlog/checkpoint.ts';
 import { parseNote } from '../tlog/note.ts';
-import { formatTilePath } from '../tlog/tile.ts';
+import { formatTilePath, MAX_ENTRY_BYTES, TILE_WIDTH } from '../tlog/tile.ts';
 import type { LogSource } from './audit.ts';
+
+/** Receipts in one file of a bundle. */
+export const RECEIPTS_WIDTH = 256;
 
 /** Names of a bundle's files, in the order in which they come. */
 export const BUNDLE_FILES = {
@@ -18,58 +23,103 @@ export const BUNDLE_FILES = {
   checkpoint: 'log/checkpoint',
   entries: (index: number, width: number): string =>
     `log/${formatTilePath({ level: 'entries', index, width })}`,
-  receipts: (host: string): string => `receipts/${host}.jsonl`,
+  /** The first of them is 0. */
+  receipts: (host: string, index: number): string => `receipts/${host}/${index}.jsonl`,
 };
 
-/** Of files that an audit reads: receipts of one host, or 256 entries. */
-export const AUDIT_LIMITS = { fileBytes: 256 * 2 ** 20, totalBytes: Number.MAX_SAFE_INTEGER };
+/** 256 entries, as many receipts (which are shorter), a batch: nothing of a log is larger. */
+const MOST = Math.max(TILE_WIDTH * (MAX_ENTRY_BYTES + 2), MAX_BATCH * 65);
+/** Closures are as large as a root's limits let them be. */
+const MOST_CLOSURE = 128 * 2 ** 20;
+
+/** Of files that an audit reads. */
+export const AUDIT_LIMITS: BundleLimits = {
+  fileBytes: (name) => (name.startsWith('closure/') ? MOST_CLOSURE : MOST),
+  totalBytes: Number.MAX_SAFE_INTEGER,
+};
 
 /** @throws FleetError E_BUNDLE_FORM. */
 export async function openBundleSource(files: AsyncIterable<BundleFile>): Promise<LogSource> {
   const iterator = files[Symbol.asyncIterator]();
-  const batches = new Map<number, readonly string[]>();
+  const next = async (): Promise<BundleFile | null> => {
+    const { value, done } = await iterator.next();
+    return done === true ? null : (value as BundleFile);
+  };
+  // As bytes: as the strings that they are of they would take twice the room.
+  const batches = new Map<number, Uint8Array>();
   let checkpoint: string | null = null;
   while (checkpoint === null) {
-    const { value, done } = await iterator.next();
-    if (done === true) return refuse(`it has no ${BUNDLE_FILES.checkpoint}`);
-    const { name, data } = value as BundleFile;
+    const file = await next();
+    if (file === null) return refuse(`it has no ${BUNDLE_FILES.checkpoint}`);
+    const { name, data } = file;
     const batch = /^batch\/(0|[1-9]\d{0,14})\.txt$/.exec(name)?.[1];
-    const text = () => Buffer.from(data).toString('utf8');
-    if (name === BUNDLE_FILES.checkpoint) checkpoint = text();
-    else if (batch !== undefined) batches.set(Number(batch), linesOf(text()));
-    // Trust comes from the auditor's own root, and closures are for `fleet verify`.
-    else if (!/^(VERIFY\.txt|root\/[1-9]\d*\.root\.json|closure\/[0-9a-f]{64}\.fp)$/.test(name)) {
-      return refuse(`${JSON.stringify(name)} does not belong before the log`);
-    }
+    if (name === BUNDLE_FILES.checkpoint) checkpoint = Buffer.from(data).toString('utf8');
+    else if (batch !== undefined) batches.set(Number(batch), data);
+    else requireOther(file);
   }
   parseCheckpoint(parseNote(checkpoint).text);
   return {
     checkpoint,
     async bundle(index, width) {
-      const { value, done } = await iterator.next();
-      if (done === true) return null;
-      const { name, data } = value as BundleFile;
+      const file = await next();
+      if (file === null) return null;
       const expected = BUNDLE_FILES.entries(index, width);
-      return name === expected
-        ? data
-        : refuse(`${JSON.stringify(name)} is where ${expected} belongs`);
+      if (file.name === expected) return file.data;
+      return refuse(`${JSON.stringify(file.name)} is where ${expected} belongs`);
     },
-    batch: async (index) => batches.get(index) ?? null,
-    async *receipts() {
-      for (;;) {
-        const { value, done } = await iterator.next();
-        if (done === true) return;
-        const { name, data } = value as BundleFile;
-        const host = /^receipts\/([a-z0-9-]{1,63})\.jsonl$/.exec(name)?.[1];
-        if (host === undefined)
-          return refuse(`${JSON.stringify(name)} does not belong after the log`);
-        yield { host, envelopes: linesOf(Buffer.from(data).toString('utf8')) };
-      }
+    async batch(index) {
+      const data = batches.get(index);
+      batches.delete(index);
+      return data === undefined ? null : linesOf(data);
     },
+    receipts: () => receiptsOf(next),
   };
 }
 
-function linesOf(text: string): string[] {
+/** What comes before the log and is not read: trust comes from the auditor's own root. */
+function requireOther({ name, data }: BundleFile): void {
+  const closure = /^closure\/([0-9a-f]{64})\.fp$/.exec(name)?.[1];
+  if (closure !== undefined) {
+    if (createHash('sha256').update(data).digest('hex') === closure) return;
+    refuse(`${name} is not the file that it is named as`);
+  }
+  if (/^(VERIFY\.txt|root\/[1-9]\d{0,14}\.root\.json)$/.test(name)) return;
+  refuse(`${JSON.stringify(name)} does not belong before the log`);
+}
+
+async function* receiptsOf(
+  next: () => Promise<BundleFile | null>,
+): AsyncGenerator<{ host: string; envelopes: AsyncIterable<string> }> {
+  let file = await next();
+  while (file !== null) {
+    const host = partOf(file, 0).host;
+    const envelopes = (async function* () {
+      for (let index = 0; file !== null; index++) {
+        // The first file of another host.
+        if (index > 0 && hostOf(file) !== host) return;
+        partOf(file, index);
+        yield* linesOf(file.data);
+        file = await next();
+      }
+    })();
+    yield { host, envelopes };
+    // What nobody asked for is passed over.
+    for await (const _ of envelopes);
+  }
+}
+
+function hostOf({ name }: BundleFile): string | undefined {
+  return /^receipts\/([a-z0-9-]{1,63})\//.exec(name)?.[1];
+}
+
+function partOf(file: BundleFile, index: number): { host: string } {
+  const host = hostOf(file);
+  if (host !== undefined && file.name === BUNDLE_FILES.receipts(host, index)) return { host };
+  return refuse(`${JSON.stringify(file.name)} does not belong after the log`);
+}
+
+function linesOf(data: Uint8Array): string[] {
+  const text = Buffer.from(data).toString('utf8');
   if (text === '') return [];
   return text.endsWith('\n') ? text.slice(0, -1).split('\n') : text.split('\n');
 }

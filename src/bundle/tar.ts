@@ -10,8 +10,8 @@ import { FleetError, isFleetError, messageOf } from '../errors.ts';
 export type BundleFile = { readonly name: string; readonly data: Uint8Array };
 
 export type BundleLimits = {
-  /** Bytes of one file, and of all of them together. */
-  readonly fileBytes: number;
+  /** Bytes of one file, whatever it is called or by its name, and of all of them together. */
+  readonly fileBytes: number | ((name: string) => number);
   readonly totalBytes: number;
 };
 
@@ -59,7 +59,8 @@ export async function* readBundle(
       const { header } = entry;
       const name = requireFile(header, seen);
       total += header.size ?? 0;
-      if ((header.size ?? 0) > fileBytes) refuse(`${name} has more than ${fileBytes} bytes`);
+      const most = typeof fileBytes === 'number' ? fileBytes : fileBytes(name);
+      if ((header.size ?? 0) > most) refuse(`${name} has more than ${most} bytes`);
       if (total > totalBytes) refuse(`it has more than ${totalBytes} bytes`);
       const chunks: Uint8Array[] = [];
       for await (const chunk of entry as AsyncIterable<Uint8Array>) chunks.push(chunk);

@@ -1,7 +1,7 @@
 // Everything that an auditor needs of a state, as the files of a bundle (SPEC §11.1): the same state, the same
 // files. Read while others publish: what came after the checkpoint that it begins with is left out.
 import { buffer } from 'node:stream/consumers';
-import { BUNDLE_FILES } from '../audit/source.ts';
+import { BUNDLE_FILES, RECEIPTS_WIDTH } from '../audit/source.ts';
 import type { BundleFile } from '../bundle/tar.ts';
 import { FleetError } from '../errors.ts';
 import { logNumber } from '../manifest/append.ts';
@@ -12,6 +12,7 @@ import { parseNote } from '../tlog/note.ts';
 import { TILE_WIDTH, widthOfTile } from '../tlog/tile.ts';
 import { logStoreOf } from './log-writer.ts';
 import type { StateDir } from './statedir.ts';
+import { VERIFY_TXT } from './verify-txt.ts';
 
 export type AuditContents = {
   /** Also the closure files of every manifest, which are by far the most. */
@@ -29,7 +30,7 @@ export async function* auditFiles(
   if (checkpoint === null) throw new FleetError('E_LOG_DAMAGED', 'the log: it has no checkpoint');
   const { size } = parseCheckpoint(parseNote(checkpoint).text);
   const log = logNumber(dir.root);
-  yield fileOf(BUNDLE_FILES.readme, VERIFY);
+  yield fileOf(BUNDLE_FILES.readme, VERIFY_TXT);
   for (const { root, envelope } of roots) yield fileOf(BUNDLE_FILES.root(root.version), envelope);
   for (const { logIndex, batch } of await state.approvals(log, 0, size)) {
     yield fileOf(BUNDLE_FILES.batch(logIndex), formatBatch(batch));
@@ -49,8 +50,11 @@ export async function* auditFiles(
   }
   for (const { record } of await state.status()) {
     const receipts = await state.receipts(record.host);
-    if (receipts.length === 0) continue;
-    yield fileOf(BUNDLE_FILES.receipts(record.host), receipts.map((one) => `${one}\n`).join(''));
+    for (let index = 0; index * RECEIPTS_WIDTH < receipts.length; index++) {
+      const part = receipts.slice(index * RECEIPTS_WIDTH, (index + 1) * RECEIPTS_WIDTH);
+      const name = BUNDLE_FILES.receipts(record.host, index);
+      yield fileOf(name, part.map((one) => `${one}\n`).join(''));
+    }
   }
 }
 
@@ -69,19 +73,3 @@ async function* closureFiles(
 function fileOf(name: string, text: string): BundleFile {
   return { name, data: Buffer.from(text) };
 }
-
-const VERIFY = `This bundle holds a whole transparency log of a fleet, and what belongs to it.
-
-  root/N.root.json       the fleet's roots. Trust none of them for being here: take 1.root.json from elsewhere
-  batch/N.txt            the digests that the approval at entry N of the log is about
-  closure/SHA256.fp      closures that manifests name (where they were asked for)
-  log/checkpoint         the log's signed checkpoint (C2SP tlog-checkpoint)
-  log/tile/entries/...   its entries, 256 in each (C2SP tlog-tiles)
-  receipts/HOST.jsonl    what the host reported, one signed envelope a line
-
-All of it at once:       fleet audit --bundle FILE --root 1.root.json
-An envelope by hand:     its payload, base64-decoded, is P; the bytes that are signed are
-                         "DSSEv1 <length of payloadType> <payloadType> <length of P> <P>"
-                         openssl pkeyutl -verify -rawin -pubin -inkey KEY.pem -in SIGNED -sigfile SIGNATURE
-The log by other tools:  any program for C2SP tlog-tiles reads log/ as it reads a log's address.
-`;

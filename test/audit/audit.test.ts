@@ -2,189 +2,21 @@
 // code, and nothing else is.
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { auditLog, type LogSource } from '../../src/audit/audit.ts';
-import { factsOf } from '../../src/audit/facts.ts';
-import { type FactsPool, openFactsPool } from '../../src/audit/facts-pool.ts';
+import { auditLog } from '../../src/audit/audit.ts';
+import { openFactsPool } from '../../src/audit/facts-pool.ts';
 import { openBundleSource } from '../../src/audit/source.ts';
-import { makeApproval } from '../../src/manifest/approval.ts';
-import { parseEnvelope, signEnvelope } from '../../src/manifest/dsse.ts';
-import { signEnrolment } from '../../src/manifest/enrolment.ts';
-import { type Deployment, formatManifest, manifestDigest } from '../../src/manifest/manifest.ts';
-import { type Receipt, signReceipt } from '../../src/manifest/receipt.ts';
-import type { Root } from '../../src/manifest/root.ts';
-import { rootDigest } from '../../src/manifest/snapshot.ts';
-import { STATEMENT_PAYLOAD_TYPE } from '../../src/manifest/statement.ts';
-import { formatBundle, TILE_WIDTH } from '../../src/tlog/tile.ts';
-import { TestLog } from '../helpers/log.ts';
+import { signEnvelope } from '../../src/manifest/dsse.ts';
+import { formatBundle } from '../../src/tlog/tile.ts';
+import { FIRST, Fleet, honest, LOG_KEYS, pool } from '../helpers/audited.ts';
 import {
-  KEYS,
-  makeManifest,
   makeRoot,
   NOW,
   publicKey,
   SECRETS,
   secretKey,
-  signManifest,
   signRoot,
   storePath,
 } from '../helpers/trust.ts';
-
-const LOG_KEYS = { log: SECRETS.log, freshness: SECRETS.freshness };
-const FIRST = makeRoot({
-  keys: { ...KEYS, release: [publicKey(2), publicKey(12)] },
-  groups: [
-    { name: 'all', hosts: ['*'], approvals: 0 },
-    { name: 'gates', hosts: ['gate-*'], approvals: 2 },
-  ],
-});
-/** In this thread: what threads add is tested by itself. */
-const pool: FactsPool = {
-  width: 3,
-  facts: async (entries, keys) => factsOf(entries, keys),
-  [Symbol.asyncDispose]: async () => {},
-};
-
-/** A fleet that publishes as fleet does, unless it is told to lie. */
-class Fleet {
-  readonly log = new TestLog();
-  readonly batches = new Map<number, readonly string[]>();
-  readonly receipts = new Map<string, string[]>();
-  readonly last = new Map<string, { epoch: number; sequence: number; sha256: string }>();
-  readonly chain = new Map<string, { counter: number; digest: string }>();
-  root: Root = FIRST;
-  envelope = signRoot(FIRST);
-
-  constructor() {
-    this.append([this.envelope]);
-  }
-
-  append(entries: readonly string[]): void {
-    const sha256 = rootDigest(parseEnvelope(this.envelope).payload);
-    this.log.publish(entries, { version: this.root.version, sha256 });
-  }
-
-  /** The next manifest of a host, noted as its newest. */
-  manifest(host: string, changes: Partial<Deployment> = {}, ...keys: Uint8Array[]): string {
-    const last = this.last.get(host) ?? null;
-    const manifest = makeManifest({
-      host: { id: host, system: 'x86_64-linux' },
-      fleet: { name: this.root.fleet, rootVersion: this.root.version },
-      epoch: this.root.epoch,
-      sequence: (last?.sequence ?? 0) + 1,
-      previous: last,
-      ...changes,
-    });
-    const sha256 = manifestDigest(formatManifest(manifest));
-    const { epoch, sequence } = manifest;
-    this.last.set(host, { epoch, sequence, sha256 });
-    this.log.hosts.set(host, { host, epoch, sequence, sha256 });
-    return signManifest(manifest, ...keys);
-  }
-
-  publish(host: string, changes: Partial<Deployment> = {}): number {
-    this.append([this.manifest(host, changes)]);
-    return this.log.size - 2;
-  }
-
-  approve(digests: readonly string[], ...keys: Uint8Array[]): void {
-    const times = { issuedAt: NOW - 10, expiresAt: NOW + 86_400 };
-    const { payload, batch } = makeApproval(digests, times, this.root);
-    this.batches.set(this.log.size, batch);
-    this.append([signEnvelope(STATEMENT_PAYLOAD_TYPE, payload, keys)]);
-  }
-
-  rotate(changes: Partial<Root>, ...keys: Uint8Array[]): void {
-    this.root = { ...this.root, version: this.root.version + 1, ...changes };
-    this.envelope = signRoot(this.root, ...keys);
-    this.append([this.envelope]);
-  }
-
-  enrol(host: string, key: number, replaces: number | null = null): void {
-    const keys = {
-      publicKey: publicKey(key),
-      replaces: replaces === null ? null : publicKey(replaces),
-    };
-    this.append([signEnrolment({ fleet: this.root.fleet, host, ...keys }, SECRETS.director)]);
-  }
-
-  report(host: string, key: number, changes: Partial<Receipt> = {}): void {
-    const before = this.chain.get(host);
-    const last = this.last.get(host);
-    const receipt: Receipt = {
-      fleet: this.root.fleet,
-      host,
-      counter: (before?.counter ?? 0) + 1,
-      previous: before?.digest ?? null,
-      manifest: last ?? null,
-      checkpoint: this.log.checkpoint(this.root, LOG_KEYS, NOW),
-      conflict: null,
-      phase: 'in-sync',
-      reason: null,
-      booted: null,
-      current: storePath('c', 'host'),
-      profile: null,
-      exitCode: 0,
-      failedUnits: { added: [], removed: [] },
-      who: 'policy',
-      times: { started: NOW, finished: NOW + 10 },
-      ...changes,
-    };
-    const { envelope, digest } = signReceipt(receipt, secretKey(key));
-    this.chain.set(host, { counter: receipt.counter, digest });
-    this.receipts.set(host, [...(this.receipts.get(host) ?? []), envelope]);
-  }
-
-  source(): LogSource {
-    const { leaves } = this.log;
-    const { receipts } = this;
-    return {
-      checkpoint: this.log.checkpoint(this.root, LOG_KEYS, NOW),
-      bundle: async (index, width) =>
-        formatBundle(leaves.slice(index * TILE_WIDTH, index * TILE_WIDTH + width)),
-      batch: async (index) => this.batches.get(index) ?? null,
-      async *receipts() {
-        for (const [host, envelopes] of receipts) yield { host, envelopes };
-      },
-    };
-  }
-
-  audit(seen: string | null = null) {
-    return auditLog(this.source(), signRoot(FIRST), pool, seen);
-  }
-
-  /** Codes and places of what is irregular. */
-  async irregular(): Promise<[string, number | null][]> {
-    const { irregularities } = await this.audit();
-    return irregularities.map(({ code, index }) => [code, index]);
-  }
-}
-
-/** A fleet with a past: three hosts, an approval, a rotation, an enrolment, a host that was away. */
-function honest(): Fleet {
-  const fleet = new Fleet();
-  fleet.publish('web-1');
-  fleet.append([fleet.manifest('web-2'), fleet.manifest('web-1')]);
-  const gate = fleet.manifest('gate-1');
-  fleet.log.hosts.delete('gate-1');
-  fleet.approve([fleet.last.get('gate-1')?.sha256 ?? ''], SECRETS.release, secretKey(12));
-  const { epoch, sequence, sha256 } = fleet.last.get('gate-1') as {
-    epoch: 1;
-    sequence: 1;
-    sha256: string;
-  };
-  fleet.log.hosts.set('gate-1', { host: 'gate-1', epoch, sequence, sha256 });
-  fleet.append([gate]);
-  fleet.enrol('web-1', 31);
-  fleet.report('web-1', 31);
-  fleet.report('web-1', 31);
-  fleet.rotate({ roles: { ...FIRST.roles, director: { keys: [publicKey(13)], threshold: 1 } } });
-  fleet.append([
-    fleet.manifest('web-1', {}, secretKey(13)),
-    fleet.manifest('web-2', {}, secretKey(13)),
-  ]);
-  fleet.report('web-1', 31, { current: storePath('d', 'next') });
-  return fleet;
-}
 
 test('an honest log: what each host was told, approved by whom, and what it ran', async () => {
   const fleet = honest();
@@ -496,17 +328,50 @@ test('files of a bundle in another order, or that do not belong there, are refus
     [file('log/tile/entries/000', '')],
     [file('etc/passwd', '')],
     [file('batch/01.txt', ''), file('log/checkpoint', checkpoint)],
-    [file('receipts/web-1.jsonl', ''), file('log/checkpoint', checkpoint)],
+    [file('receipts/web-1/0.jsonl', ''), file('log/checkpoint', checkpoint)],
+    // A closure file that is another than it is named as.
+    [file(`closure/${'ab'.repeat(32)}.fp`, 'x'), file('log/checkpoint', checkpoint)],
   ]) {
     await assert.rejects(open(...files), { code: 'E_BUNDLE_FORM' });
   }
   const source = await open(file('log/checkpoint', checkpoint), file('log/tile/entries/001', ''));
   await assert.rejects(source.bundle(0, 256), { code: 'E_BUNDLE_FORM' });
-  const after = await open(file('log/checkpoint', checkpoint), file('receipts/WEB.jsonl', ''));
-  await assert.rejects(
-    async () => {
-      for await (const _ of after.receipts());
-    },
-    { code: 'E_BUNDLE_FORM' },
-  );
+  for (const names of [['WEB/0'], ['web-1/1'], ['web-1/0', 'web-1/2'], ['web-1/0', 'x']]) {
+    const receipts = names.map((name) => file(`receipts/${name}.jsonl`, ''));
+    const after = await open(file('log/checkpoint', checkpoint), ...receipts);
+    const reading = async () => {
+      for await (const { envelopes } of after.receipts()) for await (const _ of envelopes);
+    };
+    await assert.rejects(reading, { code: 'E_BUNDLE_FORM' }, names.join());
+  }
+});
+
+test('receipts come in files of a part each, and one host after another', async () => {
+  const { checkpoint } = honest().source();
+  const files = [
+    { name: 'log/checkpoint', data: Buffer.from(checkpoint) },
+    { name: 'receipts/a/0.jsonl', data: Buffer.from('1\n2\n') },
+    { name: 'receipts/a/1.jsonl', data: Buffer.from('3\n') },
+    { name: 'receipts/b/0.jsonl', data: Buffer.from('4\n') },
+  ];
+  for (const isRead of [true, false]) {
+    const source = await openBundleSource(
+      (async function* () {
+        yield* files;
+      })(),
+    );
+    const found: string[] = [];
+    for await (const { host, envelopes } of source.receipts()) {
+      found.push(host);
+      if (isRead) for await (const one of envelopes) found.push(one);
+    }
+    assert.deepEqual(found, isRead ? ['a', '1', '2', '3', 'b', '4'] : ['a', 'b']);
+  }
+});
+
+test('a log of nothing but rubbish: so much is listed, the rest is counted', async () => {
+  const fleet = new Fleet();
+  fleet.append(Array.from({ length: 10_100 }, () => '?'));
+  const { irregularities, moreIrregularities } = await fleet.audit();
+  assert.deepEqual([irregularities.length, moreIrregularities], [10_000, 100]);
 });

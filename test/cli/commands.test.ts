@@ -314,11 +314,16 @@ test('an auditor gets all that verify needs from one command', async (t) => {
   const state = join(dir, 'state');
   const to = join(dir, 'audit');
   await fleetOk(['host', 'show', 'lantern', '--state', state, '--export', to]);
-  const names = ['1.root.json', 'lantern-1.closure.fp', 'lantern-1.manifest.json'];
+  const manifest = 'lantern-1.manifest.json';
+  const names = ['1.root.json', 'lantern-1.closure.fp', manifest, `${manifest}.tlog-proof`];
   assert.deepEqual((await readdir(to)).sort(), names);
   const [root = '', ...files] = names.map((name) => join(to, name));
   const said = await fleetOk(['verify', ...files, '--root', root]);
-  assert.equal(said.match(/^authentic /gm)?.length, 2);
+  assert.equal(said.match(/^authentic /gm)?.length, 3);
+  assert.match(
+    said,
+    /authentic and logged, entry \d+ of \d+ in state.test\/log\/1, newest as of 20/,
+  );
 });
 
 test('a reader of progress that goes away ends neither a build nor a server', async (t) => {

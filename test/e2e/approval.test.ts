@@ -1,7 +1,7 @@
 // A host that wants two approvals, end to end: what is built waits, two people look at it and sign on machines
 // of their own (one with openssl alone), and only then the host gets it.
 import assert from 'node:assert/strict';
-import { cp, readFile, stat, writeFile } from 'node:fs/promises';
+import { cp, readdir, readFile, stat, writeFile } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import { type TestContext, test } from 'node:test';
 import { fleet, fleetOk, run, serve } from '../helpers/cli.ts';
@@ -128,6 +128,29 @@ test('two of three release keys: build, propose, approve twice, publish, switch'
   assert.equal(published.code, 0, published.stderr);
   assert.equal(JSON.parse(published.stdout).hosts[0].published, true);
   assert.deepEqual(await w.once(), { phase: 'in-sync', sequence: 1, error: null });
+  // An auditor gets the approval as well, and proofs that both are in the log.
+  await fleetOk(['host', 'show', 'lantern', '--state', w.state, '--export', w.file('audit')]);
+  const files = (await readdir(w.file('audit'))).sort().map((name) => join(w.file('audit'), name));
+  const root = join(w.state, 'root/1.root.json');
+  const { results } = JSON.parse(await fleetOk(['verify', ...files, '--root', root, '--json']));
+  const kinds = results.map(({ kind, log }: { kind: string; log?: object }) => [
+    kind,
+    log === undefined ? null : Reflect.get(log, 'isNewest'),
+  ]);
+  assert.deepEqual(kinds, [
+    ...[
+      ['root', null],
+      ['root', null],
+      ['approval', false],
+      ['proof', false],
+    ],
+    ...[
+      ['closure', true],
+      ['manifest', true],
+      ['proof', true],
+    ],
+  ]);
+  assert.equal(results[5].approvers.length, 2);
   // Nothing waits any more.
   assert.deepEqual(JSON.parse((await w.publish()).stdout).hosts, []);
 

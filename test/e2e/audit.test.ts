@@ -90,8 +90,23 @@ test('what a host was told and ran: of the state, of a bundle without a network,
   await w.build('three');
   assert.equal((await w.audit(...remote)).code, 0);
   const seen = await readFile(w.file('seen'), 'utf8');
-  const size = Number(seen.split('\n')[1]);
-  assert.ok(size > report.log.size);
+  const [, size] = JSON.parse(seen.split('\n')[2] ?? '').checkpoint.split('\n');
+  assert.ok(Number(size) > report.log.size);
+  await w.build('four');
+  const more = JSON.parse((await w.audit(...remote)).stdout);
+  assert.deepEqual([more.log.from, more.irregularities], [Number(size), []]);
+  assert.deepEqual(
+    more.hosts[0].told.map(({ sequence }: { sequence: number }) => sequence),
+    [4],
+  );
+  // A file that is damaged is left as it is, and said to be.
+  await writeFile(w.file('seen'), seen.slice(0, -5));
+  const damaged = await w.audit(...remote);
+  assert.deepEqual([damaged.code, /E_AUDIT_STATE/.test(damaged.stderr)], [1, true]);
+  assert.equal(await readFile(w.file('seen'), 'utf8'), seen.slice(0, -5));
+  await writeFile(w.file('seen'), 'nothing');
+  assert.match((await w.audit(...remote)).stderr, /neither what an audit keeps.*E_AUDIT_STATE/);
+  await writeFile(w.file('seen'), seen);
   // What was verified before is not what the bundle begins with, which is older.
   const older = await w.audit('--bundle', w.file('a.tar'), '--since', w.file('seen'));
   assert.equal(older.code, 3);

@@ -33,7 +33,10 @@ export const RULES: ReadonlyMap<string, Rule> = new Map([
     'manifest',
     { may: [...FOUNDATION, 'nix', 'tlog', 'bundle', ...STORAGE_INTERFACES], packages: ['typebox'] },
   ],
-  ['audit', { may: [...FOUNDATION, 'tlog', 'bundle', 'nix', 'manifest'], packages: ['undici'] }],
+  [
+    'audit',
+    { may: [...FOUNDATION, 'tlog', 'bundle', 'nix', 'manifest'], packages: ['typebox', 'undici'] },
+  ],
   [
     'agent',
     {
