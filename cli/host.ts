@@ -150,12 +150,17 @@ async function exportManifest(
 ): Promise<void> {
   if (manifest === null) throw new FleetError('E_NO_MANIFEST', 'nothing is published for it yet');
   const { host, sequence, envelope, closure } = manifest;
-  const stream = await blobs.get(closure);
-  if (stream === null) throw new FleetError('E_CACHE_INCOMPLETE', `its closure file is missing`);
+  // One that ends the host has none.
+  const stream = closure === null ? null : await blobs.get(closure);
+  if (stream === null && closure !== null) {
+    throw new FleetError('E_CACHE_INCOMPLETE', `its closure file is missing`);
+  }
   try {
     await makeDirectoryDurable(to);
     await writeDurable(join(to, `${host}-${sequence}.manifest.json`), envelope);
-    await writeDurable(join(to, `${host}-${sequence}.closure.fp`), await buffer(stream));
+    if (stream !== null) {
+      await writeDurable(join(to, `${host}-${sequence}.closure.fp`), await buffer(stream));
+    }
     for (const { root, envelope: text } of roots) {
       await writeDurable(join(to, `${root.version}.root.json`), text);
     }

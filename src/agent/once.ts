@@ -29,6 +29,7 @@ import {
 } from './outcome.ts';
 import { placeAt, readBootId, readSystems, type Systems } from './place.ts';
 import { type Chain, readChain, type Sent, sendQueued, tell } from './receipts.ts';
+import { renewInTime, withToken } from './renew-token.ts';
 import { type Fetched, fetchClosure, requireStore } from './store.ts';
 import { probeNamespace } from './switch.ts';
 import { undo } from './undo.ts';
@@ -133,6 +134,8 @@ class Run implements AsyncDisposable {
       attempt = (await this.#undoUnfinished(error)) ?? attempt;
     const outcome = attempt === null ? null : await this.#tell(attempt, this.#manifest);
     const receipts = await this.#report(error);
+    const { clock, say } = this.#options;
+    await renewInTime(this.#client, this.#memory, clock(), error, say);
     error ??= outcome === null ? null : errorOf(outcome);
     return { outcome, error, fetched: this.#fetched, receipts };
   }
@@ -145,7 +148,8 @@ class Run implements AsyncDisposable {
       return DECOMMISSIONED;
     }
     const now = nowOf(this.#memory.trust, this.#options.clock());
-    const asked = await askForOffer(this.#client, this.#memory, now);
+    const ask = () => askForOffer(this.#client, this.#memory, now);
+    const asked = await withToken(this.#client, this.#memory, this.#options.clock(), ask);
     this.#memory = { ...this.#memory, trust: asked.trust };
     const { root, offer } = asked;
     if (offer === null) return null;

@@ -40,6 +40,7 @@ export async function openGcRoots(dir: string): Promise<GcRoots> {
       await build(link);
     },
     keep: async ({ host, epoch, sequence, toplevel }) => {
+      if (toplevel === null) return;
       await addRoot(toplevel, join(dir, `${host}-${epoch}-${sequence}`));
     },
     oldestBuild: async () => {
@@ -61,7 +62,7 @@ export async function openGcRoots(dir: string): Promise<GcRoots> {
         const manifest = (await state.manifestHistory(host)).find(
           (one) => one.epoch === Number(epoch) && one.sequence === Number(sequence),
         );
-        if (manifest === undefined || kept.has(manifest.toplevel)) continue;
+        if (manifest?.toplevel == null || kept.has(manifest.toplevel)) continue;
         await removeDurable(join(dir, name));
         released += 1;
       }

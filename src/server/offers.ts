@@ -52,7 +52,8 @@ export async function makeOffer(
     manifest: manifest.envelope,
     logged: { index: logIndex, proof: formatProof(await proveInclusion(tile, logIndex, size)) },
     approval: manifest.approval === null ? null : await offerApproval(manifest.approval),
-    closure: { sha256: manifest.closure, bytes: manifest.closureBytes },
+    closure:
+      manifest.closure === null ? null : { sha256: manifest.closure, bytes: manifest.closureBytes },
   };
   async function offerApproval(approval: LoggedApproval): Promise<Offer['approval']> {
     const proof = proveApproval(approval, manifest?.digest ?? '');

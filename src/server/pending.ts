@@ -12,7 +12,7 @@ import {
   requireApproved,
 } from '../manifest/approval.ts';
 import { parseEnvelope } from '../manifest/dsse.ts';
-import { type Deployment, parseManifest } from '../manifest/manifest.ts';
+import { type Manifest, parseManifest } from '../manifest/manifest.ts';
 import { type ProposalPart, proposalFiles } from '../manifest/proposal.ts';
 import { requireServable } from '../manifest/publish.ts';
 import { approvalThreshold, type Root } from '../manifest/root.ts';
@@ -98,9 +98,9 @@ async function requirePublishable(
   now: number,
 ): Promise<ApprovalFile | null> {
   const manifest = parseManifest(parseEnvelope(pending.envelope).payload);
-  if (manifest.intent === 'decommission') return null;
   await requireCurrent(dir, pending, manifest, now);
   const approval = chooseApproval(pending, approvals, dir.root, now);
+  if (manifest.intent === 'decommission') return approval;
   const bytes = await closureBytes(dir.blobs, manifest.closure.sha256);
   if (bytes === null) {
     const text = `the closure file of ${pending.host} is gone`;
@@ -114,7 +114,7 @@ async function requirePublishable(
 async function requireCurrent(
   { state, root }: Pick<StateDir, 'state' | 'root'>,
   { host }: PublishedManifest,
-  manifest: Deployment,
+  manifest: Manifest,
   now: number,
 ): Promise<void> {
   const current = await state.currentManifest(host);

@@ -3,10 +3,12 @@
 import type { Database } from 'better-sqlite3';
 import { FleetError } from '../errors.ts';
 import { hashPartOf, type StorePath } from '../nix/storepath.ts';
+import { LEAVE_SECONDS } from './host-life.ts';
 import type {
   HostEntry,
   LogEntry,
   LoggedApproval,
+  LoggedEnrolment,
   LoggedManifest,
   LogHead,
   LogStateReads,
@@ -39,7 +41,7 @@ export function createLogReads(db: Database, patience: number): LogStateReads {
   const pending = db.prepare<[], PublishedManifest>(
     `SELECT ${MANIFEST} FROM pending_manifest ORDER BY host`,
   );
-  type Row = Omit<LoggedManifest, 'approval'> & { readonly approvedBy: number | null };
+  type Row = PublishedManifest & { readonly logIndex: number; readonly approvedBy: number | null };
   const logged = db.prepare<[string, number, number], Row>(
     `SELECT ${MANIFEST}, log_index AS logIndex, approved_by AS approvedBy FROM manifest
      WHERE host = ? AND log = ? AND log_index < ? ORDER BY epoch DESC, sequence DESC LIMIT 1`,
@@ -64,14 +66,20 @@ export function createLogReads(db: Database, patience: number): LogStateReads {
   );
   const closures = db
     .prepare<[number, number], string>(
-      'SELECT DISTINCT closure FROM manifest WHERE log = ? AND log_index < ? ORDER BY closure',
+      `SELECT DISTINCT closure FROM manifest
+       WHERE log = ? AND log_index < ? AND closure IS NOT NULL ORDER BY closure`,
     )
     .pluck();
   const unlogged = db.prepare<[number], UnloggedKey>(
     `SELECT host, public_key AS publicKey, nullif(logged_key, public_key) AS replaces FROM host
      WHERE public_key IS NOT NULL AND (public_key, ?) IS NOT (logged_key, logged_in) ORDER BY host`,
   );
+  const enrolments = db.prepare<[number, number, string], LoggedEnrolment>(
+    `SELECT idx AS "index", CAST(data AS TEXT) AS envelope FROM log_entry
+     WHERE log = ? AND idx < ? AND host = ? ORDER BY idx`,
+  );
   return {
+    loggedEnrolments: (host, log, size) => ask(() => enrolments.all(log, size, host)),
     approvals: (log, from, to) =>
       ask(() => approvals.all(log, from, to).flatMap(({ idx }) => approvalAt(log, idx) ?? [])),
     loggedClosures: (log, size) => ask(() => closures.all(log, size)),
@@ -120,9 +128,14 @@ export function createLogWrites(db: Database): SyncLogWrites {
   );
   // Whatever was waiting for this host followed another manifest than it has now.
   const dropPending = db.prepare('DELETE FROM pending_manifest WHERE host = ?');
-  const staged = db.prepare<[number, number, number], { host: string; toplevel: StorePath }>(
+  const staged = db.prepare<[number, number, number], { host: string; toplevel: StorePath | null }>(
     'SELECT host, toplevel FROM manifest WHERE log = ? AND log_index >= ? AND log_index < ?',
   );
+  const endTokens = db.prepare(
+    `UPDATE credential SET scope = 'leaving', expires_at = min(ifnull(expires_at, @until), @until)
+     WHERE host = @host`,
+  );
+  const endInvitations = db.prepare('DELETE FROM invitation WHERE host = ? AND used_key IS NULL');
   const counts = db.prepare<{ log: number; from: number; to: number }, { n: number }>(
     `SELECT (SELECT count(*) FROM manifest WHERE log = @log AND log_index >= @from AND log_index < @to)
        + (SELECT count(*) FROM log_entry WHERE log = @log AND idx >= @from AND idx < @to) AS n`,
@@ -205,8 +218,12 @@ export function createLogWrites(db: Database): SyncLogWrites {
       );
     }
     for (const { host, toplevel } of staged.all(log, from, size)) {
+      if (toplevel === null) {
+        endTokens.run({ host, until: now + LEAVE_SECONDS });
+        endInvitations.run(host);
+      }
       // With it all that it refers to is there, and stays: no row refers to a missing one.
-      if (useToplevel.run(now, hashPartOf(toplevel), toplevel).changes === 0) {
+      else if (useToplevel.run(now, hashPartOf(toplevel), toplevel).changes === 0) {
         throw new FleetError('E_CACHE_INCOMPLETE', `the cache lacks ${toplevel}, for ${host}`);
       }
       dropPending.run(host);
