@@ -1,7 +1,6 @@
 // fleet approve PROPOSAL: shows what is proposed (host, old and new system, packages that change, where it comes
 // from), and signs it, on a machine that has a release key and no state. A second key signs the same
 // approval (--approval), and openssl alone will do (--pae, --signature). Trust comes from --root.
-import { createInterface } from 'node:readline/promises';
 import { Readable } from 'node:stream';
 import type { Command } from 'commander';
 import { readBundle } from '../src/bundle/tar.ts';
@@ -21,6 +20,7 @@ import { type Root, verifyInitialRoot } from '../src/manifest/root.ts';
 import { STATEMENT_PAYLOAD_TYPE } from '../src/manifest/statement.ts';
 import { formatTime } from '../src/manifest/time.ts';
 import { approvalFile, formatApprovalFile } from './approval-file.ts';
+import { confirm } from './confirm.ts';
 import { readInput } from './input.ts';
 import { type Globals, globalsOf, print, printable } from './output.ts';
 import { withSignature } from './signature.ts';
@@ -86,7 +86,14 @@ async function approve(file: string, options: Options, globals: Globals): Promis
   if (means.length === 0 || out === undefined) {
     return print(globals, { ...asDocument, approval: null }, shown(all.root, chosen));
   }
-  if (options.yes !== true) await confirm(globals, shown(all.root, chosen), chosen.length);
+  if (options.yes !== true) {
+    await confirm(globals, {
+      text: shown(all.root, chosen),
+      question: `Approve ${chosen.length === 1 ? 'this' : `these ${chosen.length}`}?`,
+      hint: 'look at it without --key first; then add --yes',
+      otherwise: 'nothing was signed',
+    });
+  }
   if (options.pae !== undefined) {
     const { payloadType, payload } = parseEnvelope(approval.envelope);
     if (given === null) await createDurable(out, formatApprovalFile(approval));
@@ -160,23 +167,6 @@ function newApproval(changes: readonly Proposed[], root: Root, now: number): App
   const digests = changes.map(({ digest }) => digest);
   const { payload, batch } = makeApproval(digests, { issuedAt: now, expiresAt }, root);
   return { envelope: signEnvelope(STATEMENT_PAYLOAD_TYPE, payload, []), batch };
-}
-
-async function confirm(globals: Globals, text: string, count: number): Promise<void> {
-  if (!process.stdin.isTTY || globals.json) {
-    throw new FleetError('E_USAGE', 'nobody is there to be asked', {
-      hint: 'look at it without --key first; then add --yes',
-    });
-  }
-  process.stderr.write(`${text}\n\n`);
-  const asking = createInterface({ input: process.stdin, output: process.stderr });
-  const answer = await asking.question(
-    `Approve ${count === 1 ? 'this' : `these ${count}`}? [y/N] `,
-  );
-  asking.close();
-  if (!/^y(es)?$/i.test(answer.trim())) {
-    throw new FleetError('E_INTERRUPTED', 'nothing was signed');
-  }
 }
 
 function shown(root: Root, changes: readonly Proposed[]): string {

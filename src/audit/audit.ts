@@ -10,7 +10,7 @@ import { parseNote } from '../tlog/note.ts';
 import { parseBundle, TILE_WIDTH, widthOfTile } from '../tlog/tile.ts';
 import { type Fact, mayBeRoot } from './facts.ts';
 import type { FactsPool } from './facts-pool.ts';
-import { auditReceipts, type Ran } from './receipts.ts';
+import { auditConflicts, auditReceipts, type Ran } from './receipts.ts';
 import {
   type BatchReader,
   type HostHistory,
@@ -26,8 +26,12 @@ export type LogSource = {
   /** The bytes of a bundle of entries; null where it is missing. */
   bundle(index: number, width: number): Promise<Uint8Array | null>;
   readonly batch: BatchReader;
-  /** Envelopes of each host's receipts, in their order. */
-  receipts(): AsyncIterable<{ readonly host: string; readonly envelopes: readonly string[] }>;
+  /** Envelopes of each host's receipts, in their order, and of those that contradict them. */
+  receipts(): AsyncIterable<{
+    readonly host: string;
+    readonly envelopes: readonly string[];
+    readonly contradict?: boolean;
+  }>;
 };
 
 export type AuditedHost = HostHistory & {
@@ -97,9 +101,15 @@ export async function auditLog(
   const said = new Map<string, Pick<AuditedHost, 'ran' | 'receipts' | 'phase'>>();
   const { origin } = checkpoint;
   const histories = new Map(replay.hosts.map((history) => [history.host, history]));
-  for await (const { host, envelopes } of source.receipts()) {
+  for await (const { host, envelopes, contradict } of source.receipts()) {
     const history = histories.get(host) ?? { host, told: [], keys: [] };
     histories.set(host, history);
+    if (contradict === true) {
+      for (const { code, message } of auditConflicts(envelopes, history, trusted.fleet)) {
+        replay.tell(host, code, message);
+      }
+      continue;
+    }
     const { wrong, ...rest } = auditReceipts(envelopes, history, {
       fleet: trusted.fleet,
       origin,

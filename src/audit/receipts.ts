@@ -75,6 +75,29 @@ export function auditReceipts(
   return { receipts: envelopes.length, ran, phase, wrong };
 }
 
+/** Receipts that a server did not take: each that a key of the host signed shows two machines, or a lost memory. */
+export function auditConflicts(
+  envelopes: readonly string[],
+  history: HostHistory,
+  fleet: string,
+): ReceiptsVerdict['wrong'] {
+  const keys = history.keys.map(({ key }) => key).reverse();
+  return envelopes.map((text, place) => {
+    const name = `refused receipt ${place + 1}`;
+    try {
+      const { receipt } = verify(text, keys, fleet, history.host);
+      const what = `${name}, of counter ${receipt.counter}, contradicts the others`;
+      return {
+        code: 'E_RECEIPT_CHAIN',
+        message: `${what}: the machine was cloned, or lost its state`,
+      };
+    } catch (error) {
+      if (!isFleetError(error)) throw error;
+      return { code: error.code, message: `${name}: ${error.message}` };
+    }
+  });
+}
+
 /** The newest keys first: most receipts are of the one in use. */
 function verify(text: string, keys: readonly PublicKey[], fleet: string, host: string) {
   const envelope = parseEnvelope(text);

@@ -19,6 +19,8 @@ export const BUNDLE_FILES = {
   entries: (index: number, width: number): string =>
     `log/${formatTilePath({ level: 'entries', index, width })}`,
   receipts: (host: string): string => `receipts/${host}.jsonl`,
+  /** What contradicts those. */
+  conflicts: (host: string): string => `conflicts/${host}.jsonl`,
 };
 
 /** Of files that an audit reads: receipts of one host, or 256 entries. */
@@ -60,10 +62,12 @@ export async function openBundleSource(files: AsyncIterable<BundleFile>): Promis
         const { value, done } = await iterator.next();
         if (done === true) return;
         const { name, data } = value as BundleFile;
-        const host = /^receipts\/([a-z0-9-]{1,63})\.jsonl$/.exec(name)?.[1];
+        const [, folder, host] =
+          /^(receipts|conflicts)\/([a-z0-9-]{1,63})\.jsonl$/.exec(name) ?? [];
         if (host === undefined)
           return refuse(`${JSON.stringify(name)} does not belong after the log`);
-        yield { host, envelopes: linesOf(Buffer.from(data).toString('utf8')) };
+        const envelopes = linesOf(Buffer.from(data).toString('utf8'));
+        yield { host, envelopes, contradict: folder === 'conflicts' };
       }
     },
   };

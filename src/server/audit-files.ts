@@ -48,9 +48,14 @@ export async function* auditFiles(
     yield { name: BUNDLE_FILES.entries(index, width), data };
   }
   for (const { record } of await state.status()) {
+    const lines = (envelopes: readonly string[]) => envelopes.map((one) => `${one}\n`).join('');
     const receipts = await state.receipts(record.host);
-    if (receipts.length === 0) continue;
-    yield fileOf(BUNDLE_FILES.receipts(record.host), receipts.map((one) => `${one}\n`).join(''));
+    if (receipts.length > 0) yield fileOf(BUNDLE_FILES.receipts(record.host), lines(receipts));
+    const conflicts = await state.conflicts(record.host);
+    const refused = conflicts.filter(({ kind }) => kind !== 'token');
+    if (refused.length === 0) continue;
+    const text = lines(refused.map(({ envelope }) => envelope));
+    yield fileOf(BUNDLE_FILES.conflicts(record.host), text);
   }
 }
 
@@ -78,6 +83,7 @@ const VERIFY = `This bundle holds a whole transparency log of a fleet, and what 
   log/checkpoint         the log's signed checkpoint (C2SP tlog-checkpoint)
   log/tile/entries/...   its entries, 256 in each (C2SP tlog-tiles)
   receipts/HOST.jsonl    what the host reported, one signed envelope a line
+  conflicts/HOST.jsonl   what its key signed besides, and contradicts that (where there is any)
 
 All of it at once:       fleet audit --bundle FILE --root 1.root.json
 An envelope by hand:     its payload, base64-decoded, is P; the bytes that are signed are

@@ -34,6 +34,7 @@ import { queryClosure, queryPathInfos } from '../nix/query.ts';
 import type { StorePath } from '../nix/storepath.ts';
 import { acquireLease } from '../storage/lease.ts';
 import type { LeaseHolder, PublishedManifest } from '../storage/state.ts';
+import { chooseHosts, type Gone } from './choose-hosts.ts';
 import { openGcRoots } from './gcroots.ts';
 import { openLogWriter } from './log-writer.ts';
 import { requireUntold } from './rebuilt.ts';
@@ -55,6 +56,7 @@ export type BuildRequest = {
 
 export type FleetBuildEvent =
   | { readonly kind: 'flake'; readonly flake: FlakeSource; readonly hosts: readonly string[] }
+  | { readonly kind: 'skipped'; readonly host: string; readonly why: Gone }
   | { readonly kind: 'evaluating'; readonly host: string }
   | { readonly kind: 'building'; readonly host: string; readonly event: BuildEvent }
   | { readonly kind: 'ingesting'; readonly host: string; readonly progress: IngestProgress }
@@ -88,8 +90,10 @@ export async function buildFleet(dir: StateDir, request: BuildRequest): Promise<
   const { signal, onEvent } = request;
   const passed = signal === undefined ? {} : { signal };
   const flake = await describeFlake(request.flake, passed);
-  const hosts = chooseHosts(await listHosts(flake, passed), request.hosts);
+  const all = await listHosts(flake, passed);
+  const { hosts, skipped } = await chooseHosts(dir.state, all, request.hosts);
   onEvent?.({ kind: 'flake', flake, hosts });
+  for (const one of skipped) onEvent?.({ kind: 'skipped', ...one });
   // Before hours of building, not after.
   await openLogWriter(dir);
   const builder = {
@@ -140,16 +144,6 @@ export async function buildFleet(dir: StateDir, request: BuildRequest): Promise<
 
 type Prepared = { readonly host: string; readonly built: BuiltHost };
 type FailedHost = { readonly host: string; readonly error: FleetError };
-
-function chooseHosts(all: readonly string[], wanted: readonly string[]): readonly string[] {
-  const unknown = wanted.filter((host) => !all.includes(host));
-  if (unknown.length > 0) {
-    throw new FleetError('E_HOST_NOT_IN_FLAKE', `the flake has no host ${unknown.join(', ')}`, {
-      hint: `it has: ${all.join(', ')}`,
-    });
-  }
-  return wanted.length === 0 ? all : [...new Set(wanted)];
-}
 
 function describe(
   evaluated: EvaluatedHost,
@@ -238,9 +232,10 @@ async function compare(
 async function publishPrepared(
   dir: StateDir,
   prepared: readonly (Prepared | FailedHost)[],
-  { signal, onEvent, noPublish: wantsToWait }: BuildRequest,
+  request: BuildRequest,
   keep: (manifest: PublishedManifest) => Promise<void>,
 ): Promise<HostResult[]> {
+  const { signal, onEvent, noPublish: wantsToWait } = request;
   if (prepared.every((one) => 'error' in one)) return [...prepared];
   await using lease = await acquireLease({
     file: dir.layout.publishLock,
@@ -266,6 +261,11 @@ async function publishPrepared(
       const stored = await storeClosure(one.built, dir.blobs, dir.root.limits);
       const change = changeOf(one.built, stored.blob.id, current, rules);
       const before = waiting.get(one.host) ?? null;
+      if (before?.toplevel === null && request.hosts.length === 0) {
+        throw new FleetError('E_DECOMMISSIONED', `the removal of ${one.host} waits meanwhile`, {
+          hint: 'publish it, or name the host, which is to stay then: fleet build HOST',
+        });
+      }
       if (change === 'none') {
         // What waits for it is no longer wanted.
         if (before !== null) pending.drop.push(one.host);
@@ -274,7 +274,7 @@ async function publishPrepared(
       }
       const waits = wantsToWait || approvalThreshold(dir.root, one.host) > 0;
       // Somebody may be looking at it already.
-      if (waits && before !== null && follows(before, current)) {
+      if (waits && before?.toplevel != null && follows(before, current)) {
         if (changeOf(one.built, stored.blob.id, before, rules) === 'none') {
           results.push(resultOf(one, change, current, before, true));
           continue;

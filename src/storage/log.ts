@@ -122,7 +122,8 @@ export interface LogStateWrites {
   dropStaged(log: number, fence: number): Promise<void>;
   /**
    * Stages entries behind what is committed. Several transactions when there are many.
-   * @throws FleetError E_SEQUENCE when a manifest does not follow its host's newest.
+   * @throws FleetError E_SEQUENCE when a manifest does not follow its host's newest; E_DECOMMISSIONED when that ended
+   *   the host, and this one does not.
    */
   stageEntries(log: number, entries: readonly StagedEntry[], fence: number): Promise<void>;
   /**

@@ -116,8 +116,11 @@ export function createLogWrites(db: Database): SyncLogWrites {
      VALUES (?, ?, ?, ?, ?, ?, ?)`,
   );
   const addHost = db.prepare('INSERT OR IGNORE INTO host (host) VALUES (?)');
-  const newest = db.prepare<[string], { epoch: number; sequence: number }>(
-    `SELECT epoch, sequence FROM committed_manifest WHERE host = ?
+  const newest = db.prepare<
+    [string],
+    { epoch: number; sequence: number; toplevel: StorePath | null }
+  >(
+    `SELECT epoch, sequence, toplevel FROM committed_manifest WHERE host = ?
      ORDER BY epoch DESC, sequence DESC LIMIT 1`,
   );
   const addManifest = db.prepare(
@@ -199,6 +202,9 @@ export function createLogWrites(db: Database): SyncLogWrites {
           const numbers = `manifest ${epoch}.${sequence} of host ${host}`;
           const follows = `does not follow ${last.epoch}.${last.sequence}`;
           throw new FleetError('E_SEQUENCE', `${numbers} ${follows}`);
+        }
+        if (last?.toplevel === null && entry.manifest.toplevel !== null) {
+          throw new FleetError('E_DECOMMISSIONED', `${host} was removed from the fleet`);
         }
         addHost.run(host);
         addManifest.run({ ...entry.manifest, log, index, approvedBy: entry.approvedBy ?? null });
