@@ -137,7 +137,7 @@ test('enrolled, its disk lost, enrolled anew, audited, exported, removed, skippe
   assert.ok((await readdir(file('ended'))).includes('lantern-2.manifest.json'));
 });
 
-test('a removal that wants approval waits for it, as a system does; a build leaves it waiting', async (t) => {
+test('a removal that wants approval waits for it, as a system does, under whatever root', async (t) => {
   const dir = await temporaryDir(t);
   const file = (name: string): string => join(dir, name);
   const now = Math.floor(Date.now() / 1000);
