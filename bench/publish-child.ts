@@ -37,7 +37,7 @@ const results = await publishBuilt(
       return lost;
     },
   },
-  { noPublish: false },
+  { noPublish: false, named: false },
 );
 mark();
 await gcroots[Symbol.asyncDispose]();

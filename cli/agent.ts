@@ -149,6 +149,12 @@ function statusText(status: AgentStatus): string {
             `sequence ${rejected.manifest.sequence}: ${printable(rejected.reason.text)}`,
           ],
         ]),
+    [
+      'token',
+      status.tokenRenewAt === null
+        ? 'renewed when the server says so'
+        : `renewed from ${formatTime(status.tokenRenewAt)} on`,
+    ],
     ['receipts', status.queued === 0 ? 'all sent' : `${status.queued} wait to be sent`],
   ]);
 }

@@ -176,17 +176,25 @@ function shown(root: Root, changes: readonly Proposed[]): string {
   ].join('\n');
 }
 
-function linesOf({ manifest, before, closure, approvals, digest }: Proposed): string[] {
-  const { provenance, host } = manifest;
+function linesOf(change: Proposed): string[] {
+  const { before, approvals, digest } = change;
+  const { host, sequence, expiresAt, emergency } = change.manifest;
+  const head = [
+    `${host.id} #${sequence}  (${digest})`,
+    `  from    ${before?.manifest.toplevel ?? '-'}`,
+  ];
+  const valid = `  valid   until ${formatTime(expiresAt)}${emergency ? '; EMERGENCY' : ''}; needs ${approvals} approvals`;
+  if (change.closure === null) return [...head, '  to      NOTHING: it removes the host', valid];
+  const { manifest, closure } = change;
+  const { provenance } = manifest;
   const diff = diffClosures(before?.closure ?? null, closure);
   const source = provenance.rev ?? 'no revision: uncommitted changes';
   return [
-    `${host.id} #${manifest.sequence}  (${digest})`,
-    `  from    ${before?.manifest.toplevel ?? '-'}`,
+    ...head,
     `  to      ${manifest.toplevel}`,
     `  source  ${printable(provenance.flakeRef)} (${source})`,
     `  built   by ${printable(provenance.builder.id)}, Nix ${printable(provenance.builder.nixVersion)}, from ${provenance.drvPath}`,
-    `  valid   until ${formatTime(manifest.expiresAt)}${manifest.emergency ? '; EMERGENCY' : ''}; needs ${approvals} approvals`,
+    valid,
     `  paths   ${diff.added.length} new, ${diff.removed.length} gone, ${closure.paths.size} in all`,
     ...packagesOf(diff),
   ];
@@ -211,18 +219,25 @@ function versions(all: readonly string[]): string {
 function documentOf(root: Root, changes: readonly Proposed[]) {
   return {
     root: { fleet: root.fleet, version: root.version, epoch: root.epoch },
-    hosts: changes.map(({ manifest, digest, before, closure, approvals }) => ({
-      host: manifest.host.id,
-      epoch: manifest.epoch,
-      sequence: manifest.sequence,
-      digest,
-      before: before?.manifest.toplevel ?? null,
-      toplevel: manifest.toplevel,
-      emergency: manifest.emergency,
-      expiresAt: manifest.expiresAt,
-      approvals,
-      provenance: manifest.provenance,
-      ...diffClosures(before?.closure ?? null, closure),
+    hosts: changes.map((change) => ({
+      host: change.manifest.host.id,
+      epoch: change.manifest.epoch,
+      sequence: change.manifest.sequence,
+      digest: change.digest,
+      intent: change.manifest.intent,
+      before: change.before?.manifest.toplevel ?? null,
+      emergency: change.manifest.emergency,
+      expiresAt: change.manifest.expiresAt,
+      approvals: change.approvals,
+      ...systemOf(change),
     })),
   };
+}
+
+function systemOf({ manifest, before, closure }: Proposed) {
+  if (closure === null) {
+    return { toplevel: null, provenance: null, added: [], removed: [], packages: [] };
+  }
+  const { toplevel, provenance } = manifest;
+  return { toplevel, provenance, ...diffClosures(before?.closure ?? null, closure) };
 }

@@ -79,6 +79,14 @@ function tell(globals: Globals, event: FleetBuildEvent): void {
         `hosts of ${event.flake.ref.replace(/[?].*/, '')}: ${event.hosts.map(printable).join(', ')}`,
       );
       break;
+    case 'skipped':
+      say(
+        globals,
+        event.why === 'removed'
+          ? `${event.host}: skipped, it was removed from the fleet`
+          : `${event.host}: skipped, its removal waits: fleet publish; to keep it, name it: fleet build ${event.host}`,
+      );
+      break;
     case 'evaluating':
       say(globals, `${printable(event.host)}: evaluating`);
       break;

@@ -1,4 +1,4 @@
-// fleet host list|show|enroll: the hosts of the fleet, and the one-time file that enrols one.
+// fleet host list|show|enroll: the hosts of the fleet, and the one-time file that enrols one. (host-remove.ts ends one.)
 import { join } from 'node:path';
 import { buffer } from 'node:stream/consumers';
 import type { Command } from 'commander';
@@ -10,9 +10,11 @@ import { formatEnrolFile } from '../src/manifest/enrol-file.ts';
 import { isHostId } from '../src/manifest/fields.ts';
 import { formatTime } from '../src/manifest/time.ts';
 import type { StateDir } from '../src/server/statedir.ts';
-import { hostStatus } from '../src/server/status.ts';
+import { type HostStatus, hostStatus } from '../src/server/status.ts';
 import { generateEnrolSecret, hashToken } from '../src/server/tokens.ts';
 import type { PublishedManifest } from '../src/storage/state.ts';
+import { exportRecords } from './host-export.ts';
+import { registerHostRemove } from './host-remove.ts';
 import { globalsOf, print, printable, say, table } from './output.ts';
 import { withStateDir } from './state.ts';
 
@@ -32,6 +34,7 @@ export function registerHost(program: Command): void {
           host: record.host,
           enrolled: record.publicKey !== null,
           published: manifest !== null,
+          removed: manifest !== null && manifest.toplevel === null,
         }));
         const yes = (value: boolean): string => (value ? 'yes' : 'no');
         print(
@@ -39,7 +42,11 @@ export function registerHost(program: Command): void {
           { version: 1, hosts: rows },
           table([
             ['HOST', 'PUBLISHED', 'ENROLLED'],
-            ...rows.map((row) => [row.host, yes(row.published), yes(row.enrolled)]),
+            ...rows.map((row) => [
+              row.host,
+              row.removed ? 'removed' : yes(row.published),
+              yes(row.enrolled),
+            ]),
           ]),
         );
       });
@@ -57,7 +64,10 @@ export function registerHost(program: Command): void {
         if (row === undefined) {
           throw new FleetError('E_HOST_UNKNOWN', `there is no host named ${printable(name)}`);
         }
-        if (options.export !== undefined) await exportManifest(dir, row.manifest, options.export);
+        if (options.export !== undefined) {
+          await exportManifest(dir, row.manifest, options.export);
+          await exportRecords(dir, name, options.export);
+        }
         const status = hostStatus(row, Math.floor(Date.now() / 1000));
         const key = row.record.publicKey === null ? null : parsePublicKey(row.record.publicKey);
         const time = (at: number | null | undefined): string => (at == null ? '-' : formatTime(at));
@@ -67,7 +77,7 @@ export function registerHost(program: Command): void {
           table([
             ['phase', status.phase],
             ['why', printable(status.why?.text ?? '-')],
-            ['desired', status.desired?.toplevel ?? '-'],
+            ['desired', desiredOf(status)],
             ['  sequence', String(status.desired?.sequence ?? '-')],
             ['  issued', time(status.desired?.issuedAt)],
             ['  expires', time(status.desired?.expiresAt)],
@@ -75,6 +85,9 @@ export function registerHost(program: Command): void {
             ['booted', status.actual?.booted ?? '-'],
             ['profile', status.actual?.profile ?? '-'],
             ['last seen', time(status.lastSeen)],
+            ...(status.conflict === null
+              ? []
+              : [['CLONED?', `${status.conflict.text} (since ${time(status.conflict.since)})`]]),
             ['enrolled', time(row.record.enrolledAt)],
             ['host key', key === null ? '-' : fingerprint(key)],
           ]),
@@ -101,6 +114,9 @@ export function registerHost(program: Command): void {
         throw new FleetError('E_USAGE', '--hours wants a whole number from 1 to 8760');
       }
       await withStateDir(globals, async ({ state, config, root, roots }) => {
+        if ((await state.currentManifest(name))?.toplevel === null) {
+          throw new FleetError('E_DECOMMISSIONED', `${name} was removed from the fleet`);
+        }
         const known = await state.host(name);
         if (known?.publicKey != null && options.replace !== true) {
           throw new FleetError('E_ENROLLED', `${name} is enrolled already`, {
@@ -140,6 +156,7 @@ export function registerHost(program: Command): void {
         }
       });
     });
+  registerHostRemove(host);
 }
 
 /** Writes what `fleet verify` needs: the manifest as it was published, its proofs, its closure file, the roots. */
@@ -154,13 +171,18 @@ async function exportManifest(
   const name = `${host}-${sequence}.manifest.json`;
   const { proofFiles } = await import('./host-proof.ts');
   const proofs = await proofFiles(dir, manifest, name);
-  const stream = await blobs.get(closure);
-  if (stream === null) throw new FleetError('E_CACHE_INCOMPLETE', `its closure file is missing`);
+  // One that ends the host has none.
+  const stream = closure === null ? null : await blobs.get(closure);
+  if (stream === null && closure !== null) {
+    throw new FleetError('E_CACHE_INCOMPLETE', `its closure file is missing`);
+  }
   try {
     await makeDirectoryDurable(to);
     await writeDurable(join(to, name), envelope);
     for (const [file, text] of proofs) await writeDurable(join(to, file), text);
-    await writeDurable(join(to, `${host}-${sequence}.closure.fp`), await buffer(stream));
+    if (stream !== null) {
+      await writeDurable(join(to, `${host}-${sequence}.closure.fp`), await buffer(stream));
+    }
     for (const { root, envelope: text } of roots) {
       await writeDurable(join(to, `${root.version}.root.json`), text);
     }
@@ -168,6 +190,10 @@ async function exportManifest(
     const why = isFleetError(cause) ? cause.message : `cannot write to ${to}: ${errnoOf(cause)}`;
     throw new FleetError('E_USAGE', why, { hint: 'choose another place with --export', cause });
   }
+}
+
+function desiredOf({ desired }: HostStatus): string {
+  return desired === null ? '-' : (desired.toplevel ?? 'nothing: it is removed');
 }
 
 function serverUrl(given: string | undefined, configured: string | null): string {

@@ -67,7 +67,7 @@ async function publish(globals: Globals, files: readonly string[]): Promise<void
   const rows = results.map(({ manifest, error }) => [
     manifest.host,
     error === null ? paint(globals, 'good', 'published') : paint(globals, 'waiting', 'waits'),
-    `#${manifest.sequence} ${shortPath(manifest.toplevel)}`,
+    `#${manifest.sequence} ${manifest.toplevel === null ? 'removes the host' : shortPath(manifest.toplevel)}`,
     error === null ? '' : `${error.message} [${error.code}]`,
   ]);
   print(

@@ -2,6 +2,7 @@
 import { stat } from 'node:fs/promises';
 import type { Command } from 'commander';
 import type { Phase } from '../src/manifest/receipt.ts';
+import { formatTime } from '../src/manifest/time.ts';
 import { hashPartOf, nameOf, type StorePath } from '../src/nix/storepath.ts';
 import type { StateDir } from '../src/server/statedir.ts';
 import { type HostStatus, hostStatus } from '../src/server/status.ts';
@@ -54,13 +55,24 @@ function hostTable(globals: Globals, hosts: readonly HostStatus[], now: number):
     ['HOST', 'DESIRED', 'ACTUAL', 'PHASE', 'LAST SEEN', 'WHY'],
     ...hosts.map((host) => [
       host.host,
-      host.desired === null ? '-' : `#${host.desired.sequence} ${shortPath(host.desired.toplevel)}`,
+      desiredOf(host),
       host.actual?.current == null ? '-' : shortPath(host.actual.current),
       paintPhase(globals, host.phase),
       host.lastSeen === null ? 'never' : `${ago(now - host.lastSeen)} ago`,
-      host.why === null ? '' : printable(host.why.text),
+      whyOf(host),
     ]),
   ]);
+}
+
+function desiredOf({ desired }: HostStatus): string {
+  if (desired === null) return '-';
+  const { sequence, toplevel } = desired;
+  return `#${sequence} ${toplevel === null ? 'removed' : shortPath(toplevel)}`;
+}
+
+function whyOf({ why, conflict }: HostStatus): string {
+  const reasons = [why?.text, conflict === null ? undefined : 'cloned? see below'];
+  return reasons.flatMap((text) => (text === undefined ? [] : [printable(text)])).join('; ');
 }
 
 /** Enough of a store path to tell two apart: `9ab0dmia nixos-system-x`. */
@@ -88,8 +100,19 @@ async function warningsOf(
       `root version ${root.version} ${until(root.expiresAt)}: fleet root rotate --out DRAFT`,
     );
   }
+  for (const { host, conflict } of hosts) {
+    if (conflict === null) continue;
+    const since = formatTime(conflict.since);
+    warnings.push(
+      `${host}, since ${since}: ${conflict.text}: fleet host enroll ${host} --replace, on the machine that is to stay`,
+    );
+  }
   for (const { host, desired } of hosts) {
-    if (desired !== null && desired.expiresAt - now < WARN_DAYS * DAY) {
+    if (
+      desired !== null &&
+      desired.toplevel !== null &&
+      desired.expiresAt - now < WARN_DAYS * DAY
+    ) {
       warnings.push(
         `the manifest of ${host} ${until(desired.expiresAt)}: run fleet build to renew it`,
       );

@@ -37,9 +37,7 @@ export function registerToken(program: Command): void {
         });
       }
       await withStateDir(globals, async ({ state, config }) => {
-        const taken = (await state.credentials()).some(
-          (c) => c.scope !== 'host' && c.name === name,
-        );
+        const taken = (await state.credentials()).some((c) => c.host === null && c.name === name);
         if (taken) {
           throw new FleetError('E_USAGE', `there is a token named ${name} already`, {
             hint: `choose another name, or first: fleet token revoke ${name}`,
@@ -70,7 +68,7 @@ export function registerToken(program: Command): void {
     .action(async (_options, command: Command) => {
       const globals = globalsOf(command);
       await withStateDir(globals, async ({ state }) => {
-        const found = (await state.credentials()).filter((c) => c.scope !== 'host');
+        const found = (await state.credentials()).filter((c) => c.host === null);
         const now = Math.floor(Date.now() / 1000);
         const rows = found.map((c) => [
           c.name,

@@ -18,6 +18,8 @@ export type Config = {
   readonly zstdLevel: number;
   /** How long a manifest is valid, in days, 1 to 3650. It is issued anew when a third of that is left. */
   readonly manifestDays: number;
+  /** How long a host's token is valid, in days, 1 to 3650. The host gets the next one when a third of that is left. */
+  readonly hostTokenDays: number;
   /** `Priority` in nix-cache-info; clients ask caches with a lower number first. */
   readonly cachePriority: number;
   /** Garbage collection keeps the closures of the newest so many manifests of each host, 1 to 1000. */
@@ -73,6 +75,7 @@ const FIELDS = new Map<string, Field>([
   ['publicLog', { parse: parseBoolean, fallback: false }],
   ['zstdLevel', integer(1, 19, 3)],
   ['manifestDays', integer(1, 3650, 90)],
+  ['hostTokenDays', integer(1, 3650, 90)],
   ['cachePriority', integer(1, 1000, 30)],
   ['keepManifests', integer(1, 1000, 5)],
   ['keepUnusedDays', integer(0, 3650, 7)],

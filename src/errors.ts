@@ -39,7 +39,10 @@ export const ERRORS = {
     1,
     'make the system smaller, or raise the limits that stand in the root: fleet root rotate --out DRAFT',
   ),
-  E_DECOMMISSIONED: entry(1, 'use a new host id: ids are never used again'),
+  E_DECOMMISSIONED: entry(
+    1,
+    'use another name: the name of a host that was removed is never used again',
+  ),
   E_GC_INTERRUPTED: entry(1, 'run fleet cache gc again; what it removed by then was not needed'),
   E_HOST_NOT_IN_FLAKE: entry(2, 'name one of the nixosConfigurations of the flake'),
   E_HOST_UNKNOWN: entry(1, 'see: fleet host list'),
@@ -231,6 +234,7 @@ export const ERRORS = {
   E_SYSTEM_MISMATCH: entry(3, 'build the host for the system it is'),
   E_TILE: entry(3, 'the log is damaged or was changed on the way; fetch it again'),
   E_TIME: entry(3, 'times are written as 2026-01-31T23:59:59Z'),
+  E_TOKEN_REQUEST: entry(3, 'the request was not made by a fleet agent of this fleet'),
   E_VERIFY: entry(3, 'do not trust the refused files'),
 
   // the agent on a host
@@ -296,6 +300,10 @@ export const ERRORS = {
   E_RATE_LIMITED: entry(1, 'wait a minute and try again'),
   E_RECEIPT_CHAIN: entry(1, 'if the machine was cloned or restored, enrol it anew'),
   E_REQUEST: entry(1, 'correct the request'),
+  E_TOKEN_SUCCESSOR: entry(
+    1,
+    'on the machine that is to stay, enrol anew: fleet host enroll HOST --replace',
+  ),
   E_UNAUTHORIZED: entry(1, 'use a token: fleet token create NAME'),
 } as const satisfies Record<string, Entry>;
 

@@ -31,6 +31,7 @@ test('what is not said has its default, and the whole comes back from its own te
     publicLog: false,
     zstdLevel: 3,
     manifestDays: 90,
+    hostTokenDays: 90,
     cachePriority: 30,
     keepManifests: 5,
     keepUnusedDays: 7,
@@ -75,6 +76,7 @@ test('each value is checked', () => {
     ['public', ['true', 1, null]],
     ['zstdLevel', [0, 20, 1.5, '3', null]],
     ['manifestDays', [0, 3651, -1, '90']],
+    ['hostTokenDays', [0, 3651, 1.5, null]],
     ['cachePriority', [0, 1001, '1']],
   ];
   for (const [key, bad] of values) {

@@ -42,9 +42,12 @@ const ETAG = /^(?:W\/)?"[\x21\x23-\x7e]{0,256}"$/;
 export class Client implements AsyncDisposable {
   readonly #dispatcher: Agent;
   readonly #options: ClientOptions;
+  #token: string | null;
+  #isToldToRenew = false;
 
   constructor(options: ClientOptions) {
     this.#options = options;
+    this.#token = options.token;
     this.#dispatcher = new Agent({
       connect: { timeout: options.patienceSeconds * 1000 },
       headersTimeout: options.patienceSeconds * 1000,
@@ -58,6 +61,17 @@ export class Client implements AsyncDisposable {
 
   get upstreams(): readonly string[] {
     return this.#options.upstreams ?? [];
+  }
+
+  /** Whether the server said that the token should be followed by the next. */
+  get isToldToRenew(): boolean {
+    return this.#isToldToRenew;
+  }
+
+  /** What is shown from now on. */
+  useToken(token: string): void {
+    this.#token = token;
+    this.#isToldToRenew = false;
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -102,8 +116,8 @@ export class Client implements AsyncDisposable {
   async #request(path: string, request: Request): Promise<Dispatcher.ResponseData> {
     const headers: Record<string, string> = { 'user-agent': 'fleet-agent' };
     const isOurs = path.startsWith('/');
-    if (isOurs && this.#options.token !== null) {
-      headers['authorization'] = `Bearer ${this.#options.token}`;
+    if (isOurs && this.#token !== null) {
+      headers['authorization'] = `Bearer ${this.#token}`;
     }
     if (request.contentType !== undefined) headers['content-type'] = request.contentType;
     if (request.ifNoneMatch !== undefined) headers['if-none-match'] = request.ifNoneMatch;
@@ -114,7 +128,7 @@ export class Client implements AsyncDisposable {
     const timer = setTimeout(() => late.abort(), seconds * 1000);
     const signals = request.signal === undefined ? [] : [request.signal];
     try {
-      return await this.#dispatcher.request({
+      const response = await this.#dispatcher.request({
         origin: url.origin,
         path: `${url.pathname}${url.search}`,
         method: request.method ?? 'GET',
@@ -122,6 +136,8 @@ export class Client implements AsyncDisposable {
         body: request.body ?? null,
         signal: AbortSignal.any([late.signal, ...signals]),
       });
+      if (isOurs && response.headers['fleet-token'] === 'renew') this.#isToldToRenew = true;
+      return response;
     } catch (error) {
       if (late.signal.aborted && request.signal?.aborted !== true) throw this.#slow(path, seconds);
       throw this.#transportError(path, error);

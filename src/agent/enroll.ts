@@ -25,6 +25,7 @@ import {
   writeTrust,
 } from './memory.ts';
 import { EMPTY_CHAIN, writeChain } from './receipts.ts';
+import { expiresInOf, NO_RENEWAL, renewAfter, writeRenewal } from './renew-token.ts';
 
 export type EnrollOptions = {
   readonly dir: string;
@@ -76,8 +77,10 @@ export async function enroll(options: EnrollOptions): Promise<Enrolled> {
   const secret = await hostKey(files.hostKey);
   const publicKey = publicKeyOfSecret(secret);
   requireHostKey(root, publicKey);
-  const token = await askForToken(file, config, secret);
+  const { token, expiresIn } = await askForToken(file, config, secret);
   await writeDurable(files.token, `${token}\n`, 0o600);
+  const renewAt = expiresIn === null ? null : renewAfter(expiresIn, now);
+  await writeRenewal(dir, { ...NO_RENEWAL, renewAt });
   await writeTrust(dir, {
     root: file.root,
     floor: null,
@@ -136,7 +139,7 @@ async function askForToken(
   file: EnrolFile,
   config: AgentConfig,
   hostSecret: Uint8Array,
-): Promise<string> {
+): Promise<{ readonly token: string; readonly expiresIn: number | null }> {
   await using client = new Client({ ...config, token: file.secret });
   const answer = await client.document('/v1/enroll', 4096, {
     method: 'POST',
@@ -144,7 +147,7 @@ async function askForToken(
     contentType: ENROL_REQUEST_PAYLOAD_TYPE,
   });
   const token = tokenOf(answer.body);
-  if (token !== null) return token;
+  if (token !== null) return { token, expiresIn: expiresInOf(answer.body) };
   throw new FleetError('E_SERVER_ANSWER', `${config.server}/v1/enroll answered without a token`);
 }
 

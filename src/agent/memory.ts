@@ -1,4 +1,4 @@
-// An agent's state directory ↔ what the agent knows: who it is (agent.json, host-key.pem, token), whom
+// An agent's state directory ↔ what the agent knows: who it is (agent.json, host-key.pem, token; see renew-token.ts), whom
 // it trusts and how far it has come (trust.json), what it is in the middle of (journal.json, see
 // journal.ts), what it told and has yet to tell (receipts.json, see receipts.ts). Written only through
 // durable.ts.
@@ -136,6 +136,7 @@ export function memoryFiles(dir: string) {
     config: join(dir, 'agent.json'),
     hostKey: join(dir, 'host-key.pem'),
     token: join(dir, 'token'),
+    renewal: join(dir, 'renewal.json'),
     trust: join(dir, 'trust.json'),
     journal: join(dir, 'journal.json'),
     receipts: join(dir, 'receipts.json'),

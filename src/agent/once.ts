@@ -21,6 +21,7 @@ import { type ManifestId, type Memory, memoryFiles, readMemory } from './memory.
 import { type Attempt, attemptOf, DECOMMISSIONED, errorOf, idOf, type Outcome } from './outcome.ts';
 import { placeAt, readBootId, readSystems, type Systems } from './place.ts';
 import { type Chain, readChain, type Sent, sendQueued, tell } from './receipts.ts';
+import { renewInTime, withToken } from './renew-token.ts';
 import { standingOf } from './standing.ts';
 import { type Fetched, fetchClosure, requireStore } from './store.ts';
 import { probeNamespace } from './switch.ts';
@@ -128,6 +129,8 @@ class Run implements AsyncDisposable {
       attempt = (await this.#undoUnfinished(error)) ?? attempt;
     const outcome = attempt === null ? null : await this.#tell(attempt, this.#manifest);
     const receipts = await this.#report(error);
+    const { clock, say } = this.#options;
+    await renewInTime(this.#client, this.#memory, clock(), error, say);
     error ??= outcome === null ? null : errorOf(outcome);
     return { outcome, error, fetched: this.#fetched, receipts };
   }
@@ -139,7 +142,8 @@ class Run implements AsyncDisposable {
       if (floor !== null) this.#manifest = idOf(floor, floor.digest);
       return DECOMMISSIONED;
     }
-    const asked = await askForOffer(this.#client, this.#memory, this.#time);
+    const ask = () => askForOffer(this.#client, this.#memory, this.#time);
+    const asked = await withToken(this.#client, this.#memory, this.#options.clock(), ask);
     this.#memory = { ...this.#memory, trust: asked.trust };
     const { root, offer } = asked;
     if (offer === null) return null;

@@ -7,6 +7,7 @@ import { type Rejected, readJournal, type Transaction } from './journal.ts';
 import { readMemory } from './memory.ts';
 import { placeAt, readSystems, type Systems } from './place.ts';
 import { readChain, type Told } from './receipts.ts';
+import { readRenewal } from './renew-token.ts';
 
 export type AgentStatus = {
   readonly fleet: string;
@@ -28,6 +29,8 @@ export type AgentStatus = {
   readonly last: Told | null;
   readonly underWay: Transaction | null;
   readonly rejected: Rejected | null;
+  /** When the token will be followed by the next, POSIX seconds; null: when the server says so. */
+  readonly tokenRenewAt: number | null;
   /** Receipts that the server has not acknowledged. */
   readonly queued: number;
 };
@@ -56,6 +59,7 @@ export async function agentStatus(dir: string): Promise<AgentStatus> {
     last: chain.told,
     underWay: transaction,
     rejected,
+    tokenRenewAt: (await readRenewal(dir)).renewAt,
     queued: chain.queue.length,
   };
 }

@@ -14,9 +14,16 @@ import type { FactsPool } from './facts-pool.ts';
 import type { HostHistory } from './hosts.ts';
 import type { Irregularity } from './irregular.ts';
 import { type Kept, keptOf } from './kept.ts';
-import { auditReceipts, type Ran } from './receipts.ts';
+import { auditConflicts, auditReceipts, type Ran } from './receipts.ts';
 import { type BatchReader, Replay } from './replay.ts';
 import { RootChain } from './root-chain.ts';
+
+export type HostReceipts = {
+  readonly host: string;
+  readonly envelopes: AsyncIterable<string>;
+  /** They are what the server refused. */
+  readonly contradict: boolean;
+};
 
 /** Where a log is read from. Bundles are asked for in order, each once, before receipts. */
 export type LogSource = {
@@ -25,8 +32,8 @@ export type LogSource = {
   /** The bytes of a bundle of entries; null where it is missing. */
   bundle(index: number, width: number): Promise<Uint8Array | null>;
   readonly batch: BatchReader;
-  /** Envelopes of each host's receipts, in their order. */
-  receipts(): AsyncIterable<{ readonly host: string; readonly envelopes: AsyncIterable<string> }>;
+  /** Envelopes of each host's receipts, in their order, and then of those that contradict them. */
+  receipts(): AsyncIterable<HostReceipts>;
   /** Where it can be read from anywhere: its tiles of hashes. Left out where bundles come from the first on. */
   readonly tile?: TileReader;
 };
@@ -220,13 +227,14 @@ async function withReceipts(
 ): Promise<AuditedHost[]> {
   const said = new Map<string, Pick<AuditedHost, 'ran' | 'receipts' | 'phase'>>();
   const histories = new Map(hosts.all().map((history) => [history.host, history]));
-  for await (const { host, envelopes } of source.receipts()) {
+  for await (const { host, envelopes, contradict } of source.receipts()) {
     const none = { host, told: [], keys: [], last: null, lastKey: null };
     const history = histories.get(host) ?? none;
     histories.set(host, history);
     const log = { origin, tree, vkeys: logKeys };
     const tell = (code: ErrorCode, message: string) => irregular.tell(null, host, code, message);
-    said.set(host, await auditReceipts(envelopes, history, { fleet: root.fleet, log }, tell));
+    if (contradict) await auditConflicts(envelopes, history, root.fleet, tell);
+    else said.set(host, await auditReceipts(envelopes, history, { fleet: root.fleet, log }, tell));
   }
   const nothing = { ran: [], receipts: 0, phase: null };
   return [...histories.values()].map((one) => ({ ...one, ...(said.get(one.host) ?? nothing) }));

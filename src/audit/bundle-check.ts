@@ -46,7 +46,8 @@ export async function checkBundle(source: LogSource, root: string): Promise<Chec
   const names = { version: chain.root.version, sha256: chain.digest };
   requireSnapshotRoot(parseSnapshot(Buffer.from(last).toString('utf8')), names);
   let receipts = 0;
-  for await (const { envelopes } of source.receipts()) {
+  for await (const { envelopes, contradict } of source.receipts()) {
+    if (contradict) continue;
     for await (const _ of envelopes) receipts += 1;
   }
   return { checkpoint, freshAt, root: chain.root, receipts };

@@ -82,6 +82,29 @@ export async function auditReceipts(
   return { receipts, ran, phase };
 }
 
+/** Receipts that a server did not take: each that a key of the host signed shows two machines, or a lost memory. */
+export async function auditConflicts(
+  envelopes: AsyncIterable<string>,
+  history: HostHistory,
+  fleet: string,
+  tell: (code: ErrorCode, message: string) => void,
+): Promise<void> {
+  const keys = history.keys.map(({ key }) => key).reverse();
+  let place = 0;
+  for await (const text of envelopes) {
+    place += 1;
+    const name = `refused receipt ${place}`;
+    try {
+      const { receipt } = verify(text, keys, fleet, history.host);
+      const what = `${name}, of counter ${receipt.counter}, contradicts the others`;
+      tell('E_RECEIPT_CHAIN', `${what}: the machine was cloned, or lost its state`);
+    } catch (error) {
+      if (!isFleetError(error)) throw error;
+      tell(error.code, `${name}: ${error.message}`);
+    }
+  }
+}
+
 /** The newest keys first: most receipts are of the one in use. */
 function verify(text: string, keys: readonly PublicKey[], fleet: string, host: string) {
   const envelope = parseEnvelope(text);

@@ -181,7 +181,10 @@ export class Replay {
       if (order < 0)
         wrong('E_SEQUENCE_OLDER', `${name} comes after ${last.epoch}.${last.sequence}`);
       if (order === 0) wrong('E_SEQUENCE_CONFLICT', `${name} is there twice`);
-      if (last.intent === 'decommission') wrong('E_DECOMMISSIONED', 'the host had been ended');
+      // Under a newer root that is said again.
+      if (last.intent === 'decommission' && says.intent !== 'decommission') {
+        wrong('E_DECOMMISSIONED', 'the host had been ended');
+      }
     }
     const before = says.previous?.sha256 ?? null;
     // The first one in a later log follows one that is in the log before.

@@ -8,7 +8,7 @@ import { MAX_BATCH } from '../manifest/approval.ts';
 import { parseCheckpoint } from '../tlog/checkpoint.ts';
 import { parseNote } from '../tlog/note.ts';
 import { formatTilePath, MAX_ENTRY_BYTES, TILE_WIDTH } from '../tlog/tile.ts';
-import type { LogSource } from './audit.ts';
+import type { HostReceipts, LogSource } from './audit.ts';
 
 /** Receipts in one file of a bundle. */
 export const RECEIPTS_WIDTH = 256;
@@ -25,6 +25,8 @@ export const BUNDLE_FILES = {
     `log/${formatTilePath({ level: 'entries', index, width })}`,
   /** The first of them is 0. */
   receipts: (host: string, index: number): string => `receipts/${host}/${index}.jsonl`,
+  /** What contradicts those. */
+  conflicts: (host: string): string => `conflicts/${host}.jsonl`,
 };
 
 /** 256 entries, as many receipts (which are shorter), a batch: nothing of a log is larger. */
@@ -87,35 +89,37 @@ function requireOther({ name, data }: BundleFile): void {
   refuse(`${JSON.stringify(name)} does not belong before the log`);
 }
 
-async function* receiptsOf(
-  next: () => Promise<BundleFile | null>,
-): AsyncGenerator<{ host: string; envelopes: AsyncIterable<string> }> {
+async function* receiptsOf(next: () => Promise<BundleFile | null>): AsyncGenerator<HostReceipts> {
   let file = await next();
   while (file !== null) {
-    const host = partOf(file, 0).host;
+    const { host, contradict } = seriesOf(file, 0);
     const envelopes = (async function* () {
       for (let index = 0; file !== null; index++) {
-        // The first file of another host.
-        if (index > 0 && hostOf(file) !== host) return;
-        partOf(file, index);
+        if (index > 0 && !isOfSeries(file, host, contradict)) return;
+        seriesOf(file, index);
         yield* linesOf(file.data);
         file = await next();
       }
     })();
-    yield { host, envelopes };
+    yield { host, envelopes, contradict };
     // What nobody asked for is passed over.
     for await (const _ of envelopes);
   }
 }
 
-function hostOf({ name }: BundleFile): string | undefined {
-  return /^receipts\/([a-z0-9-]{1,63})\//.exec(name)?.[1];
+/** Whether a file goes on with what the one before it began: else it is of another host, or of the other kind. */
+function isOfSeries({ name }: BundleFile, host: string, contradict: boolean): boolean {
+  return !contradict && name.startsWith(`receipts/${host}/`);
 }
 
-function partOf(file: BundleFile, index: number): { host: string } {
-  const host = hostOf(file);
-  if (host !== undefined && file.name === BUNDLE_FILES.receipts(host, index)) return { host };
-  return refuse(`${JSON.stringify(file.name)} does not belong after the log`);
+function seriesOf({ name }: BundleFile, index: number): { host: string; contradict: boolean } {
+  const refused = /^conflicts\/([a-z0-9-]{1,63})\.jsonl$/.exec(name)?.[1];
+  if (refused !== undefined) return { host: refused, contradict: true };
+  const host = /^receipts\/([a-z0-9-]{1,63})\//.exec(name)?.[1];
+  if (host !== undefined && name === BUNDLE_FILES.receipts(host, index)) {
+    return { host, contradict: false };
+  }
+  return refuse(`${JSON.stringify(name)} does not belong after the log`);
 }
 
 function linesOf(data: Uint8Array): string[] {

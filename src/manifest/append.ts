@@ -104,7 +104,9 @@ export async function appendEntries(
   staged.push({ index: size + staged.length, kind: 'snapshot', data });
   const { growth } = await openGrowth(writer.store, treeOf(head));
   for (const entry of staged) growth.add(hashLeaf(dataOf(entry)));
-  const toplevels = entries.flatMap((one) => ('manifest' in one ? [one.manifest.toplevel] : []));
+  const toplevels = entries.flatMap((one) =>
+    'manifest' in one && one.manifest.toplevel !== null ? [one.manifest.toplevel] : [],
+  );
   // The commit sees to it as well; but it is one transaction, and finds this done.
   await state.touchPaths(toplevels, now);
   await state.stageEntries(log, staged, fence);

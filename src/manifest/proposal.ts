@@ -5,21 +5,23 @@ import type { BundleFile } from '../bundle/tar.ts';
 import { FleetError, isFleetError } from '../errors.ts';
 import type { Closure } from '../nix/closure.ts';
 import { parseEnvelope } from './dsse.ts';
-import { type Deployment, manifestDigest, parseManifest } from './manifest.ts';
+import { type Decommission, type Deployment, manifestDigest, parseManifest } from './manifest.ts';
 import { approvalThreshold, type Root, requireCurrentRoot, verifyRootUpdate } from './root.ts';
 import { verifyClosure, verifyProposal } from './verify.ts';
 
 /** One host's change, as it is proposed. */
 export type Proposed = {
-  readonly manifest: Deployment;
   /** SHA-256 of the payload, lowercase hex: what is approved. */
   readonly digest: string;
-  readonly closure: Closure;
-  /** What it follows; null for a host's first. */
+  /** What it follows, if that names a system; null for a host's first. */
   readonly before: { readonly manifest: Deployment; readonly closure: Closure } | null;
   /** How many release keys must approve it. */
   readonly approvals: number;
-};
+} & (
+  | { readonly manifest: Deployment; readonly closure: Closure }
+  /** It ends the host. */
+  | { readonly manifest: Decommission; readonly closure: null }
+);
 
 export type Proposal = { readonly root: Root; readonly changes: readonly Proposed[] };
 
@@ -103,10 +105,13 @@ function openChange(
   try {
     const { manifest, digest } = verifyProposal({ envelope, root, now });
     if (manifest.host.id !== host) refuse(`it is a manifest of ${manifest.host.id}`);
-    if (manifest.intent === 'decommission') refuse('it ends the host');
-    const closure = closureOf(manifest, files);
-    const approvals = approvalThreshold(root, host);
-    return { manifest, digest, closure, approvals, before: beforeOf(manifest, files) };
+    const common = {
+      digest,
+      approvals: approvalThreshold(root, host),
+      before: beforeOf(manifest, files),
+    };
+    if (manifest.intent === 'decommission') return { ...common, manifest, closure: null };
+    return { ...common, manifest, closure: closureOf(manifest, files) };
   } catch (cause) {
     if (!isFleetError(cause)) throw cause;
     throw new FleetError(cause.code, `${host}: ${cause.message}`, { cause });
@@ -115,7 +120,7 @@ function openChange(
 
 /** Not verified again (its time may be over, its keys revoked): the new one names its digest. */
 function beforeOf(
-  manifest: Deployment,
+  manifest: Deployment | Decommission,
   files: ReadonlyMap<string, Uint8Array>,
 ): Proposed['before'] {
   const { previous, host } = manifest;
@@ -127,6 +132,8 @@ function beforeOf(
     refuse('what is said to come before it is another manifest than the one it follows');
   }
   const before = parseManifest(payload);
+  // Under a newer root it is said again.
+  if (before.intent === 'decommission' && manifest.intent === 'decommission') return null;
   if (before.intent === 'decommission') refuse('it follows one that ended the host');
   return { manifest: before, closure: closureOf(before, files) };
 }

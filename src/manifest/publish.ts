@@ -1,19 +1,23 @@
 // Built hosts → signed manifests → one publication (SPEC §4). The last step of a build, and atomic:
 // every byte of a closure can be served before the manifest that names it is visible, and all
 // manifests of a publication become the newest ones of their hosts in one transaction.
-// A host whose newest manifest says the same already, and will be valid for long enough, is left out.
+// A host whose newest manifest says the same already, and will be valid for long enough, is left out; one that was
+// ended gets no further one.
 import { isDeepStrictEqual } from 'node:util';
 import { FleetError } from '../errors.ts';
 import { formatClosure, type PathInfo, parseClosure } from '../nix/closure.ts';
 import type { NarHash } from '../nix/hash.ts';
 import type { StorePath } from '../nix/storepath.ts';
 import type { BlobId, BlobRef, Blobs } from '../storage/blobs.ts';
+import { LEAVE_SECONDS } from '../storage/host-life.ts';
 import type { PublishedManifest } from '../storage/state.ts';
 import type { Activation } from './activation.ts';
 import { parseEnvelope, signEnvelope } from './dsse.ts';
 import {
+  type Decommission,
   type Deployment,
   formatManifest,
+  type Manifest,
   manifestDigest,
   type Provenance,
   parseManifest,
@@ -65,7 +69,7 @@ export function changeOf(
   if (current === null) return 'new';
   const manifest = parseManifest(parseEnvelope(current.envelope).payload);
   if (manifest.intent === 'decommission') {
-    throw new FleetError('E_DECOMMISSIONED', `${built.host} was decommissioned`);
+    throw new FleetError('E_DECOMMISSIONED', `${built.host} was removed from the fleet`);
   }
   if (manifest.toplevel !== built.toplevel || manifest.host.system !== built.system) {
     return 'system';
@@ -164,8 +168,34 @@ export function signManifest(
 }
 
 /**
- * The same for a host that has one already, under a newer root; null where it says nothing else, or ends the
- * host. @throws FleetError E_CLOSURE_LIMIT where the newer root no longer allows its closure.
+ * Signs the manifest that ends a host, whose newest one is `current`. It is valid for as long at least as the host
+ * may still ask.
+ */
+export function signDecommission(
+  current: PublishedManifest,
+  director: Uint8Array,
+  { root, now, validSeconds }: Rules,
+): PublishedManifest {
+  const { host } = parseManifest(parseEnvelope(current.envelope).payload);
+  const manifest: Decommission = {
+    intent: 'decommission',
+    fleet: { name: root.fleet, rootVersion: root.version },
+    host,
+    ...followOf(current, root),
+    minSequence: 0,
+    emergency: false,
+    issuedAt: now,
+    notBefore: now - CLOCK_SKEW_SECONDS,
+    expiresAt: now + Math.max(validSeconds, LEAVE_SECONDS),
+  };
+  const signed = signedForm(manifest, director);
+  return { host: host.id, ...signed, toplevel: null, closure: null, closureBytes: null };
+}
+
+/**
+ * The same for a host that has one already, under a newer root; null where it says nothing else. One that ends its
+ * host is issued again until its time is over, which stays what it was: hosts that were away see it all the same.
+ * @throws FleetError E_CLOSURE_LIMIT where the newer root no longer allows its closure.
  */
 export function reissue(
   current: PublishedManifest,
@@ -173,18 +203,20 @@ export function reissue(
   { root, now, validSeconds }: Rules,
 ): PublishedManifest | null {
   const manifest = parseManifest(parseEnvelope(current.envelope).payload);
-  if (manifest.intent === 'decommission' || manifest.fleet.rootVersion === root.version)
-    return null;
-  requireWithin(current.host, manifest.closure, root.limits);
-  const next: Deployment = {
-    ...manifest,
+  if (manifest.fleet.rootVersion === root.version) return null;
+  const anew = {
     fleet: { name: root.fleet, rootVersion: root.version },
     ...followOf(current, root),
     minSequence: root.epoch === manifest.epoch ? manifest.minSequence : 0,
     issuedAt: now,
     notBefore: now - CLOCK_SKEW_SECONDS,
-    expiresAt: now + validSeconds,
   };
+  if (manifest.intent === 'decommission') {
+    if (manifest.expiresAt <= now) return null;
+    return { ...current, ...signedForm({ ...manifest, ...anew }, director) };
+  }
+  requireWithin(current.host, manifest.closure, root.limits);
+  const next: Deployment = { ...manifest, ...anew, expiresAt: now + validSeconds };
   return { ...current, ...signedForm(next, director) };
 }
 
@@ -198,7 +230,7 @@ function followOf(current: PublishedManifest | null, root: Root) {
   return { epoch: root.epoch, sequence, previous };
 }
 
-function signedForm(manifest: Deployment, director: Uint8Array) {
+function signedForm(manifest: Manifest, director: Uint8Array) {
   const payload = formatManifest(manifest);
   const { epoch, sequence, issuedAt, expiresAt } = manifest;
   return {

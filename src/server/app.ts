@@ -17,6 +17,7 @@ import { registerHostRoutes } from './hosts.ts';
 import { type Metrics, makeMetrics, registerMetrics } from './metrics.ts';
 import { answerInTurns } from './narinfo-turns.ts';
 import { PublishedLog } from './published.ts';
+import { registerTokenRenewal } from './renew-token.ts';
 import { refuse, refuseError, statusOf } from './replies.ts';
 import type { StateDir } from './statedir.ts';
 import { registerLog } from './tlog.ts';
@@ -155,6 +156,7 @@ export function buildApp(dir: StateDir, options: AppOptions): App {
   registerFresh(app, dir, published, auth, now);
   registerLog(app, published, dir.state, dir.config.publicLog ? null : auth.mayRead);
   registerEnrolment(app, dir, auth, now);
+  registerTokenRenewal(app, dir, auth, now);
 
   app.get<{ Params: { file: string } }>(
     '/v1/root/:file',

@@ -49,12 +49,17 @@ export async function* auditFiles(
     yield { name: BUNDLE_FILES.entries(index, width), data };
   }
   for (const { record } of await state.status()) {
+    const lines = (envelopes: readonly string[]) => envelopes.map((one) => `${one}\n`).join('');
     const receipts = await state.receipts(record.host);
     for (let index = 0; index * RECEIPTS_WIDTH < receipts.length; index++) {
       const part = receipts.slice(index * RECEIPTS_WIDTH, (index + 1) * RECEIPTS_WIDTH);
-      const name = BUNDLE_FILES.receipts(record.host, index);
-      yield fileOf(name, part.map((one) => `${one}\n`).join(''));
+      yield fileOf(BUNDLE_FILES.receipts(record.host, index), lines(part));
     }
+    const conflicts = await state.conflicts(record.host);
+    const refused = conflicts.filter(({ kind }) => kind !== 'token');
+    if (refused.length === 0) continue;
+    const text = lines(refused.map(({ envelope }) => envelope));
+    yield fileOf(BUNDLE_FILES.conflicts(record.host), text);
   }
 }
 

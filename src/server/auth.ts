@@ -26,6 +26,10 @@ export type Auth = {
   readonly mayAdmin: Guard;
   /** Lets pass the host whose id is the route's `:host`. */
   readonly isHost: Guard;
+  /** The same, also with a token whose time is over. */
+  readonly wasHost: Guard;
+  /** Whose credential let this request in. */
+  readonly holder: (request: FastifyRequest) => Credential | undefined;
   /** Notes a failed attempt to be someone; answers and returns false where there were too many. */
   readonly mayFailAgain: (request: FastifyRequest, reply: FastifyReply) => boolean;
   readonly counts: { failures: number; limited: number };
@@ -33,6 +37,10 @@ export type Auth = {
 
 /** More than any fleet uses at a time; beyond, they are looked up again. (Any user name goes with a token.) */
 const MAX_KNOWN = 10_000;
+
+/** All but a host that was removed, which may only be told so. */
+const READERS: readonly Scope[] = ['read', 'push', 'host', 'admin'];
+const mayReadWith = (scope: Scope): boolean => READERS.includes(scope);
 
 export function makeAuth(
   state: StateReads,
@@ -46,6 +54,7 @@ export function makeAuth(
   const known = new Map<string, Credential>();
   let knownAt = -1;
   const hashKey = randomBytes(32).toString('hex');
+  const holders = new WeakMap<FastifyRequest, Credential>();
   const nameOf = (authorization: string): string => hash('sha256', hashKey + authorization);
 
   const find = async (authorization: string): Promise<Credential | null> => {
@@ -77,11 +86,14 @@ export function makeAuth(
   const credentialOf = async (
     request: FastifyRequest,
     reply: FastifyReply,
+    evenExpired = false,
   ): Promise<Credential | null> => {
     const { authorization } = request.headers;
     const found = authorization === undefined ? null : await find(authorization);
-    if (found !== null && (found.expiresAt === null || found.expiresAt > now())) {
+    const lives = found !== null && (found.expiresAt === null || found.expiresAt > now());
+    if (found !== null && (lives || evenExpired)) {
       setCredential(reply.raw, found.name);
+      holders.set(request, found);
       return found;
     }
     // Nix asks without credentials first; only a wrong token is an attempt.
@@ -99,26 +111,34 @@ export function makeAuth(
       return refuse(reply, 403, 'E_FORBIDDEN', `this needs a token of scope ${wanted}`);
     };
 
+  const asHost =
+    (evenExpired: boolean): Guard =>
+    async (request, reply) => {
+      const credential = await credentialOf(request, reply, evenExpired);
+      if (credential === null) return reply;
+      const { host } = request.params as { host: string };
+      const isHosts = credential.scope === 'host' || credential.scope === 'leaving';
+      if (!isHosts || credential.host !== host) {
+        return refuse(reply, 403, 'E_FORBIDDEN', `this token may not act as host ${host}`);
+      }
+    };
+
   return {
-    mayRead: open ? null : withScope('read', 'push', 'host', 'admin'),
+    mayRead: open ? null : withScope(...READERS),
     mayReadAt: (request, version) => {
       // Before the headers are looked at: Node makes them up when they are.
       if (open) return true;
       const { authorization } = request.headers;
       if (authorization === undefined || version !== knownAt) return false;
       const found = known.get(nameOf(authorization));
-      return found !== undefined && (found.expiresAt === null || found.expiresAt > now());
+      if (found === undefined || !mayReadWith(found.scope)) return false;
+      return found.expiresAt === null || found.expiresAt > now();
     },
     mayPush: withScope('push', 'admin'),
     mayAdmin: withScope('admin'),
-    isHost: async (request, reply) => {
-      const credential = await credentialOf(request, reply);
-      if (credential === null) return reply;
-      const { host } = request.params as { host: string };
-      if (credential.scope !== 'host' || credential.host !== host) {
-        return refuse(reply, 403, 'E_FORBIDDEN', `this token may not act as host ${host}`);
-      }
-    },
+    isHost: asHost(false),
+    wasHost: asHost(true),
+    holder: (request) => holders.get(request),
     mayFailAgain,
     counts,
   };

@@ -23,6 +23,7 @@ import {
 import { queryClosure, queryPathInfos } from '../nix/query.ts';
 import type { StorePath } from '../nix/storepath.ts';
 import type { LeaseHolder } from '../storage/state.ts';
+import { chooseHosts, type Gone } from './choose-hosts.ts';
 import { openGcRoots } from './gcroots.ts';
 import { openLogWriter } from './log-writer.ts';
 import {
@@ -51,6 +52,7 @@ export type BuildRequest = {
 
 export type FleetBuildEvent =
   | { readonly kind: 'flake'; readonly flake: FlakeSource; readonly hosts: readonly string[] }
+  | { readonly kind: 'skipped'; readonly host: string; readonly why: Gone }
   | { readonly kind: 'evaluating'; readonly host: string }
   | { readonly kind: 'building'; readonly host: string; readonly event: BuildEvent }
   | { readonly kind: 'ingesting'; readonly host: string; readonly progress: IngestProgress }
@@ -68,8 +70,10 @@ export async function buildFleet(dir: StateDir, request: BuildRequest): Promise<
   const { signal, onEvent } = request;
   const passed = signal === undefined ? {} : { signal };
   const flake = await describeFlake(request.flake, passed);
-  const hosts = chooseHosts(await listHosts(flake, passed), request.hosts);
+  const all = await listHosts(flake, passed);
+  const { hosts, skipped } = await chooseHosts(dir.state, all, request.hosts);
   onEvent?.({ kind: 'flake', flake, hosts });
+  for (const one of skipped) onEvent?.({ kind: 'skipped', ...one });
   // Before hours of building, not after.
   await openLogWriter(dir);
   const builder = {
@@ -116,20 +120,11 @@ export async function buildFleet(dir: StateDir, request: BuildRequest): Promise<
   if (request.dryRun) return await compareBuilt(dir, prepared);
   return await publishBuilt(dir, prepared, gcroots, {
     noPublish: request.noPublish,
+    named: request.hosts.length > 0,
     onWait: (holder) => onEvent?.({ kind: 'waiting', holder }),
     onFailed: ({ host, error }) => onEvent?.({ kind: 'failed', host, error }),
     ...passed,
   });
-}
-
-function chooseHosts(all: readonly string[], wanted: readonly string[]): readonly string[] {
-  const unknown = wanted.filter((host) => !all.includes(host));
-  if (unknown.length > 0) {
-    throw new FleetError('E_HOST_NOT_IN_FLAKE', `the flake has no host ${unknown.join(', ')}`, {
-      hint: `it has: ${all.join(', ')}`,
-    });
-  }
-  return wanted.length === 0 ? all : [...new Set(wanted)];
 }
 
 function describe(

@@ -37,6 +37,7 @@ export async function checkCache(dir: StateDir, options: Options): Promise<Cache
   const closures = new Map<BlobId, string>();
   for (const { record } of await state.status()) {
     for (const { closure, epoch, sequence } of await state.manifestHistory(record.host)) {
+      if (closure === null) continue;
       closures.set(closure, `closure of manifest ${epoch}.${sequence} of ${record.host}`);
     }
   }

@@ -7,6 +7,7 @@ import { verifyEnrolRequest } from '../manifest/enrolment.ts';
 import { requireHostKey } from '../manifest/root.ts';
 import type { Auth } from './auth.ts';
 import { bodyText } from './hosts.ts';
+import { tokenSeconds } from './renew-token.ts';
 import { refuse } from './replies.ts';
 import type { StateDir } from './statedir.ts';
 import { generateToken, hashToken, tokenFromHeader } from './tokens.ts';
@@ -15,6 +16,7 @@ const REFUSALS = {
   unknown: 'this enrolment file is not known here, or was replaced by a newer one',
   expired: 'this enrolment file has expired',
   used: 'this enrolment file was used already, by another key',
+  removed: 'this host was removed from the fleet, and its name is not used again',
 } as const;
 
 export function registerEnrolment(
@@ -39,13 +41,13 @@ export function registerEnrolment(
     });
     requireHostKey(dir.root, publicKey);
     const token = generateToken();
+    const expiresIn = tokenSeconds(dir);
+    const at = now();
     const outcome = await state.enrol({
-      secretHash,
-      publicKey,
-      tokenHash: hashToken(token),
-      now: now(),
+      ...{ secretHash, publicKey, tokenHash: hashToken(token) },
+      ...{ now: at, expiresAt: at + expiresIn },
     });
-    if (outcome === 'enrolled' || outcome === 'replay') return reply.send({ token });
+    if (outcome === 'enrolled' || outcome === 'replay') return reply.send({ token, expiresIn });
     return refuse(reply, 401, 'E_ENROL_REFUSED', REFUSALS[outcome]);
   });
 }

@@ -11,8 +11,12 @@ import { parseBlobId } from '../storage/blobs.ts';
 import { type Auth, guardedBy } from './auth.ts';
 import { makeOffer } from './offers.ts';
 import type { PublishedLog } from './published.ts';
+import { TOKEN_HEADER, tokenSeconds, wantsRenewal } from './renew-token.ts';
 import { refuse } from './replies.ts';
 import type { StateDir } from './statedir.ts';
+
+/** A host that was removed, and said that it knows, may say so once more: an answer may have been lost. */
+const FAREWELL_SECONDS = 86_400;
 
 /** A host's sighting is written at most so often, in seconds. */
 const TOUCH_EVERY = 30;
@@ -43,6 +47,10 @@ export function registerHostRoutes(
     async (request, reply) => {
       const { host } = request.params;
       touch(host);
+      const holder = auth.holder(request);
+      if (holder !== undefined && wantsRenewal(holder, tokenSeconds(dir), now())) {
+        reply.header(TOKEN_HEADER, 'renew');
+      }
       const known = Number(/^[1-9]\d{0,6}$/.exec(request.query.root ?? '1')?.[0] ?? Number.NaN);
       const from = Number(/^\d{1,15}$/.exec(request.query.from ?? '0')?.[0] ?? Number.NaN);
       if (Number.isNaN(known) || Number.isNaN(from)) {
@@ -112,6 +120,9 @@ export function registerHostRoutes(
             ? `another receipt of ${host} has counter ${receipt.counter}: a cloned machine, or lost state`
             : `the receipts of ${host} before ${receipt.counter} are missing`,
         );
+      }
+      if (receipt.phase === 'decommissioned') {
+        await state.endLeaving(host, now() + FAREWELL_SECONDS);
       }
       return reply.send({ stored: outcome === 'stored' });
     },

@@ -6,7 +6,7 @@ import { FleetError, isFleetError } from '../errors.ts';
 import { parsePublicKey } from '../keyfile.ts';
 import { appendEntries, logNumber } from '../manifest/append.ts';
 import { anchorOf, requireGrowth } from '../manifest/log-view.ts';
-import { reissue } from '../manifest/publish.ts';
+import { reissue, signDecommission } from '../manifest/publish.ts';
 import {
   approvalThreshold,
   type Root,
@@ -44,8 +44,13 @@ export async function importRoot(dir: StateDir, text: string, now: number): Prom
   const rules = { root, now, validSeconds: dir.config.manifestDays * 86_400 };
   const reissued: PublishedManifest[] = [];
   const waiting: PublishedManifest[] = [];
+  const pending = await dir.state.pendingManifests();
+  const leaving = new Set(pending.flatMap((one) => (one.toplevel === null ? [one.host] : [])));
   for (const current of await dir.state.currentManifests()) {
-    const manifest = reissue(current, secret, rules);
+    // A removal that waits is still meant, whatever else is said anew.
+    const manifest = leaving.has(current.host)
+      ? signDecommission(current, secret, rules)
+      : reissue(current, secret, rules);
     if (manifest === null) continue;
     const waits = approvalThreshold(root, manifest.host) > 0;
     (waits ? waiting : reissued).push(manifest);

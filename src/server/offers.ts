@@ -49,7 +49,8 @@ export async function makeOffer(
     manifest: manifest.envelope,
     logged: { index: logIndex, proof: formatProof(await proveInclusion(tile, logIndex, size)) },
     approval: approvedBy === null ? null : await offerApproval(approvedBy, digest),
-    closure: { sha256: manifest.closure, bytes: manifest.closureBytes },
+    closure:
+      manifest.closure === null ? null : { sha256: manifest.closure, bytes: manifest.closureBytes },
   };
   async function offerApproval(index: number, digest: string): Promise<Offer['approval']> {
     const proof = await published.approvals.prove(log, index, digest);

@@ -12,7 +12,7 @@ import {
   requireApproved,
 } from '../manifest/approval.ts';
 import { parseEnvelope } from '../manifest/dsse.ts';
-import { type Deployment, parseManifest } from '../manifest/manifest.ts';
+import { type Manifest, parseManifest } from '../manifest/manifest.ts';
 import { type ProposalPart, proposalFiles } from '../manifest/proposal.ts';
 import { approvalThreshold, type Root } from '../manifest/root.ts';
 import { Servable } from '../manifest/servable.ts';
@@ -99,10 +99,11 @@ async function requirePublishable(
   now: number,
 ): Promise<ApprovalFile | null> {
   const manifest = parseManifest(parseEnvelope(pending.envelope).payload);
-  if (manifest.intent === 'decommission') return null;
   await requireCurrent(dir, pending, manifest, now);
   const approval = chooseApproval(pending, approvals, dir.root, now);
-  await servable.require(pending.host, { id: pending.closure, size: pending.closureBytes });
+  const { closure, closureBytes } = pending;
+  // One that ends the host has none.
+  if (closure !== null) await servable.require(pending.host, { id: closure, size: closureBytes });
   return approval;
 }
 
@@ -110,7 +111,7 @@ async function requirePublishable(
 async function requireCurrent(
   { state, root }: Pick<StateDir, 'state' | 'root'>,
   { host }: PublishedManifest,
-  manifest: Deployment,
+  manifest: Manifest,
   now: number,
 ): Promise<void> {
   const current = await state.currentManifest(host);

@@ -50,6 +50,8 @@ export type HostResult =
 export type PublishBuilt = {
   /** Sign and store, and leave it waiting. */
   readonly noPublish: boolean;
+  /** The hosts were named: one whose removal waits is to stay. */
+  readonly named: boolean;
   readonly signal?: AbortSignal;
   readonly onWait?: (holder: LeaseHolder | null) => void;
   readonly onFailed?: (failed: FailedHost) => void;
@@ -76,7 +78,7 @@ export async function publishBuilt(
   dir: StateDir,
   prepared: readonly (PreparedHost | FailedHost)[],
   gcroots: Pick<GcRoots, 'keep'>,
-  { signal, onWait, onFailed, noPublish }: PublishBuilt,
+  { signal, onWait, onFailed, noPublish, named }: PublishBuilt,
 ): Promise<HostResult[]> {
   if (prepared.every((one) => 'error' in one)) return [...prepared];
   await using lease = await acquireLease({
@@ -100,6 +102,11 @@ export async function publishBuilt(
     const current = await dir.state.currentManifest(host);
     const change = changeOf(built, stored.blob.id, current, rules);
     const before = waiting.get(host) ?? null;
+    if (before?.toplevel === null && !named) {
+      throw new FleetError('E_DECOMMISSIONED', `the removal of ${host} waits meanwhile`, {
+        hint: 'publish it, or name the host, which is to stay then: fleet build HOST',
+      });
+    }
     if (change === 'none') {
       // What waits for it is no longer wanted.
       if (before !== null) drop.push(host);
@@ -107,7 +114,7 @@ export async function publishBuilt(
     }
     const waits = noPublish || approvalThreshold(dir.root, host) > 0;
     // Somebody may be looking at it already.
-    if (waits && before !== null && follows(before, current)) {
+    if (waits && before?.toplevel != null && follows(before, current)) {
       if (changeOf(built, stored.blob.id, before, rules) === 'none') {
         return resultOf(one, change, current, before, true);
       }

@@ -26,7 +26,8 @@ export async function requireUntold(
   }
   if (replaced.length === 0) return;
   for (const { host, closure } of await state.currentManifests()) {
-    if (hostsOfThisRun.has(host)) continue;
+    // One that was removed is told nothing.
+    if (closure === null || hostsOfThisRun.has(host)) continue;
     const file = await blobs.get(closure);
     const lines = file === null ? '' : await text(file);
     const told = replaced.find((row) => lines.includes(`1;${row.path};${row.narHash};`));

@@ -1,6 +1,7 @@
 // What the cache must keep, and why: the systems that hosts were told to run lately, what they say they
 // run and would boot, and pins. All that these refer to is kept with them (cache/gc.ts). A host's word
-// counts here without being verified again: it was when it came, and keeping too much harms nobody.
+// counts here without being verified again: it was when it came, and keeping too much harms nobody. Nothing is
+// kept for a host that was removed.
 import { parseEnvelope } from '../manifest/dsse.ts';
 import { parseReceipt } from '../manifest/receipt.ts';
 import { parseStorePath, type StorePath } from '../nix/storepath.ts';
@@ -15,14 +16,20 @@ export async function retentionRoots(
   keepManifests: number,
 ): Promise<RetentionRoot[]> {
   const roots: RetentionRoot[] = [];
+  const hosts = await state.status();
+  const removed = new Set(
+    hosts.flatMap(({ record, manifest }) => (manifest?.toplevel === null ? [record.host] : [])),
+  );
   for (const { host, epoch, sequence, toplevel } of await state.recentManifests(keepManifests)) {
+    if (toplevel === null || removed.has(host)) continue;
     roots.push({ path: toplevel, reason: `manifest ${epoch}.${sequence} of ${host}` });
   }
   for (const { host, toplevel } of await state.pendingManifests()) {
+    if (toplevel === null) continue;
     roots.push({ path: toplevel, reason: `waits to be published for ${host}` });
   }
-  for (const { record, report } of await state.status()) {
-    if (report === null) continue;
+  for (const { record, report } of hosts) {
+    if (report === null || removed.has(record.host)) continue;
     for (const [verb, path] of systemsOf(report.envelope)) {
       roots.push({ path, reason: `${record.host} ${verb} it, by its last report` });
     }

@@ -4,6 +4,7 @@
 import { parseEnvelope } from '../manifest/dsse.ts';
 import { type Phase, parseReceipt, type Reason } from '../manifest/receipt.ts';
 import type { StorePath } from '../nix/storepath.ts';
+import type { ConflictKind } from '../storage/host-life.ts';
 import type { StatusRow } from '../storage/state.ts';
 
 export type HostStatus = {
@@ -11,7 +12,8 @@ export type HostStatus = {
   readonly desired: {
     readonly epoch: number;
     readonly sequence: number;
-    readonly toplevel: StorePath;
+    /** null: it was removed, and is to be told so. */
+    readonly toplevel: StorePath | null;
     readonly digest: string;
     /** POSIX seconds. */
     readonly issuedAt: number;
@@ -29,6 +31,14 @@ export type HostStatus = {
   readonly why: Reason | null;
   /** POSIX seconds; null before the first contact. */
   readonly lastSeen: number | null;
+  /** What its key signed and should not have: another machine has it, or it lost its memory. */
+  readonly conflict: {
+    readonly kind: ConflictKind;
+    readonly text: string;
+    /** When the first of it came, POSIX seconds. */
+    readonly since: number;
+    readonly count: number;
+  } | null;
 };
 
 /** A host that was silent for longer counts as offline. */
@@ -58,9 +68,15 @@ export function hostStatus(row: StatusRow, now: number): HostStatus {
           issuedAt: manifest.issuedAt,
           expiresAt: manifest.expiresAt,
         };
-  return { host: record.host, desired, actual, lastSeen: record.lastSeen, ...phaseOf() };
+  const { host, lastSeen } = record;
+  return { host, desired, actual, lastSeen, ...phaseOf(), conflict: conflictOf(row) };
 
   function phaseOf(): { phase: Phase; why: Reason | null } {
+    if (manifest !== null && manifest.toplevel === null) {
+      if (receipt?.phase === 'decommissioned') return { phase: receipt.phase, why: null };
+      const text = 'removed; it has not said yet that it knows';
+      return { phase: 'manifest-pending', why: { code: 'removed', text } };
+    }
     if (record.publicKey === null) {
       return { phase: 'never-seen', why: { code: 'not-enrolled', text: 'not enrolled yet' } };
     }
@@ -86,4 +102,19 @@ export function hostStatus(row: StatusRow, now: number): HostStatus {
     }
     return { phase: receipt.phase, why: receipt.reason };
   }
+}
+
+/** The worst first. */
+const CONFLICTS: ReadonlyMap<ConflictKind, string> = new Map([
+  ['fork', 'two receipts follow one: the machine was cloned, or its state is an old copy'],
+  ['token', 'two asked to renew one token: the machine was cloned, or its state is an old copy'],
+  ['gap', 'receipts are missing: the machine was cloned, or the server restored from a backup'],
+]);
+
+function conflictOf({ conflicts }: StatusRow): HostStatus['conflict'] {
+  for (const [kind, text] of CONFLICTS) {
+    const first = conflicts.find((one) => one.kind === kind);
+    if (first !== undefined) return { kind, text, since: first.seenAt, count: conflicts.length };
+  }
+  return null;
 }

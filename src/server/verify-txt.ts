@@ -9,6 +9,7 @@ export const VERIFY_TXT = String.raw`This bundle holds a whole transparency log 
   log/checkpoint         the log's signed checkpoint (C2SP tlog-checkpoint)
   log/tile/entries/...   its entries, 256 in each (C2SP tlog-tiles)
   receipts/HOST/N.jsonl  what the host reported, one signed envelope a line, 256 in each
+  conflicts/HOST.jsonl   what its key signed besides, and contradicts that (where there is any)
 
 Indented lines are commands for sh. BUNDLE is this bundle; ROOT is the fleet's first root, 1.root.json, as it came to
 you: whole paths, both. All of it at once:

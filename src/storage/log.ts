@@ -80,6 +80,9 @@ export type LoggedApproval = {
 /** The number and digest of a host's newest manifest. */
 export type HostEntry = Pick<PublishedManifest, 'host' | 'epoch' | 'sequence' | 'digest'>;
 
+/** What a log tells of a host's key, and where. */
+export type LoggedEnrolment = { readonly index: number; readonly envelope: string };
+
 export type UnloggedKey = {
   readonly host: string;
   /** Raw Ed25519 public key, standard base64. */
@@ -99,6 +102,8 @@ export interface LogStateReads {
   loggedClosures(log: number, size: number): Promise<string[]>;
   /** The keys of hosts that a log does not tell yet, by host; `replaces`: the one that it tells. */
   unloggedKeys(log: number): Promise<UnloggedKey[]>;
+  /** The enrolments of `host` among the first `size` entries of a log, in their order. */
+  loggedEnrolments(host: string, log: number, size: number): Promise<LoggedEnrolment[]>;
   /** What was signed and waits to be published, by host; at most one for each. */
   pendingManifests(): Promise<PublishedManifest[]>;
   /** The newest manifest of `host` among the first `size` entries of a log. */
@@ -123,12 +128,13 @@ export interface LogStateWrites {
   dropStaged(log: number, fence: number): Promise<number>;
   /**
    * Stages entries behind what is committed. Several transactions when there are many.
-   * @throws FleetError E_SEQUENCE when a manifest does not follow its host's newest.
+   * @throws FleetError E_SEQUENCE when a manifest does not follow its host's newest; E_DECOMMISSIONED when that ended
+   *   the host, and this one does not.
    */
   stageEntries(log: number, entries: readonly StagedEntry[], fence: number): Promise<void>;
   /**
    * Commits what is staged below `head.size`: its manifests are the newest ones of their hosts, all at once,
-   * and their systems are used now.
+   * and their systems are used now. Tokens of hosts that are ended are `leaving`, for LEAVE_SECONDS at most.
    * @throws FleetError E_CACHE_INCOMPLETE when the index has no row for a toplevel.
    */
   commitLog(head: LogHead, fence: number, now: number): Promise<void>;

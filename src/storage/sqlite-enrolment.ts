@@ -2,6 +2,12 @@
 // Short synchronous transactions, as in sqlite-writes.ts.
 import type { Database } from 'better-sqlite3';
 import { FleetError } from '../errors.ts';
+import {
+  type ConflictKind,
+  MAX_CONFLICTS,
+  type RenewalOutcome,
+  TOKEN_OVERLAP_SECONDS,
+} from './host-life.ts';
 import type { SyncWrites } from './sqlite-writes.ts';
 import type { Credential, EnrolOutcome, Invitation, ReportOutcome, ReportRecord } from './state.ts';
 import { hostCredentialName } from './state.ts';
@@ -9,7 +15,11 @@ import { hostCredentialName } from './state.ts';
 type Enrolment = Pick<
   SyncWrites,
   'invite' | 'enrol' | 'addCredential' | 'revokeCredentials' | 'touchHost' | 'addReport'
->;
+> &
+  Pick<SyncWrites, 'renewToken' | 'endLeaving'>;
+
+/** So many tokens of a host that have a successor are known by their hash, to tell who comes with one. */
+const KEPT_PREDECESSORS = 8;
 
 export function createEnrolment(db: Database): Enrolment {
   const addHost = db.prepare('INSERT OR IGNORE INTO host (host) VALUES (?)');
@@ -51,14 +61,66 @@ export function createEnrolment(db: Database): Enrolment {
      VALUES (@host, @key, @counter, @digest, @previous, @receivedAt, @envelope)`,
   );
 
+  const isRemoved = db
+    .prepare<[string], number>(
+      `SELECT toplevel IS NULL FROM committed_manifest WHERE host = ?
+       ORDER BY epoch DESC, sequence DESC LIMIT 1`,
+    )
+    .pluck();
+  const conflicts = db
+    .prepare<[string, string], number>(
+      'SELECT count(*) FROM conflict WHERE host = ? AND host_key = ?',
+    )
+    .pluck();
+  const addConflict = db.prepare(
+    `INSERT OR IGNORE INTO conflict (host, host_key, kind, digest, seen_at, envelope)
+     VALUES (?, ?, ?, ?, ?, ?)`,
+  );
+  const findToken = db.prepare<
+    [string, string],
+    { scope: string; expiresAt: number | null; successor: string | null }
+  >(
+    `SELECT scope, expires_at AS expiresAt, successor FROM credential
+     WHERE token_hash = ? AND host = ?`,
+  );
+  const isToken = db.prepare<[string]>('SELECT 1 FROM credential WHERE token_hash = ?');
+  const succeed = db.prepare(
+    `UPDATE credential SET successor = @successor,
+       expires_at = min(ifnull(expires_at, @until), @until) WHERE token_hash = @tokenHash`,
+  );
+  const dropOldest = db.prepare(
+    `DELETE FROM credential WHERE host = @host AND successor IS NOT NULL AND token_hash NOT IN (
+       SELECT token_hash FROM credential WHERE host = @host AND successor IS NOT NULL
+       ORDER BY created_at DESC, token_hash LIMIT @most)`,
+  );
+  const endLeaving = db.prepare(
+    `UPDATE credential SET expires_at = min(ifnull(expires_at, @at), @at)
+     WHERE host = @host AND scope = 'leaving'`,
+  );
+
+  /** Keeps what a host's key signed and should not have, once, and no more than there is room for. */
+  const noteConflict = (
+    kind: ConflictKind,
+    { host, digest, envelope }: Pick<ReportRecord, 'host' | 'digest' | 'envelope'>,
+    key: string,
+    seenAt: number,
+  ): void => {
+    if ((conflicts.get(host, key) ?? 0) >= MAX_CONFLICTS) return;
+    addConflict.run(host, key, kind, digest, seenAt, envelope);
+  };
+
   const invite = db.transaction((invitation: Invitation): void => {
+    const { host } = invitation;
+    if (isRemoved.get(host) === 1) {
+      throw new FleetError('E_DECOMMISSIONED', `${host} was removed from the fleet`);
+    }
     addHost.run(invitation.host);
     dropUnused.run(invitation.host);
     addInvitation.run(invitation);
   });
 
   const enrol = db.transaction((request: Parameters<Enrolment['enrol']>[0]): EnrolOutcome => {
-    const { secretHash, publicKey, tokenHash, now } = request;
+    const { secretHash, publicKey, tokenHash, now, expiresAt: tokenExpiresAt } = request;
     const invitation = findInvitation.get(secretHash);
     if (invitation === undefined) return 'unknown';
     const { host, expiresAt, usedKey } = invitation;
@@ -67,6 +129,7 @@ export function createEnrolment(db: Database): Enrolment {
       return 'used';
     }
     if (now >= expiresAt) return 'expired';
+    if (isRemoved.get(host) === 1) return 'removed';
     const name = hostCredentialName(host);
     if (usedKey === null) {
       // The tokens of the key that is replaced end with it.
@@ -80,22 +143,52 @@ export function createEnrolment(db: Database): Enrolment {
       scope: 'host',
       host,
       createdAt: now,
-      expiresAt: null,
+      expiresAt: tokenExpiresAt ?? null,
     };
     putCredential.run(credential);
     return usedKey === null ? 'enrolled' : 'replay';
   });
+
+  const renewToken = db.transaction(
+    (request: Parameters<Enrolment['renewToken']>[0]): RenewalOutcome => {
+      const { host, publicKey, replaces, tokenHash, now, expiresAt } = request;
+      const old = findToken.get(replaces, host);
+      // Its key may have been replaced since the request was checked.
+      if (old === undefined || keyOf.get(host) !== publicKey) return { outcome: 'unknown' };
+      if (old.scope !== 'host') return { outcome: 'leaving' };
+      if (old.successor === tokenHash) {
+        const next = findToken.get(tokenHash, host);
+        if (next === undefined) return { outcome: 'unknown' };
+        return { outcome: 'renewed', expiresAt: next.expiresAt };
+      }
+      if (old.successor !== null) {
+        noteConflict('token', request, publicKey, now);
+        return { outcome: 'successor' };
+      }
+      if (isToken.get(tokenHash) !== undefined) return { outcome: 'unknown' };
+      const name = hostCredentialName(host);
+      putCredential.run({ tokenHash, name, scope: 'host', host, createdAt: now, expiresAt });
+      const until = now + TOKEN_OVERLAP_SECONDS;
+      succeed.run({ tokenHash: replaces, successor: tokenHash, until });
+      dropOldest.run({ host, most: KEPT_PREDECESSORS });
+      return { outcome: 'renewed', expiresAt };
+    },
+  );
 
   const addReport = db.transaction((report: ReportRecord): ReportOutcome => {
     const { host, counter, digest, previous } = report;
     const key = keyOf.get(host) ?? null;
     if (key === null) throw new FleetError('E_HOST_UNKNOWN', `host ${host} is not enrolled`);
     if (sameReport.get(host, key, digest) !== undefined) return 'duplicate';
-    if (rivalReport.get(host, key, counter, previous) !== undefined) return 'fork';
+    const misfit = (kind: 'fork' | 'gap'): ReportOutcome => {
+      noteConflict(kind, report, key, report.receivedAt);
+      return kind;
+    };
+    if (rivalReport.get(host, key, counter, previous) !== undefined) return misfit('fork');
     const last = lastReport.get(host, key);
-    if (counter !== (last?.counter ?? 0) + 1) return 'gap';
+    if (counter !== (last?.counter ?? 0) + 1) return misfit('gap');
     // Right counter, but after a receipt that is not the one stored under counter - 1.
-    if (previous !== (last?.digest ?? null)) return last === undefined ? 'gap' : 'fork';
+    if (previous !== (last?.digest ?? null)) return misfit(last === undefined ? 'gap' : 'fork');
     addReportRow.run({ ...report, key });
     seen.run(report.receivedAt, host);
     return 'stored';
@@ -106,6 +199,8 @@ export function createEnrolment(db: Database): Enrolment {
     enrol: (request) => enrol.immediate(request),
     addCredential: (credential) => void putCredential.run(credential),
     revokeCredentials: (name) => dropCredentials.run(name).changes,
+    renewToken: (request) => renewToken.immediate(request),
+    endLeaving: (host, at) => void endLeaving.run({ host, at }),
     touchHost: (host, now) => void seen.run(now, host),
     addReport: (report) => addReport.immediate(report),
   };

@@ -3,10 +3,12 @@
 import type { Database } from 'better-sqlite3';
 import { FleetError } from '../errors.ts';
 import type { StorePath } from '../nix/storepath.ts';
+import { LEAVE_SECONDS } from './host-life.ts';
 import type {
   HostEntry,
   LogEntry,
   LoggedApproval,
+  LoggedEnrolment,
   LoggedManifest,
   LogHead,
   LogStateReads,
@@ -57,14 +59,20 @@ export function createLogReads(db: Database, patience: number): LogStateReads {
   );
   const closures = db
     .prepare<[number, number], string>(
-      'SELECT DISTINCT closure FROM manifest WHERE log = ? AND log_index < ? ORDER BY closure',
+      `SELECT DISTINCT closure FROM manifest
+       WHERE log = ? AND log_index < ? AND closure IS NOT NULL ORDER BY closure`,
     )
     .pluck();
   const unlogged = db.prepare<[number], UnloggedKey>(
     `SELECT host, public_key AS publicKey, nullif(logged_key, public_key) AS replaces FROM host
      WHERE public_key IS NOT NULL AND (public_key, ?) IS NOT (logged_key, logged_in) ORDER BY host`,
   );
+  const enrolments = db.prepare<[number, number, string], LoggedEnrolment>(
+    `SELECT idx AS "index", CAST(data AS TEXT) AS envelope FROM log_entry
+     WHERE log = ? AND idx < ? AND host = ? ORDER BY idx`,
+  );
   return {
+    loggedEnrolments: (host, log, size) => ask(() => enrolments.all(log, size, host)),
     approvals: (log, from, to) =>
       ask(() => approvals.all(log, from, to).flatMap(({ idx }) => approvalAt(log, idx) ?? [])),
     loggedClosures: (log, size) => ask(() => closures.all(log, size)),
@@ -115,8 +123,11 @@ export function createLogWrites(db: Database): SyncLogWrites {
      VALUES (?, ?, ?, ?, ?, ?, ?)`,
   );
   const addHost = db.prepare('INSERT OR IGNORE INTO host (host) VALUES (?)');
-  const newest = db.prepare<[string], { epoch: number; sequence: number }>(
-    `SELECT epoch, sequence FROM committed_manifest WHERE host = ?
+  const newest = db.prepare<
+    [string],
+    { epoch: number; sequence: number; toplevel: StorePath | null }
+  >(
+    `SELECT epoch, sequence, toplevel FROM committed_manifest WHERE host = ?
      ORDER BY epoch DESC, sequence DESC LIMIT 1`,
   );
   const addManifest = db.prepare(
@@ -131,8 +142,16 @@ export function createLogWrites(db: Database): SyncLogWrites {
   );
   const dropPending = db.prepare('DELETE FROM pending_manifest WHERE host = ?');
   const unserved = db.prepare<Part, { host: string; toplevel: StorePath }>(
-    `SELECT host, toplevel FROM ${STAGED} AND NOT EXISTS (SELECT 1 FROM cached_path
+    `SELECT host, toplevel FROM ${STAGED} AND toplevel IS NOT NULL AND NOT EXISTS (SELECT 1 FROM cached_path
        WHERE hash_part = substr(toplevel, 12, 32) AND path = toplevel) LIMIT 1`,
+  );
+  const ENDED = `SELECT host FROM ${STAGED} AND toplevel IS NULL`;
+  const endTokens = db.prepare<Part & { until: number }>(
+    `UPDATE credential SET scope = 'leaving', expires_at = min(ifnull(expires_at, @until), @until)
+     WHERE host IN (${ENDED})`,
+  );
+  const endInvitations = db.prepare<Part>(
+    `DELETE FROM invitation WHERE used_key IS NULL AND host IN (${ENDED})`,
   );
   const counts = db.prepare<Part, { n: number }>(
     `SELECT (SELECT count(*) FROM ${STAGED})
@@ -200,6 +219,9 @@ export function createLogWrites(db: Database): SyncLogWrites {
           const follows = `does not follow ${last.epoch}.${last.sequence}`;
           throw new FleetError('E_SEQUENCE', `${numbers} ${follows}`);
         }
+        if (last?.toplevel === null && entry.manifest.toplevel !== null) {
+          throw new FleetError('E_DECOMMISSIONED', `${host} was removed from the fleet`);
+        }
         addHost.run(host);
         addManifest.run({ ...entry.manifest, log, index, approvedBy: entry.approvedBy ?? null });
       }
@@ -225,6 +247,8 @@ export function createLogWrites(db: Database): SyncLogWrites {
       throw new FleetError('E_CACHE_INCOMPLETE', `the cache lacks ${toplevel}, for ${host}`);
     }
     useToplevels.run({ ...part, now });
+    endTokens.run({ ...part, until: now + LEAVE_SECONDS });
+    endInvitations.run(part);
     dropOvertaken.run(part);
     markLogged.run(part);
     putHead.run(next);

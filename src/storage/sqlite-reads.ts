@@ -1,8 +1,9 @@
 // State's questions about hosts, manifests and credentials as SQL, on a connection that cannot write.
 import type { Database } from 'better-sqlite3';
+import type { Conflict } from './host-life.ts';
 import type { LogStateReads } from './log.ts';
 import { asking, type CacheReads } from './sqlite-cache-reads.ts';
-import { CREDENTIAL, HOST, INVITATION, MANIFEST, REPORT } from './sqlite-rows.ts';
+import { CONFLICT, CREDENTIAL, HOST, INVITATION, MANIFEST, REPORT } from './sqlite-rows.ts';
 import type {
   Credential,
   HostRecord,
@@ -60,18 +61,31 @@ export function createReads(db: Database, patience: number): HostReads {
     .prepare<[string], string>('SELECT envelope FROM report WHERE host = ? ORDER BY id')
     .pluck();
   const lastReports = db.prepare<[], ReportRecord>(
-    `SELECT ${REPORT} FROM report WHERE id IN (SELECT max(id) FROM report GROUP BY host)`,
+    `SELECT ${REPORT} FROM report WHERE id IN (SELECT max(id) FROM report
+       JOIN host USING (host) WHERE host_key = public_key GROUP BY host)`,
+  );
+  const conflicts = db.prepare<[string], Conflict>(
+    `SELECT ${CONFLICT} FROM conflict WHERE host = ? ORDER BY id`,
+  );
+  const openConflicts = db.prepare<[], Pick<Conflict, 'kind' | 'seenAt'> & { host: string }>(
+    `SELECT host, kind, seen_at AS seenAt FROM conflict
+     JOIN host USING (host) WHERE host_key = public_key ORDER BY id`,
   );
 
   const ask = asking(db, patience);
-  // One transaction, so that the three lists are of one moment.
+  // One transaction, so that the lists are of one moment.
   const wholeStatus = db.transaction((): StatusRow[] => {
     const manifests = new Map(newest.all().map((row) => [row.host, row]));
     const reports = new Map(lastReports.all().map((row) => [row.host, row]));
+    const contradictions = Map.groupBy(openConflicts.all(), (row) => row.host);
     return hosts.all().map((record) => ({
       record,
       manifest: manifests.get(record.host) ?? null,
       report: reports.get(record.host) ?? null,
+      conflicts: (contradictions.get(record.host) ?? []).map(({ kind, seenAt }) => ({
+        kind,
+        seenAt,
+      })),
     }));
   });
 
@@ -87,6 +101,7 @@ export function createReads(db: Database, patience: number): HostReads {
     credentials: () => ask(() => credentials.all()),
     invitation: (secretHash) => ask(() => invitation.get(secretHash) ?? null),
     receipts: (name) => ask(() => receipts.all(name)),
+    conflicts: (name) => ask(() => conflicts.all(name)),
     lastReport: (name) => ask(() => lastReport.get(name) ?? null),
     leaseHolder: () => ask(() => lease.get() ?? null),
   };

@@ -73,3 +73,5 @@ export const INVITATION = `secret_hash AS secretHash, host, expires_at AS expire
 
 export const CREDENTIAL = `token_hash AS tokenHash, name, scope, host,
   created_at AS createdAt, expires_at AS expiresAt`;
+
+export const CONFLICT = `kind, digest, seen_at AS seenAt, envelope`;

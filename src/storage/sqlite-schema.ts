@@ -3,6 +3,7 @@
 // what its rows mean. A migration that was released is never edited: a change is a new entry.
 import type { Database } from 'better-sqlite3';
 import { FleetError } from '../errors.ts';
+import { HOSTS_LIVES } from './schema-hosts.ts';
 
 /** Marks the file as fleet's (`PRAGMA application_id`); the bytes of "flet". */
 export const APPLICATION_ID = 0x666c6574;
@@ -268,6 +269,7 @@ export const MIGRATIONS: readonly string[] = [
   ) STRICT, WITHOUT ROWID;
   CREATE INDEX pending_manifest_closure ON pending_manifest (closure);
   `,
+  HOSTS_LIVES,
 ];
 
 /** The schema version that this program writes. */

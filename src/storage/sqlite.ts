@@ -139,6 +139,8 @@ function writesThrough(writer: Writer): StateWrites {
     recordLease: (...args) => writer.write('recordLease', args),
     invite: (...args) => writer.write('invite', args),
     enrol: (...args) => writer.write('enrol', args),
+    renewToken: (...args) => writer.write('renewToken', args),
+    endLeaving: (...args) => writer.write('endLeaving', args),
     addCredential: (...args) => writer.write('addCredential', args),
     revokeCredentials: (...args) => writer.write('revokeCredentials', args),
     touchHost: (...args) => writer.write('touchHost', args),

@@ -5,6 +5,7 @@ import type { NarHash } from '../nix/hash.ts';
 import type { Compression } from '../nix/narinfo.ts';
 import type { StorePath } from '../nix/storepath.ts';
 import type { BlobId, BlobRef } from './blobs.ts';
+import type { Conflict, HostLifeReads, HostLifeWrites } from './host-life.ts';
 import type { LogStateReads, LogStateWrites } from './log.ts';
 
 type IndexedPath = {
@@ -127,12 +128,19 @@ export type PublishedManifest = {
   /** SHA-256 of the payload, lowercase hex. */
   readonly digest: string;
   readonly envelope: string;
+  readonly issuedAt: number;
+  readonly expiresAt: number;
+} & (
+  | NamedSystem
+  | { readonly toplevel: null; readonly closure: null; readonly closureBytes: null }
+);
+
+/** What a manifest names that does not end its host. */
+export type NamedSystem = {
   readonly toplevel: StorePath;
   readonly closure: BlobId;
   /** Bytes of the closure file. */
   readonly closureBytes: number;
-  readonly issuedAt: number;
-  readonly expiresAt: number;
 };
 
 /** Proof that this process may publish; its fencing number grows with every holder. */
@@ -168,9 +176,10 @@ export type Invitation = {
 
 /**
  * What the bearer of a token may do. `read`: use the cache. `push`: also upload. `host`: use the cache
- * and act as that host. `admin`: read, push, and see metrics.
+ * and act as that host. `leaving`: act as that host, which was removed, and no more. `admin`: read, push, and
+ * see metrics.
  */
-export type Scope = 'read' | 'push' | 'host' | 'admin';
+export type Scope = 'read' | 'push' | 'host' | 'leaving' | 'admin';
 
 export type Credential = {
   readonly tokenHash: string;
@@ -189,11 +198,14 @@ export function hostCredentialName(host: string): string {
 export type StatusRow = {
   readonly record: HostRecord;
   readonly manifest: PublishedManifest | null;
+  /** The last one by the key that is enrolled. */
   readonly report: ReportRecord | null;
+  /** What that key signed and should not have, oldest first. */
+  readonly conflicts: readonly Pick<Conflict, 'kind' | 'seenAt'>[];
 };
 
 /** Reads never wait for writers. */
-export interface StateReads extends LogStateReads {
+export interface StateReads extends LogStateReads, HostLifeReads {
   /** Another number whenever anything may have changed since the last call; cheap enough for every request. */
   version(): Promise<number>;
   /** How many writes went through this very State so far; costs nothing to ask. */
@@ -244,7 +256,8 @@ export interface StateReads extends LogStateReads {
 }
 
 /** What `enrol` found. `replay`: the same invitation and key came before; a new token was stored. */
-export type EnrolOutcome = 'enrolled' | 'replay' | 'unknown' | 'expired' | 'used';
+export type EnrolOutcome = 'enrolled' | 'replay' | 'unknown' | 'expired' | 'used' | 'removed';
+
 /** `duplicate`: the very same receipt is there already. `fork`: another with its counter or previous is. */
 export type ReportOutcome = 'stored' | 'duplicate' | 'fork' | 'gap';
 
@@ -252,7 +265,7 @@ export type ReportOutcome = 'stored' | 'duplicate' | 'fork' | 'gap';
  * Every method is one short transaction; fulfilled means durable.
  * @throws FleetError E_STATE_BUSY, E_DISK_FULL.
  */
-export interface StateWrites extends LogStateWrites {
+export interface StateWrites extends LogStateWrites, HostLifeWrites {
   /**
    * Adds or replaces index rows, used now. Their blobs must be durable already. Many rows take several
    * transactions, so a failure may leave the first of them stored.
@@ -314,10 +327,13 @@ export interface StateWrites extends LogStateWrites {
   sweepLeftovers(cutoff: number, describedCutoff: number, limit: number): Promise<number>;
   /** Records a new holder of the publication lease and returns it with the next fencing number. */
   recordLease(pid: number, now: number): Promise<LeaseHolder>;
-  /** Records an invitation (and the host, if new), replacing unused ones of the same host. */
+  /**
+   * Records an invitation (and the host, if new), replacing unused ones of the same host.
+   * @throws FleetError E_DECOMMISSIONED for a host that was removed.
+   */
   invite(invitation: Invitation): Promise<void>;
   /**
-   * Uses up an invitation: stores the host's key and its token (a credential without expiry, named
+   * Uses up an invitation: stores the host's key and its token (a credential named
    * `hostCredentialName(host)`), in one transaction. Tokens of a key that is replaced are removed.
    */
   enrol(request: {
@@ -325,6 +341,8 @@ export interface StateWrites extends LogStateWrites {
     readonly publicKey: string;
     readonly tokenHash: string;
     readonly now: number;
+    /** Of the token; never, where it is left out. */
+    readonly expiresAt?: number | null;
   }): Promise<EnrolOutcome>;
   addCredential(credential: Credential): Promise<void>;
   /** Removes the credentials named `name`; returns how many there were. */
@@ -333,7 +351,8 @@ export interface StateWrites extends LogStateWrites {
   touchHost(host: string, now: number): Promise<void>;
   /**
    * Stores a receipt if it continues the host's chain. A first receipt of a newly enrolled key has
-   * counter 1 and previous null. `gap` when the receipts before it are missing.
+   * counter 1 and previous null. `gap` when the receipts before it are missing. What is not stored, and no
+   * duplicate, is kept as a conflict.
    * @throws FleetError E_HOST_UNKNOWN when the host is not enrolled.
    */
   addReport(report: ReportRecord): Promise<ReportOutcome>;

@@ -146,7 +146,7 @@ export class Fleet {
       batch: async (index) => this.batches.get(index) ?? null,
       async *receipts() {
         for (const [host, envelopes] of receipts) {
-          yield { host, envelopes: Readable.from(envelopes) };
+          yield { host, envelopes: Readable.from(envelopes), contradict: false };
         }
       },
     };

@@ -11,7 +11,9 @@ type Rule = {
 };
 
 const FOUNDATION = ['errors', 'durable', 'config', 'ed25519', 'base64', 'keyfile'];
-const STORAGE_INTERFACES = ['state', 'blobs', 'log'].map((name) => `src/storage/${name}.ts`);
+const STORAGE_INTERFACES = ['state', 'host-life', 'blobs', 'log'].map(
+  (name) => `src/storage/${name}.ts`,
+);
 
 /** Layer → what it may import. A layer is a folder of src/, a file directly in src/, or `cli`. */
 export const RULES: ReadonlyMap<string, Rule> = new Map([
@@ -56,6 +58,7 @@ export const RULES: ReadonlyMap<string, Rule> = new Map([
           'receipt',
           'root',
           'time',
+          'token-request',
           'log-view',
           'snapshot',
           'verify',

@@ -6,6 +6,7 @@ import type { BlobId } from '../../src/storage/blobs.ts';
 import { createState, openState } from '../../src/storage/sqlite.ts';
 import type {
   CachedPath,
+  NamedSystem,
   PublishedManifest,
   ReportRecord,
   State,
@@ -35,7 +36,11 @@ export function stored(row: CachedPath): StoredPath {
   return row;
 }
 
-export function manifest(host: string, epoch: number, sequence: number): PublishedManifest {
+export function manifest(
+  host: string,
+  epoch: number,
+  sequence: number,
+): PublishedManifest & NamedSystem {
   const name = `${host} ${epoch} ${sequence}`;
   return {
     host,

@@ -58,6 +58,7 @@ import {
 import { RootSchema } from '../../src/manifest/root-form.ts';
 import { rootDigest, type SnapshotEntry } from '../../src/manifest/snapshot.ts';
 import { STATEMENT_PAYLOAD_TYPE } from '../../src/manifest/statement.ts';
+import { signTokenRequest, verifyTokenRequest } from '../../src/manifest/token-request.ts';
 import { verifyManifest } from '../../src/manifest/verify.ts';
 import { verifyOfferedLog, verifyOfferedManifest } from '../../src/manifest/verify-offer.ts';
 import { formatClosure, parseClosure } from '../../src/nix/closure.ts';
@@ -194,6 +195,20 @@ test('the enrolment of §7.3 is that of the request of §7.2', () => {
   const envelope = signEnrolment({ fleet, host, publicKey: key, replaces: null }, secretKey(3));
   assert.deepEqual(parseEnvelope(envelope).payload, payloadOf('enrolment'));
   assert.equal(signatureOf(envelope), example('enrolment-signature'));
+});
+
+test('the request for a token of §7.4 is reproduced', () => {
+  const hash = (letter: string) =>
+    createHash('sha256')
+      .update(`fleet_${letter.repeat(43)}`)
+      .digest('hex');
+  const request = JSON.parse(example('token-request'));
+  assert.deepEqual([request.replaces, request.token], [hash('A'), hash('B')]);
+  const envelope = signTokenRequest(request, secretKey(8));
+  assert.equal(signatureOf(envelope), example('token-request-signature'));
+  const { fleet, host, replaces } = request;
+  const expect = { publicKey: publicKey(8), fleet, host, replaces };
+  assert.deepEqual(verifyTokenRequest(parseEnvelope(envelope), expect), request);
 });
 
 /** The log of §9: a root, a snapshot of no hosts, the manifest of §4, and the snapshot of it. */

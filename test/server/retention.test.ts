@@ -80,7 +80,7 @@ test('a receipt that cannot be read keeps nothing, and stops nothing', async () 
   const state = {
     recentManifests: async () => [],
     pendingManifests: async () => [],
-    status: async () => [{ record, manifest: null, report }],
+    status: async () => [{ record, manifest: null, report, conflicts: [] }],
     pins: async () => [],
   };
   assert.deepEqual(await retentionRoots(state, 1), []);

@@ -3,7 +3,14 @@ import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import type { State } from '../../src/storage/state.ts';
 import { refused } from '../helpers/nix-scratch.ts';
-import { emptyState, hex, report } from '../helpers/rows.ts';
+import {
+  commitManifests,
+  emptyState,
+  hex,
+  manifest,
+  publishRows,
+  report,
+} from '../helpers/rows.ts';
 
 let tokens = 0;
 const enrol = (state: State, secret: string, publicKey: string, now = 50) =>
@@ -187,3 +194,88 @@ async function enrolled(writer: 'inline' | 'thread') {
   await enrol(made.state, 'secret', 'KEY');
   return made;
 }
+
+describe('a host’s life', () => {
+  const of = { host: 'a', publicKey: 'KEY', now: 60, expiresAt: 160, envelope: 'signed' };
+  const ask = (state: State, replaces: string, next: string, more: object = {}) =>
+    state.renewToken({
+      ...{ ...of, replaces: hex(replaces), tokenHash: hex(next), digest: hex(next) },
+      ...more,
+    });
+
+  test('a token has one successor; who asks for another is kept', async () => {
+    await using made = await emptyState();
+    const { state } = made;
+    await invite(state, 's');
+    const first = { secretHash: hex('s'), publicKey: 'KEY', tokenHash: hex('one'), now: 50 };
+    await state.enrol({ ...first, expiresAt: 150 });
+    const renewed = { outcome: 'renewed', expiresAt: 160 };
+    assert.deepEqual(await ask(state, 'one', 'two'), renewed);
+    assert.deepEqual(await ask(state, 'one', 'two', { expiresAt: 999 }), renewed);
+    assert.equal((await state.credential(hex('one')))?.expiresAt, 150);
+    assert.equal((await state.credential(hex('two')))?.expiresAt, 160);
+    assert.deepEqual(await ask(state, 'one', 'other'), { outcome: 'successor' });
+    assert.deepEqual(await state.conflicts('a'), [
+      { kind: 'token', digest: hex('other'), seenAt: 60, envelope: 'signed' },
+    ]);
+    for (const [more, replaces] of [
+      [{}, 'unknown'],
+      [{ host: 'b' }, 'two'],
+      [{ publicKey: 'OTHER' }, 'two'],
+      [{ tokenHash: hex('one') }, 'two'],
+    ] as const) {
+      assert.deepEqual(await ask(state, replaces, 'three', more), { outcome: 'unknown' });
+    }
+    // Predecessors do not pile up.
+    let last = 'two';
+    for (let i = 0; i < 20; i++, last = `token ${i}`) await ask(state, last, `token ${i + 1}`);
+    assert.ok((await state.credentials()).length < 12);
+  });
+
+  test('receipts that contradict others are kept, so many of a key, and told until there is another key', async () => {
+    await using made = await enrolled('inline');
+    const { state } = made;
+    const conflicts = async () => (await state.status())[0]?.conflicts ?? [];
+    const first = report('a', 1, null);
+    await state.addReport(first);
+    assert.deepEqual(await conflicts(), []);
+    assert.equal((await state.status())[0]?.report?.digest, first.digest);
+    for (let i = 0; i < 20; i++) {
+      await state.addReport({ ...report('a', 1, null), digest: hex(`rival ${i}`) });
+      await state.addReport({ ...report('a', 1, null), digest: hex(`rival ${i}`) });
+    }
+    assert.equal((await conflicts()).length, 16);
+    assert.deepEqual((await conflicts())[0], { kind: 'fork', seenAt: 5001 });
+    assert.equal((await state.conflicts('a'))[0]?.digest, hex('rival 0'));
+    await invite(state, 'again');
+    await enrol(state, 'again', 'NEW');
+    assert.deepEqual(await conflicts(), []);
+    assert.equal((await state.conflicts('a')).length, 16);
+    // What the machine before it said is not what this one runs.
+    assert.equal((await state.status())[0]?.report, null);
+  });
+
+  test('a host that was removed: its tokens end, and no invitation lets it in again', async () => {
+    await using made = await enrolled('inline');
+    const { state } = made;
+    await invite(state, 'open');
+    const { fence } = await state.recordLease(1, 1);
+    await publishRows(state, [manifest('a', 1, 1)], fence);
+    const ended = { ...manifest('a', 1, 2), toplevel: null, closure: null, closureBytes: null };
+    await commitManifests(state, [ended], fence, 1000);
+    assert.deepEqual(await state.currentManifest('a'), ended);
+    const tokens = async () =>
+      (await state.credentials()).map(({ scope, expiresAt }) => [scope, expiresAt]);
+    assert.deepEqual(await tokens(), [['leaving', 1000 + 30 * 86_400]]);
+    await state.endLeaving('a', 2000);
+    await state.endLeaving('a', 3000);
+    assert.deepEqual(await tokens(), [['leaving', 2000]]);
+    assert.equal(await enrol(state, 'open', 'NEW'), 'unknown');
+    await assert.rejects(invite(state, 'more'), refused('E_DECOMMISSIONED', /a was removed/));
+    const { tokenHash = '' } = (await state.credentials())[0] ?? {};
+    const outcome = await state.renewToken({
+      ...{ ...of, replaces: tokenHash, tokenHash: hex('next'), digest: hex('d') },
+    });
+    assert.deepEqual(outcome, { outcome: 'leaving' });
+  });
+});

@@ -1,4 +1,4 @@
-// A database of the first version, with rows in it, is brought up to date when it is opened.
+// A database of an older version, with rows in it, is brought up to date when it is opened.
 import assert from 'node:assert/strict';
 import { join } from 'node:path';
 import { test } from 'node:test';
@@ -7,7 +7,7 @@ import { hashPartOf } from '../../src/nix/storepath.ts';
 import { openState } from '../../src/storage/sqlite.ts';
 import { APPLICATION_ID, MIGRATIONS } from '../../src/storage/sqlite-schema.ts';
 import { storePath } from '../helpers/paths.ts';
-import { cachedPath, hex } from '../helpers/rows.ts';
+import { cachedPath, hex, manifest } from '../helpers/rows.ts';
 import { temporaryDir } from '../helpers/temporary.ts';
 
 test('a database of version 1 opens with all that was in it, and collects', async (t) => {
@@ -72,4 +72,35 @@ test('a sweep that nobody began is refused', async (t) => {
     await using state = await openState(file, { writer });
     await assert.rejects(state.sweepPaths(1, 1), { code: 'E_GC_INTERRUPTED' });
   }
+});
+
+test('a database of version 4 opens with its manifests, published and waiting, and its tokens', async (t) => {
+  const file = join(await temporaryDir(t), 'fleet.db');
+  const db = new Sqlite(file);
+  for (const sql of MIGRATIONS.slice(0, 4)) db.exec(sql);
+  db.pragma(`application_id = ${APPLICATION_ID}`);
+  db.pragma('user_version = 4');
+  const [published, waiting] = [manifest('a', 1, 1), manifest('a', 1, 2)];
+  db.exec("INSERT INTO host (host, public_key, enrolled_at) VALUES ('a', 'KEY', 5)");
+  for (const [table, one] of [
+    ['manifest', published],
+    ['pending_manifest', waiting],
+  ] as const) {
+    db.prepare(
+      `INSERT INTO ${table} (host, epoch, sequence, digest, envelope, toplevel, closure, closure_bytes,
+         issued_at, expires_at)
+       VALUES (@host, @epoch, @sequence, @digest, @envelope, @toplevel, @closure, @closureBytes,
+         @issuedAt, @expiresAt)`,
+    ).run(one);
+  }
+  db.prepare("INSERT INTO credential VALUES (?, 'host:a', 'host', 'a', 5, NULL)").run(hex('t'));
+  db.close();
+  await using state = await openState(file, { writer: 'inline' });
+  assert.deepEqual(await state.currentManifest('a'), published);
+  assert.deepEqual(await state.pendingManifests(), [waiting]);
+  const renewed = await state.renewToken({
+    ...{ host: 'a', publicKey: 'KEY', replaces: hex('t'), tokenHash: hex('next') },
+    ...{ now: 10, expiresAt: 20, digest: hex('d'), envelope: 'signed' },
+  });
+  assert.deepEqual(renewed, { outcome: 'renewed', expiresAt: 20 });
 });

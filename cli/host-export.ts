@@ -1,0 +1,37 @@
+// What a host said, and what the log tells of its keys, as files beside the manifest that `fleet host show --export`
+// writes: the same state, the same files. Receipts as the bundle of an audit has them, one envelope a line; each
+// enrolment as the log has it; each key as openssl reads it.
+import { join } from 'node:path';
+import { writeDurable } from '../src/durable.ts';
+import { publicKeyToSpki } from '../src/ed25519.ts';
+import { publicKeyBytes } from '../src/keyfile.ts';
+import { logNumber } from '../src/manifest/append.ts';
+import { parseEnvelope } from '../src/manifest/dsse.ts';
+import { parseEnrolment } from '../src/manifest/enrolment.ts';
+import type { StateDir } from '../src/server/statedir.ts';
+
+/** Writes into `to`, which exists. Nothing where there is nothing. */
+export async function exportRecords(
+  { state, root }: StateDir,
+  host: string,
+  to: string,
+): Promise<void> {
+  const log = logNumber(root);
+  const size = (await state.logHead(log))?.size ?? 0;
+  for (const { index, envelope } of await state.loggedEnrolments(host, log, size)) {
+    const { publicKey } = parseEnrolment(parseEnvelope(envelope).payload);
+    await writeDurable(join(to, `${host}-${index}.enrolment.json`), envelope);
+    await writeDurable(join(to, `${host}-${index}.host-key.pem`), pemOf(publicKeyBytes(publicKey)));
+  }
+  const lines = (envelopes: readonly string[]) => envelopes.map((one) => `${one}\n`).join('');
+  const receipts = await state.receipts(host);
+  if (receipts.length > 0) await writeDurable(join(to, `${host}.receipts.jsonl`), lines(receipts));
+  const conflicts = (await state.conflicts(host)).map(({ envelope }) => envelope);
+  if (conflicts.length === 0) return;
+  await writeDurable(join(to, `${host}.conflicts.jsonl`), lines(conflicts));
+}
+
+function pemOf(publicKey: Uint8Array): string {
+  const base64 = Buffer.from(publicKeyToSpki(publicKey)).toString('base64');
+  return `-----BEGIN PUBLIC KEY-----\n${base64}\n-----END PUBLIC KEY-----\n`;
+}

@@ -1,0 +1,88 @@
+// A host → its end (SPEC §4.7): a manifest that the director signs and the log holds, which the host acts upon as on
+// any other. Its tokens go on for it to be told, and for nothing else (State.commitLog). Where its group wants
+// approvals the removal waits for them, as any manifest does. Done again after it broke off, it goes on.
+import { FleetError } from '../errors.ts';
+import { appendEntries, finishLog } from '../manifest/append.ts';
+import { parseEnvelope } from '../manifest/dsse.ts';
+import { parseManifest } from '../manifest/manifest.ts';
+import { signDecommission } from '../manifest/publish.ts';
+import { approvalThreshold } from '../manifest/root.ts';
+import { acquireLease } from '../storage/lease.ts';
+import type { LeaseHolder, PublishedManifest, State } from '../storage/state.ts';
+import { openLogWriter } from './log-writer.ts';
+import type { StateDir } from './statedir.ts';
+
+export type Removed = {
+  readonly manifest: PublishedManifest;
+  /** It is signed and wants approvals. */
+  readonly waits: boolean;
+  /** False when it was done before. */
+  readonly isNew: boolean;
+};
+
+/** @throws FleetError E_HOST_UNKNOWN, E_NO_MANIFEST before anything is changed; those of appendEntries. */
+export async function removeHost(
+  dir: StateDir,
+  host: string,
+  options: { readonly now: number; readonly onWait?: (holder: LeaseHolder | null) => void },
+): Promise<Removed> {
+  const { state } = dir;
+  const { now, onWait } = options;
+  await requireRemovable(state, host);
+  await using lease = await acquireLease({
+    file: dir.layout.publishLock,
+    state,
+    ...(onWait === undefined ? {} : { onWait }),
+  });
+  const { fence } = lease.holder;
+  await dir.refreshRoots();
+  const log = await openLogWriter(dir);
+  // What one that died had committed is seen now.
+  await finishLog(log, now);
+  const current = await requireRemovable(state, host);
+  const rules = { root: dir.root, now, validSeconds: dir.config.manifestDays * 86_400 };
+  if (current.toplevel === null) {
+    return { manifest: current, waits: false, isNew: false };
+  }
+  const waits = approvalThreshold(dir.root, host) > 0;
+  const waiting = (await state.pendingManifests()).find((one) => one.host === host);
+  // Somebody may be looking at it already.
+  if (waits && waiting !== undefined && isSame(waiting, current, dir.root.version, now)) {
+    return { manifest: waiting, waits, isNew: false };
+  }
+  const manifest = signDecommission(current, log.director, rules);
+  if (waits) await state.changePending([manifest], [], fence);
+  else await appendEntries(log, [{ manifest }], { fence, now });
+  return { manifest, waits, isNew: true };
+}
+
+/** The newest manifest of a host that can be removed. */
+async function requireRemovable(
+  state: Pick<State, 'host' | 'currentManifest'>,
+  host: string,
+): Promise<PublishedManifest> {
+  const current = await state.currentManifest(host);
+  if (current !== null) return current;
+  if ((await state.host(host)) === null) {
+    throw new FleetError('E_HOST_UNKNOWN', `there is no host named ${host}`);
+  }
+  throw new FleetError('E_NO_MANIFEST', `nothing was ever published for ${host}, so nothing ends`, {
+    hint: `take its token, if it has one: fleet token revoke host:${host}`,
+  });
+}
+
+/** Whether what waits ends what is the newest, under the root in force, for a while yet. */
+function isSame(
+  waiting: PublishedManifest,
+  current: PublishedManifest,
+  rootVersion: number,
+  now: number,
+): boolean {
+  const { intent, previous, fleet } = parseManifest(parseEnvelope(waiting.envelope).payload);
+  return (
+    intent === 'decommission' &&
+    previous?.sha256 === current.digest &&
+    fleet.rootVersion === rootVersion &&
+    now < waiting.expiresAt
+  );
+}
