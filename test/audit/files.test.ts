@@ -161,7 +161,7 @@ test('approvals, as files or as envelope and batch, and the manifests that need 
   assert.deepEqual(verdicts({ envelope, manifest }), ['approval', 'E_APPROVAL_MISSING']);
   assert.deepEqual(verdicts({ text }), ['E_APPROVAL_FORM']);
   const few = formatApprovalFile(approval([digest], FIRST, SECRETS.release));
-  assert.deepEqual(verdicts({ manifest, few }), ['E_APPROVAL_SIGNATURE', 'approval']);
+  assert.deepEqual(verdicts({ manifest, few }), ['E_APPROVAL_THRESHOLD', 'approval']);
   const wrong = formatApprovalFile(approval([digest], FIRST, SECRETS.director));
   assert.deepEqual(verdicts({ manifest, wrong }), [
     'E_APPROVAL_MISSING',
@@ -214,7 +214,7 @@ test('roots: those that follow are in force for everything else', () => {
   ]);
   assert.deepEqual(verdicts({ three }), ['E_ROOT_CHAIN']);
   const stolen = signRoot(second, secretKey(98));
-  assert.deepEqual(verdicts({ stolen, old }), ['E_SIGNATURE_UNKNOWN_KEY', 'manifest']);
+  assert.deepEqual(verdicts({ stolen, old }), ['E_ROOT_SIGNATURE', 'manifest']);
   const another = signRoot(makeRoot({ maxAge: 60 }));
   assert.deepEqual(verdicts({ another }), ['E_ROOT_CHAIN']);
   // Only the newest must not have expired.

@@ -312,8 +312,8 @@ test('once the stored checkpoint is half as old as allowed, the server is asked 
     return true;
   };
   world.now = from + maxAge + 1;
-  const { error } = await host.once();
-  assert.equal(error?.code, 'E_SERVER_ANSWER', `${error}`);
+  const { error, outcome } = await host.once();
+  assert.deepEqual([error?.code, outcome?.phase], ['E_STALE', 'refused'], `${error}`);
   assert.equal((await systemsOf(host)).current, one.toplevel);
 });
 

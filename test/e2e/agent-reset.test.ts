@@ -200,7 +200,7 @@ test('roots that are none, or another fleet’s, are refused; nothing is changed
     [null, 'E_USAGE'],
     ['', 'E_ENVELOPE'],
     [world.manifest, 'E_ROOT_FORM'],
-    [byStranger, 'E_SIGNATURE_UNKNOWN_KEY'],
+    [byStranger, 'E_ROOT_OWN_SIGNATURE'],
     [JSON.stringify(noRoot), 'E_ENROL_FORM'],
   ] as const) {
     await assert.rejects(reset(s, { rootFile }), { code }, String(rootFile));
