@@ -61,6 +61,14 @@ function words(says: Says): string[] {
         `as the host says, at ${formatTime(times.finished)}; signed by its key ${keyId(says.key)}${about}`,
       ];
     }
+    case 'receipts': {
+      const { host, receipts, requests, isChain } = says;
+      const more = requests === 0 ? '' : ` and ${requests} requests for tokens`;
+      const chain = isChain ? 'each follows the one before it' : 'and they are not one chain';
+      return [`${receipts} receipts${more} of ${host}, signed by its keys`, chain];
+    }
+    case 'host-key':
+      return [`the key ${keyId(says.key)} of ${says.host}`];
     case 'checkpoint':
       return [`checkpoint ${headWords(says.log)}`];
     case 'proof':
@@ -160,6 +168,12 @@ function fieldsOf(says: Says): object {
         key,
       };
     }
+    case 'receipts': {
+      const { host, receipts, requests, isChain } = says;
+      return { host, receipts, requests, isChain };
+    }
+    case 'host-key':
+      return { host: says.host, publicKey: says.key };
     case 'checkpoint': {
       const { origin, size, freshAt } = says.log;
       return { log: { origin, size, freshAt } };

@@ -58,6 +58,16 @@ export type Says =
       /** Whether the manifest that it is about is here as well, and verified. */
       readonly hasManifest: boolean;
     }
+  | {
+      /** Lines that a host signed: receipts, and requests for tokens among what contradicts them. */
+      readonly kind: 'receipts';
+      readonly host: string;
+      readonly receipts: number;
+      readonly requests: number;
+      /** Each receipt follows the one before it, from the first of its key on. */
+      readonly isChain: boolean;
+    }
+  | { readonly kind: 'host-key'; readonly host: string; readonly key: PublicKey }
   | { readonly kind: 'checkpoint'; readonly log: Head }
   /** `entry`: the file that it proves. */
   | { readonly kind: 'proof'; readonly entry: string; readonly log: Logged }

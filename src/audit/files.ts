@@ -25,7 +25,7 @@ import {
   verifyLogOffline,
   verifyOfferedManifest,
 } from '../manifest/verify-offer.ts';
-import { judgeReceipt } from './file-receipts.ts';
+import { judgeHostKey, judgeReceipt, judgeReceipts } from './file-receipts.ts';
 import { judgeRoots } from './file-roots.ts';
 import {
   type Input,
@@ -153,6 +153,10 @@ export function judgeFiles(
   for (const input of all('receipt')) {
     judge(input, () => judgeReceipt(input.bytes, keysOf, root.fleet, verified));
   }
+  for (const input of all('receipts')) {
+    judge(input, () => judgeReceipts(input.bytes, keysOf, root.fleet));
+  }
+  for (const input of all('host-key')) judge(input, () => judgeHostKey(input.bytes, keysOf));
   proofs.judge(judge);
   return {
     trusted: newest,

@@ -4,6 +4,8 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { judgeFiles } from '../../src/audit/files.ts';
 import { kindOf } from '../../src/audit/kinds.ts';
+import { publicKeyToSpki } from '../../src/ed25519.ts';
+import { publicKeyBytes } from '../../src/keyfile.ts';
 import { formatBatch, makeApproval } from '../../src/manifest/approval.ts';
 import { formatApprovalFile } from '../../src/manifest/approval-file.ts';
 import { parseEnvelope, signEnvelope } from '../../src/manifest/dsse.ts';
@@ -14,6 +16,7 @@ import { signReceipt } from '../../src/manifest/receipt.ts';
 import type { Root } from '../../src/manifest/root.ts';
 import { rootDigest } from '../../src/manifest/snapshot.ts';
 import { STATEMENT_PAYLOAD_TYPE } from '../../src/manifest/statement.ts';
+import { signTokenRequest } from '../../src/manifest/token-request.ts';
 import { formatLogProof } from '../../src/tlog/proof.ts';
 import { TestLog } from '../helpers/log.ts';
 import {
@@ -195,6 +198,73 @@ test('enrolments, and receipts that are signed by the keys they tell', () => {
   assert.deepEqual(verdicts({ strange }), ['E_SIGNATURE_UNKNOWN_KEY']);
   const elsewhere = signEnrolment({ ...told, fleet: 'other.example.org' }, SECRETS.director);
   assert.deepEqual(verdicts({ elsewhere }), ['E_FLEET_MISMATCH']);
+});
+
+test('all that a host said, a line each, and its key', () => {
+  const told = { fleet: FIRST.fleet, host: 'web-1', publicKey: publicKey(31), replaces: null };
+  const enrolment = signEnrolment(told, SECRETS.director);
+  const say = (counter: number, previous: string | null, host = 'web-1', key = 31) =>
+    signReceipt(
+      {
+        ...{ fleet: FIRST.fleet, host, counter, previous, manifest: null },
+        ...{ checkpoint: null, conflict: null, phase: 'in-sync', reason: null, booted: null },
+        ...{ current: storePath('c', 'host'), profile: null, exitCode: 0, who: 'policy' },
+        failedUnits: { added: [], removed: [] },
+        times: { started: NOW, finished: NOW },
+      },
+      secretKey(key),
+    );
+  const one = say(1, null);
+  const two = say(2, one.digest);
+  const rival = say(
+    2,
+    one.digest.replace(/^./, (digit) => (digit === '0' ? '1' : '0')),
+  );
+  const hash = (digit: string) => digit.repeat(64);
+  const wanted = {
+    ...{ fleet: FIRST.fleet, host: 'web-1' },
+    replaces: hash('1'),
+    token: hash('2'),
+  };
+  const request = signTokenRequest(wanted, secretKey(31));
+  const lines = (...texts: string[]) => texts.map((text) => `${text}\n`).join('');
+  const says = (text: string) => {
+    const [verdict] = judged({ text, enrolment });
+    assert.ok(verdict !== undefined && 'says' in verdict && verdict.says.kind === 'receipts');
+    const { receipts, requests, isChain } = verdict.says;
+    return [receipts, requests, isChain];
+  };
+  assert.deepEqual(says(lines(one.envelope, two.envelope)), [2, 0, true]);
+  assert.deepEqual(says(lines(one.envelope, rival.envelope)), [2, 0, false]);
+  assert.deepEqual(says(lines(two.envelope, one.envelope)), [2, 0, false]);
+  assert.deepEqual(says(lines(rival.envelope, request)), [1, 1, false]);
+  assert.deepEqual(says(request), [0, 1, true]);
+  assert.deepEqual(verdicts({ single: lines(one.envelope), enrolment }), ['receipt', 'enrolment']);
+  const both = lines(one.envelope, two.envelope);
+  assert.deepEqual(verdicts({ both }), ['E_SIGNATURE_UNKNOWN_KEY']);
+  const forged = lines(one.envelope, say(2, one.digest, 'web-1', 32).envelope);
+  assert.deepEqual(verdicts({ forged, enrolment }), ['E_SIGNATURE_UNKNOWN_KEY', 'enrolment']);
+  const stolen = lines(one.envelope, signTokenRequest(wanted, secretKey(32)));
+  assert.deepEqual(verdicts({ stolen, enrolment }), ['E_SIGNATURE_UNKNOWN_KEY', 'enrolment']);
+  const cut = lines(one.envelope, two.envelope).slice(0, -40);
+  assert.deepEqual(verdicts({ cut, enrolment }), ['E_ENVELOPE', 'enrolment']);
+  const web2 = signEnrolment(
+    { ...told, host: 'web-2', publicKey: publicKey(33) },
+    SECRETS.director,
+  );
+  const mixed = lines(one.envelope, say(1, null, 'web-2', 33).envelope);
+  assert.equal(verdicts({ mixed, enrolment, web2 })[0], 'E_AUDIT_RECEIPT');
+
+  const pem = (key: number) => {
+    const spki = Buffer.from(publicKeyToSpki(publicKeyBytes(publicKey(key)))).toString('base64');
+    return `-----BEGIN PUBLIC KEY-----\n${spki}\n-----END PUBLIC KEY-----\n`;
+  };
+  assert.deepEqual(verdicts({ key: pem(31), enrolment }), ['host-key', 'enrolment']);
+  assert.deepEqual(verdicts({ key: pem(32), enrolment })[0], 'E_SIGNATURE_UNKNOWN_KEY');
+  assert.deepEqual(
+    verdicts({ key: pem(31).replace('MCow', 'MCox'), enrolment })[0],
+    'E_PUBLIC_KEY',
+  );
 });
 
 test('roots: those that follow are in force for everything else', () => {
