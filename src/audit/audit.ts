@@ -231,10 +231,10 @@ async function withReceipts(
     const none = { host, told: [], keys: [], last: null, lastKey: null };
     const history = histories.get(host) ?? none;
     histories.set(host, history);
-    const log = { origin, tree, vkeys: logKeys };
+    const by = { fleet: root.fleet, log: { origin, tree, vkeys: logKeys } };
     const tell = (code: ErrorCode, message: string) => irregular.tell(null, host, code, message);
-    if (contradict) await auditConflicts(envelopes, history, root.fleet, tell);
-    else said.set(host, await auditReceipts(envelopes, history, { fleet: root.fleet, log }, tell));
+    if (contradict) await auditConflicts(envelopes, history, by, tell);
+    else said.set(host, await auditReceipts(envelopes, history, by, tell));
   }
   const nothing = { ran: [], receipts: 0, phase: null };
   return [...histories.values()].map((one) => ({ ...one, ...(said.get(one.host) ?? nothing) }));

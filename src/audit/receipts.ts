@@ -86,7 +86,7 @@ export async function auditReceipts(
 export async function auditConflicts(
   envelopes: AsyncIterable<string>,
   history: HostHistory,
-  fleet: string,
+  { fleet, log }: { readonly fleet: string; readonly log: AuditedLog },
   tell: (code: ErrorCode, message: string) => void,
 ): Promise<void> {
   const keys = history.keys.map(({ key }) => key).reverse();
@@ -98,6 +98,7 @@ export async function auditConflicts(
       const { receipt } = verify(text, keys, fleet, history.host);
       const what = `${name}, of counter ${receipt.counter}, contradicts the others`;
       tell('E_RECEIPT_CHAIN', `${what}: the machine was cloned, or lost its state`);
+      for (const { code, says } of wrongOf(receipt, log)) tell(code, `${name} ${says}`);
     } catch (error) {
       if (!isFleetError(error)) throw error;
       tell(error.code, `${name}: ${error.message}`);

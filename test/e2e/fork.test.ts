@@ -16,7 +16,8 @@ import { verifyInitialRoot } from '../../src/manifest/root.ts';
 import { fleet, fleetOk, serve } from '../helpers/cli.ts';
 import { temporaryDir } from '../helpers/temporary.ts';
 
-const RECEIPTS = 'receipts/lantern.jsonl';
+const RECEIPTS = 'receipts/lantern/0.jsonl';
+const isSaid = ({ name }: BundleFile): boolean => /^(receipts|conflicts)\//.test(name);
 
 async function filesOf(tar: string): Promise<BundleFile[]> {
   return await Array.fromAsync(readBundle(createReadStream(tar), AUDIT_LIMITS));
@@ -138,10 +139,17 @@ test('two servers with a common beginning: refused, told with both checkpoints, 
     ['E_FORK', 'E_FORK'],
   );
   const told = ofA.filter(({ name }) => name === RECEIPTS);
-  const other = await w.audit([...ofB.filter(({ name }) => name !== RECEIPTS), ...told]);
+  const other = await w.audit([...ofB.filter((file) => !isSaid(file)), ...told]);
   const forks = other.irregularities.filter(({ code }) => code === 'E_FORK');
   assert.ok(forks.length > 0 && forks.every(({ message }) => proof.test(message)));
+  // And B, of what it did not take: it was kept as what contradicts the rest.
+  const kept = await w.audit(ofB);
+  assert.ok(
+    kept.irregularities.some(
+      ({ code, message }) => code === 'E_FORK' && message.startsWith('refused receipt'),
+    ),
+  );
   // Without what the host said each log is as it should be: nobody else can tell.
-  const silent = await w.audit(ofB.filter(({ name }) => name !== RECEIPTS));
+  const silent = await w.audit(ofB.filter((file) => !isSaid(file)));
   assert.deepEqual([silent.code, silent.irregularities], [0, []]);
 });
