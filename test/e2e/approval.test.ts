@@ -133,10 +133,8 @@ test('two of three release keys: build, propose, approve twice, publish, switch'
   const files = (await readdir(w.file('audit'))).sort().map((name) => join(w.file('audit'), name));
   const root = join(w.state, 'root/1.root.json');
   const { results } = JSON.parse(await fleetOk(['verify', ...files, '--root', root, '--json']));
-  const kinds = results.map(({ kind, log }: { kind: string; log?: object }) => [
-    kind,
-    log === undefined ? null : Reflect.get(log, 'isNewest'),
-  ]);
+  type Result = { readonly kind: string; readonly log?: { readonly isNewest?: boolean } | null };
+  const kinds = results.map(({ kind, log }: Result) => [kind, log?.isNewest ?? null]);
   assert.deepEqual(kinds, [
     ...[
       ['root', null],
@@ -148,6 +146,11 @@ test('two of three release keys: build, propose, approve twice, publish, switch'
       ['closure', true],
       ['manifest', true],
       ['proof', true],
+    ],
+    ...[
+      ['enrolment', null],
+      ['host-key', null],
+      ['receipt', null],
     ],
   ]);
   assert.equal(results[5].approvers.length, 2);
