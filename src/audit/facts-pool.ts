@@ -13,7 +13,7 @@ const WORKER = new URL(`./facts-worker${EXTENSION}`, import.meta.url);
 const MOST = 8;
 
 /** MiB. What a thread works on is small; without a limit it lets garbage pile up instead of collecting it. */
-const LIMITS = { maxOldGenerationSizeMb: 96, maxYoungGenerationSizeMb: 8 };
+const LIMITS = { maxOldGenerationSizeMb: 96, maxYoungGenerationSizeMb: 16 };
 
 export type FactsPool = AsyncDisposable & {
   /** How many requests are worth having under way. */

@@ -1,5 +1,8 @@
 // The thread of facts-pool.ts: entries come, facts go back. Bytes are handed over, not copied.
 import { parentPort } from 'node:worker_threads';
+import type { TSchema } from 'typebox';
+import { Compile, type Validator } from 'typebox/compile';
+import { checkShapesBy } from '../manifest/shape.ts';
 import { parseBundle } from '../tlog/tile.ts';
 import { factsOf, type KeysInForce } from './facts.ts';
 
@@ -10,6 +13,14 @@ export type FactsRequest = {
   readonly count: number;
   readonly keys: KeysInForce;
 };
+
+// Ten times as fast, and an auditor's process has no power over anything.
+const compiled = new WeakMap<TSchema, Validator>();
+checkShapesBy((schema, value) => {
+  const made = compiled.get(schema) ?? Compile(schema);
+  compiled.set(schema, made);
+  return made.Check(value);
+});
 
 parentPort?.on('message', ({ id, entries, count, keys }: FactsRequest) => {
   const facts = factsOf(parseBundle(entries, count), keys);

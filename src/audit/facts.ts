@@ -45,7 +45,7 @@ export function mayBeRoot(data: Uint8Array): boolean {
   return Buffer.from(data.buffer, data.byteOffset, data.length).includes(ROOT_PAYLOAD_TYPE);
 }
 
-/** How many keys are kept prepared: a fleet's roots name few, and each takes 2 MB. */
+/** How many keys are kept prepared: a fleet's roots name few, and each takes 3 MB. */
 const PREPARED = 16;
 const prepared = new Map<PublicKey, Verifier>();
 
