@@ -2,10 +2,10 @@
 // whatever is irregular. Of a bundle (--bundle: no network code is loaded), of a server (--url), or of the state
 // here. fleet audit export writes the bundle.
 import { createReadStream } from 'node:fs';
-import { open, rename, rm } from 'node:fs/promises';
+import { open, rename, rm, stat } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import type { Command } from 'commander';
-import { auditLog, type LogSource, type Seen } from '../src/audit/audit.ts';
+import { type AuditReport, auditLog, type LogSource, type Seen } from '../src/audit/audit.ts';
 import { openFactsPool } from '../src/audit/facts-pool.ts';
 import { formatKept, isKept, parseKept } from '../src/audit/kept.ts';
 import { AUDIT_LIMITS, openBundleSource } from '../src/audit/source.ts';
@@ -58,12 +58,14 @@ async function run(options: Options, globals: Globals): Promise<void> {
     });
   }
   if (options.bundle !== undefined && options.url !== undefined) {
-    throw new FleetError('E_USAGE', 'give --bundle or --url');
+    throw new FleetError('E_USAGE', 'give one of --bundle and --url, not both');
   }
+  if (options.since !== undefined) await requireDirectory(options.since);
   const root = (await readInput(options.root)).toString('utf8');
   const seen = await readSeen(options.since, root, globals);
   await using pool = openFactsPool();
   const report = await withSource(options, globals, (source) => auditLog(source, root, pool, seen));
+  if (options.host !== undefined) requireHost(options.host, report);
   const count = report.irregularities.length + report.moreIrregularities;
   // What is irregular is told again by the next one, which begins where this one did.
   if (count === 0 && options.since !== undefined) {
@@ -75,6 +77,22 @@ async function run(options: Options, globals: Globals): Promise<void> {
   if (count === 0) return;
   const summary = count === 1 ? '1 irregularity' : `${count} irregularities`;
   process.exitCode = tellAfterResult(globals, new FleetError('E_AUDIT', summary));
+}
+
+/** Before the whole log is read, and not after. */
+async function requireDirectory(file: string): Promise<void> {
+  const found = await stat(dirname(file)).catch(() => null);
+  if (found?.isDirectory() === true) return;
+  throw new FleetError('E_USAGE', `--since ${file}: there is no directory ${dirname(file)}`);
+}
+
+function requireHost(host: string, { hosts }: AuditReport): void {
+  if (hosts.some((one) => one.host === host)) return;
+  const names = hosts.map((one) => one.host);
+  const some = names.length > 20 ? `${names.slice(0, 20).join(', ')}, …` : names.join(', ');
+  throw new FleetError('E_HOST_UNKNOWN', `the log tells of no host ${host}`, {
+    hint: `it tells of: ${some === '' ? 'none' : some}`,
+  });
 }
 
 /** What an earlier audit kept, or a checkpoint that was kept otherwise. */

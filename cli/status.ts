@@ -104,7 +104,7 @@ async function warningsOf(
     if (conflict === null) continue;
     const since = formatTime(conflict.since);
     warnings.push(
-      `${host}, since ${since}: ${conflict.text}: fleet host enroll ${host} --replace, on the machine that is to stay`,
+      `${host}, since ${since}: ${conflict.text}: fleet host enroll ${host} --replace, and its file to the machine that is to stay`,
     );
   }
   for (const { host, desired } of hosts) {

@@ -2,7 +2,7 @@
 // a power cut. Write to a temporary name, fsync it, rename it over the target, fsync the directory.
 // Nothing precious is created by accident: `createDurable` refuses to replace, `writeDurable` replaces.
 import { randomBytes } from 'node:crypto';
-import { type FileHandle, link, mkdir, open, rename, rm } from 'node:fs/promises';
+import { type FileHandle, link, mkdir, open, rename, rm, stat } from 'node:fs/promises';
 import { dirname, resolve } from 'node:path';
 import { errnoOf, FleetError } from './errors.ts';
 
@@ -69,17 +69,34 @@ export async function removeDurable(file: string): Promise<void> {
   await syncDirectory(dirname(file));
 }
 
-/** Creates `dir` and its missing parents, durably. */
+/**
+ * Creates `dir` and its missing parents, durably. One after the other: where the kernel says ENOENT of a place that is
+ * there, as in /proc, Node's recursive mkdir goes on for ever.
+ */
 export async function makeDirectoryDurable(dir: string, mode = 0o755): Promise<void> {
-  const first = await mkdir(dir, { recursive: true, mode }).catch((error) => {
+  const missing: string[] = [];
+  for (let at = resolve(dir); !(await isThere(at)); at = dirname(at)) missing.unshift(at);
+  try {
+    for (const one of missing) {
+      await mkdir(one, { mode }).catch((error) => {
+        // Somebody else made it meanwhile.
+        if (errnoOf(error) !== 'EEXIST') throw error;
+      });
+    }
+    if (!(await stat(dir)).isDirectory()) throw Object.assign(new Error(dir), { code: 'ENOTDIR' });
+  } catch (error) {
     throw asNoPlace(asAccess(asDiskFull(error, dir), dir), dir);
-  });
-  if (first === undefined) return;
-  // Every new name lies in the parent of a directory from `first` down to `dir`.
-  const top = resolve(first);
-  for (let at = resolve(dir); ; at = dirname(at)) {
-    await syncDirectory(dirname(at));
-    if (at === top) return;
+  }
+  for (const one of missing) await syncDirectory(dirname(one));
+}
+
+async function isThere(path: string): Promise<boolean> {
+  try {
+    await stat(path);
+    return true;
+  } catch (error) {
+    // What may not be looked at is there; making something below it says so.
+    return !['ENOENT', 'ENOTDIR'].includes(errnoOf(error) ?? '');
   }
 }
 

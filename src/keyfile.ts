@@ -40,7 +40,8 @@ export function formatPublicKey(raw: Uint8Array): PublicKey {
 /** @throws FleetError E_PUBLIC_KEY unless the text is that of an admissible public key. */
 export function parsePublicKey(text: string): PublicKey {
   if (!isPublicKey(text)) {
-    const shown = JSON.stringify(text.slice(0, 60));
+    // Only what has the shape of a key is shown: the text may be a secret one's.
+    const shown = /^[A-Za-z0-9+/]{43}=$/.test(text) ? text : 'this';
     throw new FleetError(
       'E_PUBLIC_KEY',
       `${shown} is not an Ed25519 public key that can be trusted`,
@@ -56,6 +57,15 @@ export function parsePublicKey(text: string): PublicKey {
 export function parsePublicKeyFile(text: string): PublicKey {
   const pem =
     /^-----BEGIN PUBLIC KEY-----\n([A-Za-z0-9+/]{59}=)\n?-----END PUBLIC KEY-----\n?$/.exec(text);
+  if (/PRIVATE KEY|^[^\s:]+:[A-Za-z0-9+/]{86}==\s*$/.test(text)) {
+    throw new FleetError(
+      'E_PUBLIC_KEY',
+      'the file holds a secret key, and its public key is wanted',
+      {
+        hint: 'give the file beside it that ends in .pub',
+      },
+    );
+  }
   if (pem?.[1] === undefined) return parsePublicKey(text.trim());
   // RFC 8410: 12 bytes of DER before the key.
   const der = Buffer.from(pem[1], 'base64');

@@ -1,6 +1,6 @@
 // Durable writes: whole or not at all, nothing precious replaced by accident, nothing left behind.
 import assert from 'node:assert/strict';
-import { chmod, mkdir, readdir, readFile, stat, writeFile } from 'node:fs/promises';
+import { chmod, mkdir, readdir, readFile, stat, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import {
@@ -69,6 +69,21 @@ test('removing what is not there is no error; directories are made with their pa
   await writeFile(join(deep, 'f'), '');
   await removeDurable(join(deep, 'f'));
   assert.deepEqual(await readdir(deep), []);
+});
+
+test('where no directory can be made it is said, at once', async (t) => {
+  const dir = await temporaryDir(t);
+  await writeFile(join(dir, 'file'), '');
+  await symlink(join(dir, 'nowhere'), join(dir, 'dangling'));
+  for (const place of [
+    '/proc/none/deep',
+    join(dir, 'file'),
+    join(dir, 'file/deep'),
+    join(dir, 'dangling/deep'),
+  ]) {
+    await assert.rejects(makeDirectoryDurable(place), { code: 'E_STATE_ACCESS' }, place);
+  }
+  assert.deepEqual((await readdir(dir)).sort(), ['dangling', 'file']);
 });
 
 test('a second name stays when the first gets another content, and takes no name that is there', async (t) => {

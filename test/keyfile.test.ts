@@ -123,3 +123,26 @@ test('a public key file is PEM as openssl writes it, or 44 characters of base64'
     assert.throws(() => parsePublicKeyFile(text), { code: 'E_PUBLIC_KEY' }, text);
   }
 });
+
+test('a secret key in the place of a public one is refused, and nothing of it is shown', () => {
+  const secret = secretKey(0x5a);
+  const pem = formatSecretKey(secret);
+  const base64 = pem.split('\n')[1] ?? '';
+  const nix = `cache-1:${Buffer.concat([secret, publicKeyOf(secret)]).toString('base64')}`;
+  for (const text of [pem, ` ${pem}`, pem.slice(0, 70), base64, nix, `${nix}\n`]) {
+    for (const parse of [parsePublicKeyFile, parsePublicKey]) {
+      assert.throws(
+        () => parse(text),
+        (error: Error & { code?: string; hint?: string }) => {
+          assert.equal(error.code, 'E_PUBLIC_KEY');
+          const told = `${error.message} ${error.hint}`;
+          assert.ok(
+            !told.includes(base64.slice(24, 32)) && !told.includes(nix.slice(10, 20)),
+            told,
+          );
+          return true;
+        },
+      );
+    }
+  }
+});

@@ -94,7 +94,7 @@ export interface LogStateReads {
   logHead(log: number): Promise<LogHead | null>;
   /** Entries from index `from` on, committed or staged, at most `limit` of those that State has, in order. */
   logEntries(log: number, from: number, limit: number): Promise<LogEntry[]>;
-  /** The newest manifest of every host among those below `size` of a log and those of older logs, by host. */
+  /** The newest manifest of every host among the entries below `size` of a log, by host. */
   hostEntries(log: number, size: number): Promise<HostEntry[]>;
   /** The approvals among the entries from `from` up to `to` of a log, in their order. */
   approvals(log: number, from: number, to: number): Promise<LoggedApproval[]>;

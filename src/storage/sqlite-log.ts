@@ -31,11 +31,11 @@ export function createLogReads(db: Database, patience: number): LogStateReads {
        SELECT log_index, CAST(envelope AS BLOB) FROM manifest WHERE log = @log AND log_index >= @from
      ) ORDER BY 1 LIMIT @limit`,
   );
-  const hosts = db.prepare<[number, number, number], HostEntry>(
+  const hosts = db.prepare<[number, number], HostEntry>(
     `SELECT host, epoch, sequence, digest FROM (
        SELECT host, epoch, sequence, digest, row_number() OVER
          (PARTITION BY host ORDER BY epoch DESC, sequence DESC) AS age
-       FROM manifest WHERE log IS NULL OR log < ? OR (log = ? AND log_index < ?)
+       FROM manifest WHERE log = ? AND log_index < ?
      ) WHERE age = 1 ORDER BY host`,
   );
   const pending = db.prepare<[], PublishedManifest>(
@@ -79,7 +79,7 @@ export function createLogReads(db: Database, patience: number): LogStateReads {
     unloggedKeys: (log) => ask(() => unlogged.all(log)),
     logHead: (log) => ask(() => head.get(log) ?? null),
     logEntries: (log, from, limit) => ask(() => entries.all({ log, from, limit })),
-    hostEntries: (log, size) => ask(() => hosts.all(log, log, size)),
+    hostEntries: (log, size) => ask(() => hosts.all(log, size)),
     pendingManifests: () => ask(() => pending.all()),
     loggedManifest: (host, log, size) => ask(() => logged.get(host, log, size) ?? null),
   };

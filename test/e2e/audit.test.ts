@@ -137,9 +137,11 @@ test('a bundle that was changed, a root that is another, and options that are wr
   const other = ['audit', '--bundle', w.file('a.tar'), '--root', w.file('other/root/1.root.json')];
   assert.match((await fleet(other)).stderr, /begins with another root .*\[E_ROOT_CHAIN\]/);
   for (const [args, pattern] of [
-    [['--bundle', w.file('a.tar'), '--url', w.url], /--bundle or --url \[E_USAGE\]/],
+    [['--bundle', w.file('a.tar'), '--url', w.url], /one of --bundle and --url.*\[E_USAGE\]/],
     [['--bundle', w.file('none.tar')], /cannot read .*none\.tar.*\[E_USAGE\]/],
     [['--url', 'nonsense'], /E_USAGE/],
+    [['--bundle', w.file('a.tar'), '--host', 'nosuch'], /no host nosuch.*\[E_HOST_UNKNOWN\]/],
+    [['--bundle', w.file('a.tar'), '--since', w.file('no/seen')], /no directory.*\[E_USAGE\]/],
     [['--url', 'http://127.0.0.1:1'], /E_SERVER_UNREACHABLE/],
   ] as const) {
     assert.match((await w.audit(...args)).stderr, pattern);
