@@ -5,7 +5,8 @@ import type { VerifiedCheckpoint } from '../manifest/log-view.ts';
 import type { Offer } from '../manifest/offer.ts';
 import type { VerifiedManifest } from '../manifest/verify.ts';
 import { headOf, type TrustedRoot, verifyOfferedLog } from '../manifest/verify-offer.ts';
-import { type Trust, writeTrust } from './memory.ts';
+import type { Trust } from './memory.ts';
+import { advanceTrust } from './trusted.ts';
 
 /** So many logs are no fleet's history; the oldest are forgotten. */
 const MAX_EARLIER = 8;
@@ -42,7 +43,7 @@ export async function acceptLog(
   const isOther = last !== null && headOf(last).origin !== checkpoint.origin;
   const earlier = isOther ? [last, ...trust.earlier].slice(0, MAX_EARLIER) : trust.earlier;
   const next = { ...trust, checkpoint: text, earlier, time };
-  await writeTrust(dir, next);
+  await advanceTrust(dir, next);
   return { trust: next, log, isAged };
 }
 
@@ -55,6 +56,6 @@ export async function acceptManifest(
   const decommissioned = intent === 'decommission';
   if (trust.floor?.digest === digest && !decommissioned) return trust;
   const next = { ...trust, floor: { epoch, sequence, digest }, decommissioned };
-  await writeTrust(dir, next);
+  await advanceTrust(dir, next);
   return next;
 }

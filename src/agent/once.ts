@@ -142,7 +142,11 @@ class Run implements AsyncDisposable {
       if (floor !== null) this.#manifest = idOf(floor, floor.digest);
       return DECOMMISSIONED;
     }
-    const ask = () => askForOffer(this.#client, this.#memory, this.#time);
+    const ask = async () => {
+      // Again after a renewal: what an attempt before this one came to trust is on disk.
+      this.#memory = await readMemory(this.#options.dir);
+      return await askForOffer(this.#client, this.#memory, this.#time);
+    };
     const asked = await withToken(this.#client, this.#memory, this.#options.clock(), ask);
     this.#memory = { ...this.#memory, trust: asked.trust };
     const { root, offer } = asked;

@@ -13,7 +13,6 @@ import { verifyCheckpoint } from '../manifest/log-view.ts';
 import { type Root, requireHostKey, verifyInitialRoot } from '../manifest/root.ts';
 import { rootDigest } from '../manifest/snapshot.ts';
 import type { Floor } from '../manifest/verify.ts';
-import { trustedRoot } from './ask.ts';
 import { EMPTY_JOURNAL, JOURNAL, type Journal, writeJournal } from './journal.ts';
 import { tryLock } from './lock.ts';
 import {
@@ -27,6 +26,7 @@ import {
 } from './memory.ts';
 import { CHAIN, type Chain, EMPTY_CHAIN, writeChain } from './receipts.ts';
 import { type Fields, parseRecord, salvageRecord } from './record.ts';
+import { trustedRoot } from './trusted.ts';
 
 /** A damaged file, why it is taken for that, and what is given up with it, in words. */
 export type Damage = {

@@ -2,12 +2,12 @@
 // lock, asks no server; while an agent works it shows the step it is at.
 import { fingerprint, type PublicKey, publicKeyOfSecret } from '../keyfile.ts';
 import type { Floor } from '../manifest/verify.ts';
-import { trustedRoot } from './ask.ts';
 import { type Rejected, readJournal, type Transaction } from './journal.ts';
 import { readMemory } from './memory.ts';
 import { placeAt, readSystems, type Systems } from './place.ts';
 import { readChain, type Told } from './receipts.ts';
 import { readRenewal } from './renew-token.ts';
+import { trustedRoot } from './trusted.ts';
 
 export type AgentStatus = {
   readonly fleet: string;

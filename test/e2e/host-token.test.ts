@@ -2,16 +2,23 @@
 // deaths at any step, wrong clocks and restored backups; and by nobody else.
 import assert from 'node:assert/strict';
 import { copyFile, cp, readFile, writeFile } from 'node:fs/promises';
+import { createServer } from 'node:http';
+import type { AddressInfo } from 'node:net';
 import { join } from 'node:path';
-import { test } from 'node:test';
+import { type TestContext, test } from 'node:test';
 import { readMemory } from '../../src/agent/memory.ts';
 import { readRenewal } from '../../src/agent/renew-token.ts';
+import { advanceTrust, trustedRoot } from '../../src/agent/trusted.ts';
 import { generateSecretKey } from '../../src/ed25519.ts';
 import { signEnvelope } from '../../src/manifest/dsse.ts';
+import { MAX_OFFER_ROOTS } from '../../src/manifest/offer.ts';
 import { signTokenRequest } from '../../src/manifest/token-request.ts';
+import { importRoot } from '../../src/server/import-root.ts';
 import { hostStatus } from '../../src/server/status.ts';
 import { hashToken } from '../../src/server/tokens.ts';
 import { DAY, type Live, type LiveAgent, live } from '../helpers/live.ts';
+import { signNext } from '../helpers/rotation.ts';
+import { publishHost } from '../helpers/state.ts';
 
 const TOKEN = /\/token$/;
 const HOUR = 3600;
@@ -297,6 +304,74 @@ test('a server that was restored from before a renewal is reminded of it', async
   await fine(agent);
   assert.equal(await statusOf(w, 'a', await tokenOf(agent)), 404);
   assert.equal(await conflictOf(w, 'a'), null);
+});
+
+/** Between agent and server: `answer` is asked about each request, and null lets it pass. */
+async function between(
+  t: TestContext,
+  { url }: Live,
+  { state }: LiveAgent,
+  answer: (path: string) => Promise<{ status: number; body: string } | null>,
+): Promise<void> {
+  const proxy = createServer(async (request, response) => {
+    const { url: path = '', method = 'GET', headers } = request;
+    const chunks: Buffer[] = await request.toArray();
+    const made = await answer(path);
+    if (made !== null) return void response.writeHead(made.status).end(made.body);
+    const { authorization = '', 'content-type': type = 'application/json' } = headers;
+    const got = await fetch(`${url}${path}`, {
+      method,
+      headers: { authorization, 'content-type': type },
+      ...(method === 'POST' ? { body: Buffer.concat(chunks) } : {}),
+    });
+    response.writeHead(got.status).end(Buffer.from(await got.arrayBuffer()));
+  });
+  await new Promise<void>((done) => proxy.listen(0, '127.0.0.1', done));
+  t.after(() => proxy.close());
+  const file = join(state, 'agent.json');
+  const server = `http://127.0.0.1:${(proxy.address() as AddressInfo).port}`;
+  const config = JSON.parse(await readFile(file, 'utf8'));
+  await writeFile(file, JSON.stringify({ ...config, server, clock: 'trusted' }));
+}
+
+test('a token that is renewed in the middle of asking: the new roots before it stay trusted', async (t) => {
+  const w = await live(t);
+  const agent = await w.agent('a');
+  await publishHost(w.dir, 'a', 'one', w.now);
+  const rootOf = async () => trustedRoot(await readMemory(agent.state)).version;
+  const headers = { authorization: `Bearer ${await tokenOf(agent)}` };
+  const old = await (await fetch(`${w.url}/v1/hosts/a/offer?root=1&from=0`, { headers })).text();
+  // One offer full of roots: the agent asks once more.
+  for (let i = 0; i < MAX_OFFER_ROOTS; i++) {
+    await importRoot(w.dir, await signNext(w.dir, w.now), w.now);
+  }
+  const newest = 1 + MAX_OFFER_ROOTS;
+  const asked: string[] = [];
+  await between(t, w, agent, async (path) => {
+    if (!path.includes('/offer')) return null;
+    asked.push(new URL(path, w.url).searchParams.get('root') ?? '');
+    const refusal = { status: 401, body: '{"error":"E_UNAUTHORIZED","message":"no"}' };
+    return asked.length === 2 ? refusal : asked.length === 3 ? { status: 200, body: old } : null;
+  });
+  // The old offer is of a root that is over.
+  const { error } = await agent.once();
+  assert.deepEqual(asked, ['1', `${newest}`, `${newest}`]);
+  assert.deepEqual([error?.code, error?.exitCode], ['E_ROOT_VERSION', 3]);
+  assert.equal(await rootOf(), newest);
+  const { floor } = (await readMemory(agent.state)).trust;
+  assert.equal(floor, null);
+});
+
+test('no run puts a root in the place of a newer one', async (t) => {
+  const w = await live(t);
+  const { state } = await w.agent('a');
+  const { trust } = await readMemory(state);
+  const next = { ...trust, root: await signNext(w.dir, w.now) };
+  await advanceTrust(state, next);
+  await assert.rejects(advanceTrust(state, trust), { code: 'E_TRUST_BACKWARDS', exitCode: 1 });
+  assert.deepEqual((await readMemory(state)).trust, next);
+  await advanceTrust(state, { ...next, time: w.now });
+  assert.equal((await readMemory(state)).trust.time, w.now);
 });
 
 test('what the server says of a token is taken only in its form', async (t) => {
