@@ -1,13 +1,16 @@
 // A host's token over months, through the real server and the real agent: followed in time, across lost answers,
 // deaths at any step, wrong clocks and restored backups; and by nobody else.
 import assert from 'node:assert/strict';
-import { copyFile, cp, readFile, writeFile } from 'node:fs/promises';
+import { copyFile, cp, readFile, rm, writeFile } from 'node:fs/promises';
 import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { join } from 'node:path';
 import { type TestContext, test } from 'node:test';
 import { readMemory } from '../../src/agent/memory.ts';
-import { readRenewal } from '../../src/agent/renew-token.ts';
+import { readChain } from '../../src/agent/receipts.ts';
+import { NO_RENEWAL, readRenewal } from '../../src/agent/renew-token.ts';
+import { resetTrust } from '../../src/agent/reset.ts';
+import { agentStatus } from '../../src/agent/status.ts';
 import { advanceTrust, trustedRoot } from '../../src/agent/trusted.ts';
 import { generateSecretKey } from '../../src/ed25519.ts';
 import { signEnvelope } from '../../src/manifest/dsse.ts';
@@ -374,9 +377,53 @@ test('no run puts a root in the place of a newer one', async (t) => {
   assert.equal((await readMemory(state)).trust.time, w.now);
 });
 
-test('what the server says of a token is taken only in its form', async (t) => {
+test('a damaged renewal.json: runs go on and say so, and reset-trust makes it whole', async (t) => {
   const w = await live(t);
   const agent = await w.agent('a');
-  await writeFile(join(agent.state, 'renewal.json'), '{"version":1,"next":"x"}');
-  await assert.rejects(agent.once(), { code: 'E_AGENT_STATE_CORRUPT' });
+  const file = join(agent.state, 'renewal.json');
+  const first = await tokenOf(agent);
+  const next = 'fleet_the-next-token-as-it-was-kept';
+  const reset = () =>
+    resetTrust({ dir: agent.state, rootFile: null, now: w.now, confirm: async () => {} });
+  const damages = [
+    ['{"version":1,"renewAt":', 3, { ...NO_RENEWAL }],
+    ['{"version":1,"next":"x"}', 3, { ...NO_RENEWAL }],
+    [JSON.stringify({ version: 1, renewAt: 'x', next }), 2, { ...NO_RENEWAL, next }],
+  ] as const;
+  for (const [damage, lost, left] of damages) {
+    await writeFile(file, damage);
+    await fine(agent);
+    assert.match(agent.said.join(), /not renewed: .*renewal\.json is damaged: .*reset-trust/);
+    const { tokenRenewAt, tokenProblem } = await agentStatus(agent.state);
+    assert.equal(tokenRenewAt, null);
+    assert.match(tokenProblem ?? '', /renewal\.json is damaged: .*reset-trust/);
+    const { damaged, kept } = await reset();
+    assert.deepEqual(
+      damaged.map((one) => [one.file, one.lost.length]),
+      [[file, lost]],
+    );
+    assert.equal(await readFile(join(agent.state, kept[0] ?? ''), 'utf8'), damage);
+    assert.deepEqual(await readRenewal(agent.state), left);
+    assert.equal((await agentStatus(agent.state)).tokenProblem, null);
+    assert.deepEqual((await readChain(agent.state)).untold, ['trust-reset']);
+    assert.deepEqual((await reset()).damaged, []);
+    await fine(agent);
+    assert.deepEqual(agent.said, []);
+  }
+  // When the server says so, what was kept is asked for.
+  w.now += 61 * DAY;
+  await fine(agent);
+  assert.equal(await tokenOf(agent), next);
+  assert.equal((await readRenewal(agent.state)).previous, first);
+  // None at all is what hosts of an older fleet have.
+  await rm(file);
+  assert.deepEqual((await reset()).damaged, []);
+  await fine(agent);
+  // Where the token is not taken, the damage is what is in the way.
+  await writeFile(file, '{');
+  w.now += 100 * DAY;
+  const { error } = await agent.once();
+  assert.equal(error?.code, 'E_AGENT_STATE_CORRUPT');
+  await reset();
+  await fine(agent);
 });
