@@ -121,6 +121,8 @@ async function askToFollow(
     return await ask(memory, current, next);
   } catch (error) {
     if (!isFleetError(error, 'E_SERVER_AUTH') || previous === null) throw error;
+    // A renewal that broke off before `token` was written: there is none before this one.
+    if (previous === current) throw error;
     // It has forgotten that this one followed the one before.
     await ask(memory, previous, current);
     return null;

@@ -8,7 +8,7 @@ import { join } from 'node:path';
 import { type TestContext, test } from 'node:test';
 import { readMemory } from '../../src/agent/memory.ts';
 import { readChain } from '../../src/agent/receipts.ts';
-import { NO_RENEWAL, readRenewal } from '../../src/agent/renew-token.ts';
+import { NO_RENEWAL, readRenewal, writeRenewal } from '../../src/agent/renew-token.ts';
 import { resetTrust } from '../../src/agent/reset.ts';
 import { agentStatus } from '../../src/agent/status.ts';
 import { advanceTrust, trustedRoot } from '../../src/agent/trusted.ts';
@@ -268,6 +268,17 @@ test('a key that was replaced, and a token that was revoked, get nothing', async
   await w.dir.state.revokeCredentials('host:a');
   assert.equal((await anew.once()).error?.code, 'E_SERVER_AUTH');
   assert.deepEqual(await tokensOf(w, 'a'), []);
+});
+
+test('a revoked token whose renewal broke off half way is told as what it is', async (t) => {
+  const w = await live(t);
+  const agent = await w.agent('a');
+  // What is on disk between the two writes of a renewal.
+  const [next, previous] = ['fleet_the-token-that-was-to-follow', await tokenOf(agent)];
+  await writeRenewal(agent.state, { renewAt: null, next, previous });
+  await w.dir.state.revokeCredentials('host:a');
+  const { error } = await agent.once();
+  assert.deepEqual([error?.code, error?.exitCode], ['E_SERVER_AUTH', 1]);
 });
 
 test('a cloned disk: one of the two goes on, the other is refused, and it is told until the host is enrolled anew', async (t) => {
