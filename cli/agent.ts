@@ -155,6 +155,7 @@ function statusText(status: AgentStatus): string {
         ? 'renewed when the server says so'
         : `renewed from ${formatTime(status.tokenRenewAt)} on`,
     ],
+    ...(status.tokenProblem === null ? [] : [['  but', printable(status.tokenProblem)]]),
     ['receipts', status.queued === 0 ? 'all sent' : `${status.queued} wait to be sent`],
   ]);
 }

@@ -284,6 +284,7 @@ export const ERRORS = {
     'find out what hung in the switch log; switchSeconds is in agent.json',
   ),
   E_TOOL_MISSING: entry(1, 'install util-linux, and have its programs on PATH'),
+  E_TRUST_BACKWARDS: entry(1, 'run fleet agent once again: what this host trusts is as it was'),
 
   // the server's answers
   E_ENROLLED: entry(1, 'to replace its key: fleet host enroll HOST --replace'),

@@ -5,7 +5,8 @@ import type { VerifiedCheckpoint } from '../manifest/log-view.ts';
 import type { Offer } from '../manifest/offer.ts';
 import type { VerifiedManifest } from '../manifest/verify.ts';
 import { headOf, type TrustedRoot, verifyOfferedLog } from '../manifest/verify-offer.ts';
-import { type Trust, writeTrust } from './memory.ts';
+import type { Trust } from './memory.ts';
+import { advanceTrust } from './trusted.ts';
 
 /** So many logs are no fleet's history; the oldest are forgotten. */
 const MAX_EARLIER = 8;
@@ -16,34 +17,31 @@ export type AcceptTime = {
   readonly now: number;
   /** A time that the server proved in this run. */
   readonly proved: number | null;
-  /** A checkpoint may be older than maxAge. */
-  readonly anyAge: boolean;
+  /** Root's word that a checkpoint may be older than maxAge: done before such a one is kept. null: it may not. */
+  readonly onAged: (() => Promise<void>) | null;
 };
 
-/**
- * `isAged`: the checkpoint is older than maxAge, and was accepted because any age was to be.
- * @throws FleetError with the code of the first step that refuses.
- */
+/** @throws FleetError with the code of the first step that refuses. */
 export async function acceptLog(
   dir: string,
   trust: Trust,
   offer: Offer,
   root: TrustedRoot,
-  { now, proved, anyAge }: AcceptTime,
-): Promise<{ readonly trust: Trust; readonly log: VerifiedCheckpoint; readonly isAged: boolean }> {
-  const log = verifyOfferedLog(offer, root, trust.checkpoint, now, anyAge);
+  { now, proved, onAged }: AcceptTime,
+): Promise<{ readonly trust: Trust; readonly log: VerifiedCheckpoint }> {
+  const log = verifyOfferedLog(offer, root, trust.checkpoint, now, onAged !== null);
   const { text, freshAt, checkpoint } = log;
-  const isAged = now - (freshAt ?? 0) > root.root.maxAge;
+  if (now - (freshAt ?? 0) > root.root.maxAge) await onAged?.();
   // Never later than the root that vouches for these keys, which could name any time. SPEC §5.3
   const signed = Math.min(Math.max(freshAt ?? 0, proved ?? 0), root.root.expiresAt);
   const time = Math.max(trust.time ?? 0, signed);
-  if (text === trust.checkpoint && time === trust.time) return { trust, log, isAged };
+  if (text === trust.checkpoint && time === trust.time) return { trust, log };
   const last = trust.checkpoint;
   const isOther = last !== null && headOf(last).origin !== checkpoint.origin;
   const earlier = isOther ? [last, ...trust.earlier].slice(0, MAX_EARLIER) : trust.earlier;
   const next = { ...trust, checkpoint: text, earlier, time };
-  await writeTrust(dir, next);
-  return { trust: next, log, isAged };
+  await advanceTrust(dir, next);
+  return { trust: next, log };
 }
 
 export async function acceptManifest(
@@ -55,6 +53,6 @@ export async function acceptManifest(
   const decommissioned = intent === 'decommission';
   if (trust.floor?.digest === digest && !decommissioned) return trust;
   const next = { ...trust, floor: { epoch, sequence, digest }, decommissioned };
-  await writeTrust(dir, next);
+  await advanceTrust(dir, next);
   return next;
 }

@@ -4,25 +4,17 @@
 // root allows, the server is asked unconditionally. Where the machine's clock is no measure, a proof of the time
 // is asked for with it (SPEC §5.3).
 // Refuses a root chain with a gap, and an offer that leads on without end.
-import { FleetError, isFleetError, messageOf } from '../errors.ts';
+import { FleetError, isFleetError } from '../errors.ts';
 import { parseEnvelope } from '../manifest/dsse.ts';
 import { verifyCheckpoint } from '../manifest/log-view.ts';
 import type { Deployment } from '../manifest/manifest.ts';
 import { MAX_OFFER_BYTES, MAX_OFFER_ROOTS, type Offer, parseOffer } from '../manifest/offer.ts';
-import { parseRoot, type Root, verifyRootUpdate } from '../manifest/root.ts';
+import { type Root, verifyRootUpdate } from '../manifest/root.ts';
 import { headOf, type TrustedRoot } from '../manifest/verify-offer.ts';
 import { type Client, errorDocument } from './client.ts';
-import {
-  type Memory,
-  memoryFiles,
-  readOffer,
-  type StoredOffer,
-  type Trust,
-  writeOffer,
-  writeTrust,
-} from './memory.ts';
-import { corrupt } from './record.ts';
+import { type Memory, readOffer, type StoredOffer, type Trust, writeOffer } from './memory.ts';
 import type { RunTime } from './time.ts';
+import { advanceTrust, trustedRoot } from './trusted.ts';
 
 export type Asked = {
   /** With every new root persisted. */
@@ -40,15 +32,6 @@ type Got = Pick<Asked, 'isStored' | 'keep'> & { readonly offer: Offer };
 
 /** So many offers full of roots in a row are no fleet's history. */
 const MAX_ROUNDS = 64;
-
-/** The root that the agent trusts. @throws FleetError E_AGENT_STATE_CORRUPT */
-export function trustedRoot(memory: Memory): Root {
-  try {
-    return parseRoot(parseEnvelope(memory.trust.root).payload);
-  } catch (cause) {
-    throw corrupt(memoryFiles(memory.dir).trust, messageOf(cause), cause);
-  }
-}
 
 /**
  * Each root is persisted before the next one is looked at (SPEC §3.4). From then on `time` is the proved one, where
@@ -97,7 +80,7 @@ async function askAt(client: Client, memory: Memory, now: number | null): Promis
       root = verifyRootUpdate(root, parseEnvelope(text));
       // Another epoch frees a host from times that a stolen key signed (SPEC §5.3).
       trust = { ...trust, root: text, time: root.epoch === epoch ? trust.time : null };
-      await writeTrust(memory.dir, trust);
+      await advanceTrust(memory.dir, trust);
     }
     if (offer.roots.length < MAX_OFFER_ROOTS) return { ...got, trust, root: trusted() };
   }

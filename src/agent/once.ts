@@ -6,7 +6,7 @@ import { FleetError, isFleetError, messageOf } from '../errors.ts';
 import { type VerifiedCheckpoint, verifyCheckpoint } from '../manifest/log-view.ts';
 import type { Deployment } from '../manifest/manifest.ts';
 import type { Offer } from '../manifest/offer.ts';
-import { type Exception, makeReason } from '../manifest/receipt.ts';
+import { makeReason } from '../manifest/receipt.ts';
 import { type VerifiedManifest, verifyClosure } from '../manifest/verify.ts';
 import { type TrustedRoot, verifyOfferedManifest } from '../manifest/verify-offer.ts';
 import { parseNixPublicKey } from '../nix/signature.ts';
@@ -20,7 +20,7 @@ import { tryLock } from './lock.ts';
 import { type ManifestId, type Memory, memoryFiles, readMemory } from './memory.ts';
 import { type Attempt, attemptOf, DECOMMISSIONED, errorOf, idOf, type Outcome } from './outcome.ts';
 import { placeAt, readBootId, readSystems, type Systems } from './place.ts';
-import { type Chain, readChain, type Sent, sendQueued, tell } from './receipts.ts';
+import { type Chain, owe, readChain, type Sent, sendQueued, tell } from './receipts.ts';
 import { renewInTime, withToken } from './renew-token.ts';
 import { standingOf } from './standing.ts';
 import { type Fetched, fetchClosure, requireStore } from './store.ts';
@@ -68,7 +68,6 @@ class Run implements AsyncDisposable {
   #fetched: Fetched | null = null;
   /** A checkpoint that contradicts the one that was accepted. */
   #conflict: string | null = null;
-  #exceptions: readonly Exception[] = [];
   /** Why an outcome could not be kept to be told. */
   #untold: FleetError | null = null;
 
@@ -142,7 +141,11 @@ class Run implements AsyncDisposable {
       if (floor !== null) this.#manifest = idOf(floor, floor.digest);
       return DECOMMISSIONED;
     }
-    const ask = () => askForOffer(this.#client, this.#memory, this.#time);
+    const ask = async () => {
+      // Again after a renewal: what an attempt before this one came to trust is on disk.
+      this.#memory = await readMemory(this.#options.dir);
+      return await askForOffer(this.#client, this.#memory, this.#time);
+    };
     const asked = await withToken(this.#client, this.#memory, this.#options.clock(), ask);
     this.#memory = { ...this.#memory, trust: asked.trust };
     const { root, offer } = asked;
@@ -165,11 +168,13 @@ class Run implements AsyncDisposable {
     const { trust, dir } = this.#memory;
     try {
       const now = this.#time.now(trust);
-      const anyAge = this.#options.acceptAge === true;
       const { proved } = this.#time;
-      const accepted = await acceptLog(dir, trust, offer, root, { now, proved, anyAge });
+      const oweAge = async () => {
+        this.#chain = await owe(dir, this.#chain, 'age-accepted');
+      };
+      const onAged = this.#options.acceptAge === true ? oweAge : null;
+      const accepted = await acceptLog(dir, trust, offer, root, { now, proved, onAged });
       this.#memory = { ...this.#memory, trust: accepted.trust };
-      if (accepted.isAged) this.#exceptions = ['age-accepted'];
       return accepted.log;
     } catch (error) {
       // Two histories: what each of them signed is told, so that it can be proved.
@@ -251,7 +256,6 @@ class Run implements AsyncDisposable {
       bootId: this.#host.bootId,
       ...this.#time.span(this.#memory.trust),
       conflict: this.#conflict,
-      exceptions: this.#exceptions,
     };
     try {
       this.#chain = await tell(this.#memory, this.#chain, outcome, context);

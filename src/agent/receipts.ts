@@ -96,6 +96,17 @@ export async function writeChain(dir: string, chain: Chain): Promise<void> {
   await writeDurable(memoryFiles(dir).receipts, formatRecord(chain), 0o600);
 }
 
+/**
+ * Has the next receipt say what root did, durably: before it is acted upon, so that no death, full disk or full
+ * queue leaves a deed without its record.
+ */
+export async function owe(dir: string, chain: Chain, deed: Exception): Promise<Chain> {
+  if (chain.untold.includes(deed)) return chain;
+  const next: Chain = { ...chain, untold: [...chain.untold, deed] };
+  await writeChain(dir, next);
+  return next;
+}
+
 /** Signs and queues a receipt of `outcome`, durably, unless it is what was told last. */
 export async function tell(
   memory: Memory,
@@ -107,8 +118,6 @@ export async function tell(
     readonly finished: number;
     /** A checkpoint that contradicts the accepted one. */
     readonly conflict: string | null;
-    /** What root did in this run, beside what the chain has yet to tell. */
-    readonly exceptions?: readonly Exception[];
   },
 ): Promise<Chain> {
   const told: Told = {
@@ -121,8 +130,7 @@ export async function tell(
     bootId: context.bootId,
     at: context.finished,
   };
-  const untold = new Set([...chain.untold, ...(context.exceptions ?? [])]);
-  const exceptions = EXCEPTIONS.filter((one) => untold.has(one));
+  const exceptions = EXCEPTIONS.filter((one) => chain.untold.includes(one));
   const isNews = exceptions.length > 0 || chain.told === null || !sameNews(chain.told, told);
   if (!isNews) return chain;
   if (chain.queue.length >= MAX_QUEUE) return chain;

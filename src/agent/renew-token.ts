@@ -23,7 +23,7 @@ export type Renewal = {
 export const NO_RENEWAL: Renewal = { renewAt: null, next: null, previous: null };
 
 const token = matching(/^[!-~]{16,512}$/, 'a token');
-const RENEWAL: Fields<Renewal> = {
+export const RENEWAL: Fields<Renewal> = {
   renewAt: nullable(integer(0)),
   next: nullable(token),
   previous: nullable(token),
@@ -76,13 +76,14 @@ export async function renewInTime(
   if (memory.trust.decommissioned) return;
   // Nobody is there, or it was tried in this very run.
   if (isFleetError(error, 'E_SERVER_UNREACHABLE', 'E_SERVER_AUTH', 'E_TOKEN_SUCCESSOR')) return;
-  const { renewAt } = await readRenewal(memory.dir);
-  if (!client.isToldToRenew && (renewAt === null || now < renewAt)) return;
   try {
+    const { renewAt } = await readRenewal(memory.dir);
+    if (!client.isToldToRenew && (renewAt === null || now < renewAt)) return;
     client.useToken(await renewToken(memory, now));
   } catch (problem) {
     if (!isFleetError(problem)) throw problem;
-    say(`the token was not renewed: ${problem.message}`);
+    // Its own advice: such a run ends well, and nothing else would say what to do before the token's end.
+    say(`the token was not renewed: ${problem.message}; ${problem.hint}`);
   }
 }
 
@@ -120,6 +121,8 @@ async function askToFollow(
     return await ask(memory, current, next);
   } catch (error) {
     if (!isFleetError(error, 'E_SERVER_AUTH') || previous === null) throw error;
+    // A renewal that broke off before `token` was written: there is none before this one.
+    if (previous === current) throw error;
     // It has forgotten that this one followed the one before.
     await ask(memory, previous, current);
     return null;

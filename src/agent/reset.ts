@@ -13,7 +13,6 @@ import { verifyCheckpoint } from '../manifest/log-view.ts';
 import { type Root, requireHostKey, verifyInitialRoot } from '../manifest/root.ts';
 import { rootDigest } from '../manifest/snapshot.ts';
 import type { Floor } from '../manifest/verify.ts';
-import { trustedRoot } from './ask.ts';
 import { EMPTY_JOURNAL, JOURNAL, type Journal, writeJournal } from './journal.ts';
 import { tryLock } from './lock.ts';
 import {
@@ -27,6 +26,8 @@ import {
 } from './memory.ts';
 import { CHAIN, type Chain, EMPTY_CHAIN, writeChain } from './receipts.ts';
 import { type Fields, parseRecord, salvageRecord } from './record.ts';
+import { NO_RENEWAL, RENEWAL, type Renewal, writeRenewal } from './renew-token.ts';
+import { trustedRoot } from './trusted.ts';
 
 /** A damaged file, why it is taken for that, and what is given up with it, in words. */
 export type Damage = {
@@ -72,12 +73,14 @@ export async function resetTrust(options: ResetOptions): Promise<Reset> {
   );
   const journal = await lookAt(files.journal, JOURNAL);
   const receipts = await lookAt(files.receipts, CHAIN);
+  const renewal = await lookAtRenewal(files.renewal);
   const begin = trust.whole === null ? begunFrom(trust.left, identity, options.rootFile) : null;
   const left = begin === null ? trust.left : sound(trust.left, begin.root);
   const damaged = [
     damageOf(trust, lostOfTrust(left, begin)),
     damageOf(journal, lostOf(JOURNAL_WORDS, journal.left)),
     damageOf(receipts, lostOfChain(receipts.left)),
+    damageOf(renewal, lostOf(RENEWAL_WORDS, renewal.left)),
   ].filter((one) => one !== null);
   const { fleet, host } = identity.config;
   const floor = (trust.whole ?? left).floor ?? null;
@@ -86,7 +89,7 @@ export async function resetTrust(options: ResetOptions): Promise<Reset> {
   await confirm(plan);
   // Before anything is put in their place: at no instant is one of them merely missing.
   const kept: string[] = [];
-  for (const one of [trust, journal, receipts]) {
+  for (const one of [trust, journal, receipts, renewal]) {
     if (one.whole === null && one.isThere) kept.push(await keep(one.file, options.now));
   }
   // First what tells of this: if it breaks off here, the rest is still damaged, and this is done again.
@@ -97,6 +100,7 @@ export async function resetTrust(options: ResetOptions): Promise<Reset> {
   });
   if (begin !== null) await writeTrust(dir, trustOf(left, begin.envelope));
   if (journal.whole === null) await writeJournal(dir, { ...EMPTY_JOURNAL, ...journal.left });
+  if (renewal.whole === null) await writeRenewal(dir, { ...NO_RENEWAL, ...renewal.left });
   return { ...plan, kept };
 }
 
@@ -126,6 +130,12 @@ async function lookAt<T extends object>(
     const why = error.message.replace(`${file} is damaged: `, '');
     return { file, isThere: true, whole: null, why, left: salvageRecord(text, fields) };
   }
+}
+
+/** Where there is none, none is missing: hosts of an older fleet have no such file. */
+async function lookAtRenewal(file: string): Promise<Looked<Renewal>> {
+  const looked = await lookAt(file, RENEWAL);
+  return looked.isThere ? looked : { ...looked, whole: NO_RENEWAL };
 }
 
 type Begin = {
@@ -214,6 +224,12 @@ const JOURNAL_WORDS: Partial<Record<keyof Journal, string>> = {
   transaction:
     'what an activation that broke off had touched: the newest manifest is activated anew',
   rejected: 'which manifest was rolled back: it is tried again',
+};
+
+const RENEWAL_WORDS: Partial<Record<keyof Renewal, string>> = {
+  renewAt: 'when the next token is due: the server says when',
+  next: 'a token that was asked for and is not in use yet, if any: if the server gave it, this host is enrolled anew',
+  previous: 'the token before: a server that was restored from before this one takes neither',
 };
 
 function lostOfTrust(left: Partial<Trust>, begin: Begin | null): string[] {

@@ -1,13 +1,14 @@
 // An agent's state directory and its machine → what a person wants to know of it. Reads only, takes no
 // lock, asks no server; while an agent works it shows the step it is at.
+import { isFleetError } from '../errors.ts';
 import { fingerprint, type PublicKey, publicKeyOfSecret } from '../keyfile.ts';
 import type { Floor } from '../manifest/verify.ts';
-import { trustedRoot } from './ask.ts';
 import { type Rejected, readJournal, type Transaction } from './journal.ts';
 import { readMemory } from './memory.ts';
 import { placeAt, readSystems, type Systems } from './place.ts';
 import { readChain, type Told } from './receipts.ts';
-import { readRenewal } from './renew-token.ts';
+import { NO_RENEWAL, type Renewal, readRenewal } from './renew-token.ts';
+import { trustedRoot } from './trusted.ts';
 
 export type AgentStatus = {
   readonly fleet: string;
@@ -31,6 +32,8 @@ export type AgentStatus = {
   readonly rejected: Rejected | null;
   /** When the token will be followed by the next, POSIX seconds; null: when the server says so. */
   readonly tokenRenewAt: number | null;
+  /** Why it will not be, as far as this machine knows; null: nothing is in the way. */
+  readonly tokenProblem: string | null;
   /** Receipts that the server has not acknowledged. */
   readonly queued: number;
 };
@@ -40,6 +43,7 @@ export async function agentStatus(dir: string): Promise<AgentStatus> {
   const memory = await readMemory(dir);
   const { transaction, rejected } = await readJournal(dir);
   const chain = await readChain(dir);
+  const { renewal, tokenProblem } = await renewalOf(dir);
   const root = trustedRoot(memory);
   const publicKey = publicKeyOfSecret(memory.hostKey);
   const { fleet, host, system, server } = memory.config;
@@ -59,7 +63,18 @@ export async function agentStatus(dir: string): Promise<AgentStatus> {
     last: chain.told,
     underWay: transaction,
     rejected,
-    tokenRenewAt: (await readRenewal(dir)).renewAt,
+    tokenRenewAt: renewal.renewAt,
+    tokenProblem,
     queued: chain.queue.length,
   };
+}
+
+/** Runs go on without it, so a damaged one is shown beside all else. */
+async function renewalOf(dir: string): Promise<{ renewal: Renewal; tokenProblem: string | null }> {
+  try {
+    return { renewal: await readRenewal(dir), tokenProblem: null };
+  } catch (error) {
+    if (!isFleetError(error, 'E_AGENT_STATE_CORRUPT')) throw error;
+    return { renewal: NO_RENEWAL, tokenProblem: `${error.message}; ${error.hint}` };
+  }
 }

@@ -1,11 +1,13 @@
 // What time it is (SPEC §5.3): clocks that are wrong, proofs of time that lie in every way, and the floor below
 // which no clock takes a host. Each refusal has its code and leaves the system as it was.
 import assert from 'node:assert/strict';
+import { readFileSync } from 'node:fs';
 import { readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { after, test } from 'node:test';
 import { readMemory, type Trust, writeTrust } from '../../src/agent/memory.ts';
 import type { OnceOptions } from '../../src/agent/once.ts';
+import { readChain, writeChain } from '../../src/agent/receipts.ts';
 import { generateSecretKey } from '../../src/ed25519.ts';
 import type { ErrorCode } from '../../src/errors.ts';
 import { publicKeyOfSecret } from '../../src/keyfile.ts';
@@ -349,6 +351,36 @@ test('--accept-age: an old checkpoint for one run, signed all the same, and the 
   world.freshAt = null;
   assert.equal((await host.once({ acceptAge })).outcome?.phase, 'in-sync');
   assert.equal(world.reports.at(-1)?.exceptions, undefined);
+});
+
+test('--accept-age is on record before anything is fetched, and stays until a receipt says so', async () => {
+  await using s = await behind();
+  const { world, host } = s;
+  world.freshAt = world.now - world.root.maxAge - 1000;
+  const file = join(host.state, 'receipts.json');
+  const atFetch: unknown[] = [];
+  world.misbehave = (path, response) => {
+    if (path.startsWith('/v1/closures/')) {
+      atFetch.push(JSON.parse(readFileSync(file, 'utf8')).untold);
+    }
+    if (!path.endsWith('/reports')) return false;
+    response.writeHead(503).end();
+    return true;
+  };
+  // Nothing can be told: as much waits as may.
+  const chain = await readChain(host.state);
+  await writeChain(host.state, { ...chain, queue: Array<string>(256).fill('waits') });
+  await takesIt(s, { acceptAge: true });
+  assert.deepEqual(atFetch, [['age-accepted']]);
+  const { untold, counter, queue } = await readChain(host.state);
+  assert.deepEqual([untold, counter, queue.length], [['age-accepted'], chain.counter, 256]);
+  // The queue has drained.
+  await writeChain(host.state, { ...chain, untold });
+  world.misbehave = () => false;
+  world.freshAt = null;
+  await takesIt(s);
+  assert.deepEqual(world.reports.at(-1)?.exceptions, ['age-accepted']);
+  assert.deepEqual((await readChain(host.state)).untold, []);
 });
 
 function adriftWithoutProof(world: World): Partial<OnceOptions> {

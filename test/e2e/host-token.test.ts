@@ -1,17 +1,27 @@
 // A host's token over months, through the real server and the real agent: followed in time, across lost answers,
 // deaths at any step, wrong clocks and restored backups; and by nobody else.
 import assert from 'node:assert/strict';
-import { copyFile, cp, readFile, writeFile } from 'node:fs/promises';
+import { copyFile, cp, readFile, rm, writeFile } from 'node:fs/promises';
+import { createServer } from 'node:http';
+import type { AddressInfo } from 'node:net';
 import { join } from 'node:path';
-import { test } from 'node:test';
+import { type TestContext, test } from 'node:test';
 import { readMemory } from '../../src/agent/memory.ts';
-import { readRenewal } from '../../src/agent/renew-token.ts';
+import { readChain } from '../../src/agent/receipts.ts';
+import { NO_RENEWAL, readRenewal, writeRenewal } from '../../src/agent/renew-token.ts';
+import { resetTrust } from '../../src/agent/reset.ts';
+import { agentStatus } from '../../src/agent/status.ts';
+import { advanceTrust, trustedRoot } from '../../src/agent/trusted.ts';
 import { generateSecretKey } from '../../src/ed25519.ts';
 import { signEnvelope } from '../../src/manifest/dsse.ts';
+import { MAX_OFFER_ROOTS } from '../../src/manifest/offer.ts';
 import { signTokenRequest } from '../../src/manifest/token-request.ts';
+import { importRoot } from '../../src/server/import-root.ts';
 import { hostStatus } from '../../src/server/status.ts';
 import { hashToken } from '../../src/server/tokens.ts';
 import { DAY, type Live, type LiveAgent, live } from '../helpers/live.ts';
+import { signNext } from '../helpers/rotation.ts';
+import { publishHost } from '../helpers/state.ts';
 
 const TOKEN = /\/token$/;
 const HOUR = 3600;
@@ -260,6 +270,17 @@ test('a key that was replaced, and a token that was revoked, get nothing', async
   assert.deepEqual(await tokensOf(w, 'a'), []);
 });
 
+test('a revoked token whose renewal broke off half way is told as what it is', async (t) => {
+  const w = await live(t);
+  const agent = await w.agent('a');
+  // What is on disk between the two writes of a renewal.
+  const [next, previous] = ['fleet_the-token-that-was-to-follow', await tokenOf(agent)];
+  await writeRenewal(agent.state, { renewAt: null, next, previous });
+  await w.dir.state.revokeCredentials('host:a');
+  const { error } = await agent.once();
+  assert.deepEqual([error?.code, error?.exitCode], ['E_SERVER_AUTH', 1]);
+});
+
 test('a cloned disk: one of the two goes on, the other is refused, and it is told until the host is enrolled anew', async (t) => {
   const w = await live(t);
   const agent = await w.agent('a');
@@ -299,9 +320,121 @@ test('a server that was restored from before a renewal is reminded of it', async
   assert.equal(await conflictOf(w, 'a'), null);
 });
 
-test('what the server says of a token is taken only in its form', async (t) => {
+/** Between agent and server: `answer` is asked about each request, and null lets it pass. */
+async function between(
+  t: TestContext,
+  { url }: Live,
+  { state }: LiveAgent,
+  answer: (path: string) => Promise<{ status: number; body: string } | null>,
+): Promise<void> {
+  const proxy = createServer(async (request, response) => {
+    const { url: path = '', method = 'GET', headers } = request;
+    const chunks: Buffer[] = await request.toArray();
+    const made = await answer(path);
+    if (made !== null) return void response.writeHead(made.status).end(made.body);
+    const { authorization = '', 'content-type': type = 'application/json' } = headers;
+    const got = await fetch(`${url}${path}`, {
+      method,
+      headers: { authorization, 'content-type': type },
+      ...(method === 'POST' ? { body: Buffer.concat(chunks) } : {}),
+    });
+    response.writeHead(got.status).end(Buffer.from(await got.arrayBuffer()));
+  });
+  await new Promise<void>((done) => proxy.listen(0, '127.0.0.1', done));
+  t.after(() => proxy.close());
+  const file = join(state, 'agent.json');
+  const server = `http://127.0.0.1:${(proxy.address() as AddressInfo).port}`;
+  const config = JSON.parse(await readFile(file, 'utf8'));
+  await writeFile(file, JSON.stringify({ ...config, server, clock: 'trusted' }));
+}
+
+test('a token that is renewed in the middle of asking: the new roots before it stay trusted', async (t) => {
   const w = await live(t);
   const agent = await w.agent('a');
-  await writeFile(join(agent.state, 'renewal.json'), '{"version":1,"next":"x"}');
-  await assert.rejects(agent.once(), { code: 'E_AGENT_STATE_CORRUPT' });
+  await publishHost(w.dir, 'a', 'one', w.now);
+  const rootOf = async () => trustedRoot(await readMemory(agent.state)).version;
+  const headers = { authorization: `Bearer ${await tokenOf(agent)}` };
+  const old = await (await fetch(`${w.url}/v1/hosts/a/offer?root=1&from=0`, { headers })).text();
+  // One offer full of roots: the agent asks once more.
+  for (let i = 0; i < MAX_OFFER_ROOTS; i++) {
+    await importRoot(w.dir, await signNext(w.dir, w.now), w.now);
+  }
+  const newest = 1 + MAX_OFFER_ROOTS;
+  const asked: string[] = [];
+  await between(t, w, agent, async (path) => {
+    if (!path.includes('/offer')) return null;
+    asked.push(new URL(path, w.url).searchParams.get('root') ?? '');
+    const refusal = { status: 401, body: '{"error":"E_UNAUTHORIZED","message":"no"}' };
+    return asked.length === 2 ? refusal : asked.length === 3 ? { status: 200, body: old } : null;
+  });
+  // The old offer is of a root that is over.
+  const { error } = await agent.once();
+  assert.deepEqual(asked, ['1', `${newest}`, `${newest}`]);
+  assert.deepEqual([error?.code, error?.exitCode], ['E_ROOT_VERSION', 3]);
+  assert.equal(await rootOf(), newest);
+  const { floor } = (await readMemory(agent.state)).trust;
+  assert.equal(floor, null);
+});
+
+test('no run puts a root in the place of a newer one', async (t) => {
+  const w = await live(t);
+  const { state } = await w.agent('a');
+  const { trust } = await readMemory(state);
+  const next = { ...trust, root: await signNext(w.dir, w.now) };
+  await advanceTrust(state, next);
+  await assert.rejects(advanceTrust(state, trust), { code: 'E_TRUST_BACKWARDS', exitCode: 1 });
+  assert.deepEqual((await readMemory(state)).trust, next);
+  await advanceTrust(state, { ...next, time: w.now });
+  assert.equal((await readMemory(state)).trust.time, w.now);
+});
+
+test('a damaged renewal.json: runs go on and say so, and reset-trust makes it whole', async (t) => {
+  const w = await live(t);
+  const agent = await w.agent('a');
+  const file = join(agent.state, 'renewal.json');
+  const first = await tokenOf(agent);
+  const next = 'fleet_the-next-token-as-it-was-kept';
+  const reset = () =>
+    resetTrust({ dir: agent.state, rootFile: null, now: w.now, confirm: async () => {} });
+  const damages = [
+    ['{"version":1,"renewAt":', 3, { ...NO_RENEWAL }],
+    ['{"version":1,"next":"x"}', 3, { ...NO_RENEWAL }],
+    [JSON.stringify({ version: 1, renewAt: 'x', next }), 2, { ...NO_RENEWAL, next }],
+  ] as const;
+  for (const [damage, lost, left] of damages) {
+    await writeFile(file, damage);
+    await fine(agent);
+    assert.match(agent.said.join(), /not renewed: .*renewal\.json is damaged: .*reset-trust/);
+    const { tokenRenewAt, tokenProblem } = await agentStatus(agent.state);
+    assert.equal(tokenRenewAt, null);
+    assert.match(tokenProblem ?? '', /renewal\.json is damaged: .*reset-trust/);
+    const { damaged, kept } = await reset();
+    assert.deepEqual(
+      damaged.map((one) => [one.file, one.lost.length]),
+      [[file, lost]],
+    );
+    assert.equal(await readFile(join(agent.state, kept[0] ?? ''), 'utf8'), damage);
+    assert.deepEqual(await readRenewal(agent.state), left);
+    assert.equal((await agentStatus(agent.state)).tokenProblem, null);
+    assert.deepEqual((await readChain(agent.state)).untold, ['trust-reset']);
+    assert.deepEqual((await reset()).damaged, []);
+    await fine(agent);
+    assert.deepEqual(agent.said, []);
+  }
+  // When the server says so, what was kept is asked for.
+  w.now += 61 * DAY;
+  await fine(agent);
+  assert.equal(await tokenOf(agent), next);
+  assert.equal((await readRenewal(agent.state)).previous, first);
+  // None at all is what hosts of an older fleet have.
+  await rm(file);
+  assert.deepEqual((await reset()).damaged, []);
+  await fine(agent);
+  // Where the token is not taken, the damage is what is in the way.
+  await writeFile(file, '{');
+  w.now += 100 * DAY;
+  const { error } = await agent.once();
+  assert.equal(error?.code, 'E_AGENT_STATE_CORRUPT');
+  await reset();
+  await fine(agent);
 });
