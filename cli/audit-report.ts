@@ -20,6 +20,11 @@ export function textOf(globals: Globals, report: AuditReport, host: string | und
   const read = log.from === 0 ? '' : `; entries before ${log.from} were audited earlier`;
   return [
     `fleet ${report.fleet}: log ${log.origin}, ${log.size} entries, newest ${fresh}${read}`,
+    ...(log.earlier === null
+      ? []
+      : [
+          `log ${log.earlier.origin} was audited up to entry ${log.earlier.size}; what came after was not read`,
+        ]),
     `root version ${root.version} in force; ${threshold} of ${keys.length} director keys must sign`,
     '',
     table([['HOST', 'TOLD', 'LAST', 'RAN LAST', 'PHASE', 'RECEIPTS'], ...rows]),

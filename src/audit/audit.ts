@@ -9,13 +9,14 @@ import { equalHashes } from '../tlog/merkle.ts';
 import { parseNote } from '../tlog/note.ts';
 import { proveConsistency, type TileReader } from '../tlog/prove.ts';
 import { parseBundle, TILE_WIDTH, widthOfTile } from '../tlog/tile.ts';
+import { floorsOf, isLaterLog, requireRoots } from './earlier-log.ts';
 import { type Facts, mayBeRoot } from './facts.ts';
 import type { FactsPool } from './facts-pool.ts';
 import type { HostHistory } from './hosts.ts';
 import type { Irregularity } from './irregular.ts';
 import { type Kept, keptOf } from './kept.ts';
 import { auditConflicts, auditReceipts, type Ran } from './receipts.ts';
-import { type BatchReader, Replay } from './replay.ts';
+import { type BatchReader, type Before, NOTHING, Replay } from './replay.ts';
 import { RootChain } from './root-chain.ts';
 
 export type HostReceipts = {
@@ -55,6 +56,8 @@ export type AuditReport = {
     readonly size: number;
     /** POSIX seconds: when the checkpoint was said to be the newest; null when it was not. */
     readonly freshAt: number | null;
+    /** The log before it, as far as an earlier audit had read it: what came after that is not known. */
+    readonly earlier: { readonly origin: string; readonly size: number } | null;
   };
   readonly hosts: readonly AuditedHost[];
   readonly irregularities: readonly Irregularity[];
@@ -82,7 +85,7 @@ export async function auditLog(
   // Read ahead of the replay, which has a chain of its own: keys are those in force where an entry stands.
   const [reading, chain] = [new RootChain(root), new RootChain(root)];
   if (kept !== null) for (const one of [reading, chain]) one.resume(kept.roots);
-  const replay = new Replay(chain, source.batch, kept?.before);
+  const replay = new Replay(chain, source.batch, kept?.before ?? nothingBut(claimed, seen));
   const from = replay.tree.size;
   await replayEntries(source, { from, to: claimed.size }, { reading, replay, pool });
   const { checkpoint, freshAt } = verifyCheckpoint(source.checkpoint, replay.root);
@@ -90,14 +93,17 @@ export async function auditLog(
   if (kept !== null) await requireGoesOn(source, replay, headOf(kept.checkpoint), checkpoint);
   else {
     requireTree(replay, checkpoint);
-    if (seen !== null) requireSeen(replay, headOf(seen.checkpoint), checkpoint);
+    if (seen !== null) requireSeen(replay, chain, seen, checkpoint);
   }
   const { origin, size } = checkpoint;
+  const before = seen === null ? null : headOf(seen.checkpoint);
+  const isLater = before !== null && isLaterLog(before.origin, origin);
+  const earlier = isLater ? { origin: before.origin, size: before.size } : null;
   const hosts = await withReceipts(source, replay, origin);
   return {
     fleet: replay.root.fleet,
     root: replay.root,
-    log: { origin, from, size, freshAt },
+    log: { origin, from, size, freshAt, earlier },
     hosts,
     irregularities: replay.irregular.list(),
     moreIrregularities: replay.irregular.more,
@@ -110,6 +116,17 @@ function mayGoOn({ tile }: LogSource, claimed: Checkpoint, seen: Seen | null): K
   if (tile === undefined || seen === null || !('before' in seen)) return null;
   const { origin, size } = headOf(seen.checkpoint);
   return origin === claimed.origin && size <= claimed.size ? seen : null;
+}
+
+/** A log that is read from its first entry on: what is known of its hosts is what an earlier log told. */
+function nothingBut(claimed: Checkpoint, seen: Seen | null): Before {
+  if (seen === null || !('before' in seen)) return NOTHING;
+  const { hosts, floors } = seen.before;
+  const { origin } = headOf(seen.checkpoint);
+  if (origin === claimed.origin) return { ...NOTHING, floors };
+  return isLaterLog(origin, claimed.origin)
+    ? { ...NOTHING, floors: floorsOf(hosts, floors) }
+    : NOTHING;
 }
 
 type Reading = {
@@ -175,8 +192,22 @@ function requireTree({ tree, irregular }: Replay, checkpoint: Checkpoint): void 
 }
 
 /** The whole log begins with what was verified before; a root may have begun another log since. */
-function requireSeen({ tree, irregular }: Replay, before: Checkpoint, now: Checkpoint): void {
-  if (before.origin !== now.origin && isLaterLog(before.origin, now.origin)) return;
+function requireSeen(
+  { tree, irregular }: Replay,
+  chain: RootChain,
+  seen: Seen,
+  now: Checkpoint,
+): void {
+  const before = headOf(seen.checkpoint);
+  if (isLaterLog(before.origin, now.origin)) {
+    try {
+      if ('roots' in seen) requireRoots(chain, seen.roots);
+    } catch (error) {
+      if (!isFleetError(error)) throw error;
+      irregular.tell(null, null, error.code, error.message);
+    }
+    return;
+  }
   const goesOn =
     before.origin === now.origin &&
     before.size <= tree.size &&
@@ -184,18 +215,6 @@ function requireSeen({ tree, irregular }: Replay, before: Checkpoint, now: Check
   if (goesOn) return;
   const what = `the log of ${before.size} entries that was verified before`;
   irregular.tell(null, null, 'E_FORK', `it does not go on from ${what}`);
-}
-
-/** Origins of one fleet end in the number of its log (SPEC §3.1); the newest root, which is verified, names it. */
-function isLaterLog(before: string, now: string): boolean {
-  const [fleet, number] = splitOrigin(before);
-  const [sameFleet, newer] = splitOrigin(now);
-  return fleet === sameFleet && newer > number;
-}
-
-function splitOrigin(origin: string): [string, number] {
-  const at = origin.lastIndexOf('/') + 1;
-  return [origin.slice(0, at), Number(origin.slice(at))];
 }
 
 /**
