@@ -4,7 +4,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { auditLog } from '../../src/audit/audit.ts';
 import { openFactsPool } from '../../src/audit/facts-pool.ts';
-import { openBundleSource } from '../../src/audit/source.ts';
+import { AUDIT_LIMITS, MOST_BATCHES, openBundleSource } from '../../src/audit/source.ts';
 import { signEnvelope } from '../../src/manifest/dsse.ts';
 import { formatBundle } from '../../src/tlog/tile.ts';
 import { FIRST, Fleet, honest, LOG_KEYS, pool } from '../helpers/audited.ts';
@@ -344,6 +344,28 @@ test('files of a bundle in another order, or that do not belong there, are refus
     };
     await assert.rejects(reading, { code: 'E_BUNDLE_FORM' }, names.join());
   }
+});
+
+test('batches are held until their approvals come: only so large a one, and so many together', async () => {
+  const { checkpoint } = honest().source();
+  let given = 0;
+  const bundle = async function* (batches: number, bytes: number) {
+    const data = new Uint8Array(bytes);
+    for (given = 0; given < batches; given++) yield { name: `batch/${given}.txt`, data };
+    yield { name: 'log/checkpoint', data: Buffer.from(checkpoint) };
+  };
+  const most = 100_000 * 65;
+  await openBundleSource(bundle(20, most));
+  await assert.rejects(openBundleSource(bundle(1, most + 1)), /more than 6500000 bytes/);
+  for (const [batches, bytes] of [
+    [1000, most],
+    [1_000_000, 0],
+  ] as const) {
+    await assert.rejects(openBundleSource(bundle(batches, bytes)), { code: 'E_BUNDLE_FORM' });
+    assert.ok(given * (bytes + 512) <= MOST_BATCHES, `it went on to ${given}`);
+  }
+  // The tar file is not even read so far.
+  assert.equal((AUDIT_LIMITS.fileBytes as (name: string) => number)('batch/7.txt'), most);
 });
 
 test('receipts come in files of a part each, and one host after another', async () => {
