@@ -6,6 +6,7 @@ import { type ErrorCode, FleetError, isFleetError } from '../errors.ts';
 import type { PublicKey } from '../keyfile.ts';
 import { parseEnvelope } from '../manifest/dsse.ts';
 import { type Receipt, verifyReceipt } from '../manifest/receipt.ts';
+import { TOKEN_REQUEST_PAYLOAD_TYPE, verifyTokenRequest } from '../manifest/token-request.ts';
 import { headOf } from '../manifest/verify-offer.ts';
 import type { GrowingTree } from '../tlog/growing-tree.ts';
 import { equalHashes } from '../tlog/merkle.ts';
@@ -82,7 +83,10 @@ export async function auditReceipts(
   return { receipts, ran, phase };
 }
 
-/** Receipts that a server did not take: each that a key of the host signed shows two machines, or a lost memory. */
+/**
+ * Receipts, and requests for tokens, that a server did not take: each that a key of the host signed shows two machines,
+ * or a lost memory.
+ */
 export async function auditConflicts(
   envelopes: AsyncIterable<string>,
   history: HostHistory,
@@ -93,8 +97,17 @@ export async function auditConflicts(
   let place = 0;
   for await (const text of envelopes) {
     place += 1;
-    const name = `refused receipt ${place}`;
+    let name = `refused receipt ${place}`;
     try {
+      const envelope = parseEnvelope(text);
+      if (envelope.payloadType === TOKEN_REQUEST_PAYLOAD_TYPE) {
+        name = `refused request ${place}`;
+        const { host } = history;
+        byOne(keys, host, (publicKey) => verifyTokenRequest(envelope, { publicKey, fleet, host }));
+        const what = `${name} asks for a second successor of a token`;
+        tell('E_TOKEN_SUCCESSOR', `${what}: the machine was cloned, or lost its state`);
+        continue;
+      }
       const { receipt } = verify(text, keys, fleet, history.host);
       const what = `${name}, of counter ${receipt.counter}, contradicts the others`;
       tell('E_RECEIPT_CHAIN', `${what}: the machine was cloned, or lost its state`);
@@ -106,13 +119,19 @@ export async function auditConflicts(
   }
 }
 
-/** The newest keys first: most receipts are of the one in use. */
 function verify(text: string, keys: readonly PublicKey[], fleet: string, host: string) {
   const envelope = parseEnvelope(text);
+  return byOne(keys, host, (publicKey) => {
+    return { ...verifyReceipt(envelope, { publicKey, fleet, host }), key: publicKey };
+  });
+}
+
+/** What the first key says that does not refuse. The newest keys first: most receipts are of the one in use. */
+function byOne<T>(keys: readonly PublicKey[], host: string, verified: (key: PublicKey) => T): T {
   let refusal: unknown = null;
   for (const key of keys) {
     try {
-      return { ...verifyReceipt(envelope, { publicKey: key, fleet, host }), key };
+      return verified(key);
     } catch (error) {
       refusal = error;
     }

@@ -6,6 +6,7 @@ import { auditLog } from '../../src/audit/audit.ts';
 import { openFactsPool } from '../../src/audit/facts-pool.ts';
 import { AUDIT_LIMITS, MOST_BATCHES, openBundleSource } from '../../src/audit/source.ts';
 import { signEnvelope } from '../../src/manifest/dsse.ts';
+import { signTokenRequest } from '../../src/manifest/token-request.ts';
 import { formatBundle } from '../../src/tlog/tile.ts';
 import { FIRST, Fleet, honest, LOG_KEYS, pool } from '../helpers/audited.ts';
 import {
@@ -298,6 +299,27 @@ test('receipts: of an unknown key, of a clone, with a gap, of what nobody publis
   assert.deepEqual(await reported(anew), []);
   const wrongly = (fleet: Fleet) => fleet.enrol('web-1', 33, 32);
   assert.deepEqual(await reported(wrongly), [['E_AUDIT_ENROLMENT', 'web-1']]);
+});
+
+test('what a server refused: a receipt, a request for a second successor, and what no key of the host signed', async () => {
+  const fleet = new Fleet();
+  fleet.enrol('web-1', 31);
+  fleet.publish('web-1');
+  fleet.report('web-1', 31);
+  const request = { fleet: FIRST.fleet, replaces: '1'.repeat(64), token: '2'.repeat(64) };
+  const ask = (host: string, key: number, changes = {}) =>
+    signTokenRequest({ ...request, host, ...changes }, secretKey(key));
+  const codes = async (...refused: string[]) => {
+    fleet.conflicts.set('web-1', refused);
+    return (await fleet.irregular()).map(([code]) => code);
+  };
+  assert.deepEqual(await codes(...(fleet.receipts.get('web-1') ?? [])), ['E_RECEIPT_CHAIN']);
+  assert.deepEqual(await codes(ask('web-1', 31)), ['E_TOKEN_SUCCESSOR']);
+  assert.deepEqual(await codes(ask('web-1', 32)), ['E_SIGNATURE_UNKNOWN_KEY']);
+  assert.deepEqual(await codes(ask('web-2', 31)), ['E_HOST_MISMATCH']);
+  assert.deepEqual(await codes(ask('web-1', 31, { fleet: 'other.example.org' })), [
+    'E_FLEET_MISMATCH',
+  ]);
 });
 
 test('a long log, in many bundles, whose hosts change one by one', async () => {
