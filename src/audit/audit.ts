@@ -42,6 +42,8 @@ export type LogSource = {
 export type AuditedHost = HostHistory & {
   readonly ran: readonly Ran[];
   readonly receipts: number;
+  /** How many of them are of an earlier log, and not judged by this one. */
+  readonly earlier: number;
   /** As its last receipt says. */
   readonly phase: string | null;
 };
@@ -244,7 +246,7 @@ async function withReceipts(
   { hosts, tree, root, irregular, logKeys }: Replay,
   origin: string,
 ): Promise<AuditedHost[]> {
-  const said = new Map<string, Pick<AuditedHost, 'ran' | 'receipts' | 'phase'>>();
+  const said = new Map<string, Pick<AuditedHost, 'ran' | 'receipts' | 'earlier' | 'phase'>>();
   const histories = new Map(hosts.all().map((history) => [history.host, history]));
   for await (const { host, envelopes, contradict } of source.receipts()) {
     const none = { host, told: [], keys: [], last: null, lastKey: null };
@@ -255,7 +257,7 @@ async function withReceipts(
     if (contradict) await auditConflicts(envelopes, history, by, tell);
     else said.set(host, await auditReceipts(envelopes, history, by, tell));
   }
-  const nothing = { ran: [], receipts: 0, phase: null };
+  const nothing = { ran: [], receipts: 0, earlier: 0, phase: null };
   return [...histories.values()].map((one) => ({ ...one, ...(said.get(one.host) ?? nothing) }));
 }
 

@@ -6,6 +6,7 @@ import { auditLog } from '../../src/audit/audit.ts';
 import { openFactsPool } from '../../src/audit/facts-pool.ts';
 import { AUDIT_LIMITS, MOST_BATCHES, openBundleSource } from '../../src/audit/source.ts';
 import { signEnvelope } from '../../src/manifest/dsse.ts';
+import type { Receipt } from '../../src/manifest/receipt.ts';
 import { signTokenRequest } from '../../src/manifest/token-request.ts';
 import { formatBundle } from '../../src/tlog/tile.ts';
 import { FIRST, Fleet, honest, LOG_KEYS, pool } from '../helpers/audited.ts';
@@ -299,6 +300,60 @@ test('receipts: of an unknown key, of a clone, with a gap, of what nobody publis
   assert.deepEqual(await reported(anew), []);
   const wrongly = (fleet: Fleet) => fleet.enrol('web-1', 33, 32);
   assert.deepEqual(await reported(wrongly), [['E_AUDIT_ENROLMENT', 'web-1']]);
+});
+
+test('receipts of an earlier log are counted, and not judged by this one; later ones are', async () => {
+  const before = new Fleet();
+  before.enrol('web-1', 30);
+  before.publish('web-1');
+  before.report('web-1', 30, { checkpoint: null, manifest: null });
+  before.report('web-1', 30);
+  before.chain.delete('web-1');
+  before.enrol('web-1', 31, 30);
+  before.report('web-1', 31);
+  const old = before.last.get('web-1') ?? null;
+  const moved = async (change: (fleet: Fleet) => void = () => {}) => {
+    const fleet = new Fleet();
+    fleet.rotate(fleet.toLog(2));
+    fleet.enrol('web-1', 31);
+    for (const [host, last] of before.last) fleet.last.set(host, last);
+    fleet.receipts.set('web-1', before.receipts.get('web-1') ?? []);
+    for (const [host, last] of before.chain) fleet.chain.set(host, last);
+    fleet.report('web-1', 31, { manifest: old });
+    fleet.publish('web-1');
+    fleet.report('web-1', 31);
+    change(fleet);
+    const { hosts, irregularities } = await fleet.audit();
+    const host = hosts.find((one) => one.host === 'web-1');
+    return [host?.receipts, host?.earlier, irregularities.map(({ code }) => code)];
+  };
+  assert.deepEqual(await moved(), [5, 3, []]);
+  // An old manifest that no receipt of the log before named; an old checkpoint after a newer one; another key.
+  const unheard = { epoch: 1, sequence: 1, sha256: 'ab'.repeat(32) };
+  const checkpoint = before.log.checkpoint(FIRST, LOG_KEYS, NOW);
+  assert.deepEqual(await moved((fleet) => fleet.report('web-1', 31, { manifest: unheard })), [
+    ...[6, 3, ['E_AUDIT_RECEIPT']],
+  ]);
+  assert.deepEqual(
+    await moved((fleet) => fleet.report('web-1', 31, { manifest: unheard, checkpoint })),
+    [6, 3, ['E_AUDIT_RECEIPT']],
+  );
+  assert.deepEqual(await moved((fleet) => fleet.report('web-1', 30, { checkpoint })), [
+    ...[6, 3, ['E_SIGNATURE_UNKNOWN_KEY']],
+  ]);
+  // A checkpoint that no log key signed makes no earlier log, and in the first log there is none.
+  const forged = before.log.checkpoint(FIRST, { ...LOG_KEYS, log: secretKey(40) }, NOW);
+  const first = (changes: Partial<Receipt>, to: number) => {
+    const fleet = new Fleet();
+    if (to > 1) fleet.rotate(fleet.toLog(to));
+    fleet.enrol('web-1', 31);
+    fleet.report('web-1', 31, { manifest: unheard, ...changes });
+    return fleet.irregular();
+  };
+  const irregular = [['E_AUDIT_RECEIPT', null]];
+  assert.deepEqual(await first({ checkpoint: forged }, 2), irregular);
+  assert.deepEqual(await first({ checkpoint: null }, 1), irregular);
+  assert.deepEqual(await first({ checkpoint: null }, 2), []);
 });
 
 test('what a server refused: a receipt, a request for a second successor, and what no key of the host signed', async () => {

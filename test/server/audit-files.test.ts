@@ -5,11 +5,15 @@ import { auditLog } from '../../src/audit/audit.ts';
 import { openBundleSource } from '../../src/audit/source.ts';
 import { generateSecretKey } from '../../src/ed25519.ts';
 import { publicKeyOfSecret } from '../../src/keyfile.ts';
+import { type Receipt, signReceipt } from '../../src/manifest/receipt.ts';
 import { signTokenRequest } from '../../src/manifest/token-request.ts';
 import { auditFiles } from '../../src/server/audit-files.ts';
+import { importRoot } from '../../src/server/import-root.ts';
+import { logStoreOf } from '../../src/server/log-writer.ts';
 import type { StateDir } from '../../src/server/statedir.ts';
 import { hashToken } from '../../src/server/tokens.ts';
 import { pool } from '../helpers/audited.ts';
+import { signNext } from '../helpers/rotation.ts';
 import { makeState, publishHost } from '../helpers/state.ts';
 import { temporaryDir } from '../helpers/temporary.ts';
 
@@ -48,4 +52,30 @@ test('a request for a second successor of a token is in a bundle, and told', asy
   assert.deepEqual(await codes(), []);
   await ask('three');
   assert.deepEqual(await codes(), [['E_TOKEN_SUCCESSOR', 'lantern']]);
+});
+
+test('after a new log, as after a restored backup: what hosts said before it is not irregular', async (t) => {
+  await using dir = await makeState(await temporaryDir(t), NOW);
+  const { secret } = await lantern(dir);
+  const { epoch, sequence, digest, toplevel } =
+    (await dir.state.currentManifest('lantern')) ?? assert.fail();
+  const checkpoint = await logStoreOf(dir).checkpoint();
+  const receipt: Receipt = {
+    ...{ fleet: dir.root.fleet, host: 'lantern', counter: 1, previous: null },
+    ...{ manifest: { epoch, sequence, sha256: digest }, checkpoint, conflict: null },
+    ...{ phase: 'in-sync', reason: null, booted: null, current: toplevel as never, profile: null },
+    ...{ exitCode: 0, failedUnits: { added: [], removed: [] }, who: 'policy' },
+    times: { started: NOW, finished: NOW },
+  };
+  const signed = signReceipt(receipt, secret);
+  const report = { host: 'lantern', counter: 1, previous: null, receivedAt: NOW };
+  await dir.state.addReport({ ...report, digest: signed.digest, envelope: signed.envelope });
+  assert.deepEqual((await audit(dir)).irregularities, []);
+  await importRoot(dir, await signNext(dir, NOW, { newLog: true }), NOW);
+  const { irregularities, hosts } = await audit(dir);
+  assert.deepEqual(irregularities, []);
+  assert.deepEqual(
+    hosts.map(({ receipts, earlier }) => [receipts, earlier]),
+    [[1, 1]],
+  );
 });
