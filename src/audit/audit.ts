@@ -2,7 +2,7 @@
 // entries, lets threads verify them, and replays them in order; receipts come last. What was kept of an earlier
 // audit (kept.ts) lets it begin where that ended, where the log can be read from there. Imports no network.
 import { type ErrorCode, FleetError, isFleetError } from '../errors.ts';
-import { requireGrowth, verifyCheckpoint } from '../manifest/log-view.ts';
+import { requireFresh, requireGrowth, verifyCheckpoint } from '../manifest/log-view.ts';
 import type { Root } from '../manifest/root.ts';
 import { type Checkpoint, parseCheckpoint } from '../tlog/checkpoint.ts';
 import { equalHashes } from '../tlog/merkle.ts';
@@ -73,7 +73,8 @@ export type AuditReport = {
 export type Seen = Kept | { readonly checkpoint: string };
 
 /**
- * `root`: the text of the root that the auditor trusts.
+ * `root`: the text of the root that the auditor trusts. `now`: in POSIX seconds, for a log as a server shows it at this
+ * moment: it must be as fresh as hosts want it; null where it may be old.
  * @throws FleetError for what makes the rest meaningless: no such root, entries that are missing.
  */
 export async function auditLog(
@@ -81,6 +82,7 @@ export async function auditLog(
   root: string,
   pool: FactsPool,
   seen: Seen | null = null,
+  now: number | null = null,
 ): Promise<AuditReport> {
   const claimed = headOf(source.checkpoint);
   const kept = mayGoOn(source, claimed, seen);
@@ -90,7 +92,9 @@ export async function auditLog(
   const replay = new Replay(chain, source.batch, kept?.before ?? nothingBut(claimed, seen));
   const from = replay.tree.size;
   await replayEntries(source, { from, to: claimed.size }, { reading, replay, pool });
-  const { checkpoint, freshAt } = verifyCheckpoint(source.checkpoint, replay.root);
+  const verified = verifyCheckpoint(source.checkpoint, replay.root);
+  const { checkpoint, freshAt } = verified;
+  if (now !== null) telling(replay, () => requireFresh(verified, replay.root, now));
   replay.finish();
   if (kept !== null) await requireGoesOn(source, replay, headOf(kept.checkpoint), checkpoint);
   else {
@@ -193,21 +197,22 @@ function requireTree({ tree, irregular }: Replay, checkpoint: Checkpoint): void 
   irregular.tell(null, null, 'E_AUDIT_LOG', says);
 }
 
+/** What is refused is irregular of the log as a whole. */
+function telling({ irregular }: Replay, require: () => unknown): void {
+  try {
+    require();
+  } catch (error) {
+    if (!isFleetError(error)) throw error;
+    irregular.tell(null, null, error.code, error.message);
+  }
+}
+
 /** The whole log begins with what was verified before; a root may have begun another log since. */
-function requireSeen(
-  { tree, irregular }: Replay,
-  chain: RootChain,
-  seen: Seen,
-  now: Checkpoint,
-): void {
+function requireSeen(replay: Replay, chain: RootChain, seen: Seen, now: Checkpoint): void {
+  const { tree, irregular } = replay;
   const before = headOf(seen.checkpoint);
   if (isLaterLog(before.origin, now.origin)) {
-    try {
-      if ('roots' in seen) requireRoots(chain, seen.roots);
-    } catch (error) {
-      if (!isFleetError(error)) throw error;
-      irregular.tell(null, null, error.code, error.message);
-    }
+    if ('roots' in seen) telling(replay, () => requireRoots(chain, seen.roots));
     return;
   }
   const goesOn =

@@ -232,6 +232,22 @@ test('a log that does not go on from what was verified before', async () => {
   assert.equal(first?.code, 'E_FORK');
 });
 
+test('a log as a server shows it now is as fresh as hosts want it; a copy may be old', async () => {
+  const fleet = honest();
+  const codes = async (now: number | null, time: number | null = NOW) => {
+    const checkpoint = fleet.log.checkpoint(fleet.root, LOG_KEYS, time);
+    const source = { ...fleet.served([]), checkpoint };
+    const { irregularities } = await auditLog(source, signRoot(FIRST), pool, null, now);
+    return irregularities.map(({ code }) => code);
+  };
+  const { maxAge } = fleet.root;
+  assert.deepEqual(await codes(NOW + maxAge), []);
+  assert.deepEqual(await codes(NOW + maxAge + 1), ['E_STALE']);
+  assert.deepEqual(await codes(NOW - 301), ['E_FRESHNESS_FUTURE']);
+  assert.deepEqual(await codes(NOW, null), ['E_FRESHNESS_MISSING']);
+  assert.deepEqual(await codes(null, null), []);
+});
+
 test('receipts: of an unknown key, of a clone, with a gap, of what nobody published, of a fork', async () => {
   const reported = async (change: (fleet: Fleet) => void) => {
     const fleet = new Fleet();
