@@ -9,17 +9,22 @@ export function textOf(globals: Globals, report: AuditReport, host: string | und
   const { log, hosts, irregularities, moreIrregularities, root } = report;
   const fresh = log.freshAt === null ? 'at an unknown time' : `as of ${formatTime(log.freshAt)}`;
   const { keys, threshold } = root.roles.director;
-  const rows = hosts.map(({ host: name, told, last, ran, receipts, phase }) => [
+  const rows = hosts.map(({ host: name, told, last, ran, receipts, earlier, phase }) => [
     name,
     String(told.length),
     last === null ? '-' : `#${last.sequence} ${shortOf(last.toplevel)}`,
     ran.length === 0 ? '-' : shortOf(ran.at(-1)?.toplevel ?? null),
     phase ?? '-',
-    String(receipts),
+    earlier === 0 ? String(receipts) : `${receipts}, ${earlier} of an earlier log`,
   ]);
   const read = log.from === 0 ? '' : `; entries before ${log.from} were audited earlier`;
   return [
     `fleet ${report.fleet}: log ${log.origin}, ${log.size} entries, newest ${fresh}${read}`,
+    ...(log.earlier === null
+      ? []
+      : [
+          `log ${log.earlier.origin} was audited up to entry ${log.earlier.size}; what came after was not read`,
+        ]),
     `root version ${root.version} in force; ${threshold} of ${keys.length} director keys must sign`,
     '',
     table([['HOST', 'TOLD', 'LAST', 'RAN LAST', 'PHASE', 'RECEIPTS'], ...rows]),

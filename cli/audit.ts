@@ -64,7 +64,11 @@ async function run(options: Options, globals: Globals): Promise<void> {
   const root = (await readInput(options.root)).toString('utf8');
   const seen = await readSeen(options.since, root, globals);
   await using pool = openFactsPool();
-  const report = await withSource(options, globals, (source) => auditLog(source, root, pool, seen));
+  // A copy may be as old as it is; what a server shows is what hosts are shown, too.
+  const now = options.url === undefined ? null : Math.floor(Date.now() / 1000);
+  const report = await withSource(options, globals, (source) =>
+    auditLog(source, root, pool, seen, now),
+  );
   if (options.host !== undefined) requireHost(options.host, report);
   const count = report.irregularities.length + report.moreIrregularities;
   // What is irregular is told again by the next one, which begins where this one did.

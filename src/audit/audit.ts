@@ -2,20 +2,21 @@
 // entries, lets threads verify them, and replays them in order; receipts come last. What was kept of an earlier
 // audit (kept.ts) lets it begin where that ended, where the log can be read from there. Imports no network.
 import { type ErrorCode, FleetError, isFleetError } from '../errors.ts';
-import { requireGrowth, verifyCheckpoint } from '../manifest/log-view.ts';
+import { requireFresh, requireGrowth, verifyCheckpoint } from '../manifest/log-view.ts';
 import type { Root } from '../manifest/root.ts';
 import { type Checkpoint, parseCheckpoint } from '../tlog/checkpoint.ts';
 import { equalHashes } from '../tlog/merkle.ts';
 import { parseNote } from '../tlog/note.ts';
 import { proveConsistency, type TileReader } from '../tlog/prove.ts';
 import { parseBundle, TILE_WIDTH, widthOfTile } from '../tlog/tile.ts';
+import { floorsOf, isLaterLog, requireRoots } from './earlier-log.ts';
 import { type Facts, mayBeRoot } from './facts.ts';
 import type { FactsPool } from './facts-pool.ts';
 import type { HostHistory } from './hosts.ts';
 import type { Irregularity } from './irregular.ts';
 import { type Kept, keptOf } from './kept.ts';
 import { auditConflicts, auditReceipts, type Ran } from './receipts.ts';
-import { type BatchReader, Replay } from './replay.ts';
+import { type BatchReader, type Before, NOTHING, Replay } from './replay.ts';
 import { RootChain } from './root-chain.ts';
 
 export type HostReceipts = {
@@ -41,6 +42,8 @@ export type LogSource = {
 export type AuditedHost = HostHistory & {
   readonly ran: readonly Ran[];
   readonly receipts: number;
+  /** How many of them are of an earlier log, and not judged by this one. */
+  readonly earlier: number;
   /** As its last receipt says. */
   readonly phase: string | null;
 };
@@ -55,6 +58,8 @@ export type AuditReport = {
     readonly size: number;
     /** POSIX seconds: when the checkpoint was said to be the newest; null when it was not. */
     readonly freshAt: number | null;
+    /** The log before it, as far as an earlier audit had read it: what came after that is not known. */
+    readonly earlier: { readonly origin: string; readonly size: number } | null;
   };
   readonly hosts: readonly AuditedHost[];
   readonly irregularities: readonly Irregularity[];
@@ -68,7 +73,8 @@ export type AuditReport = {
 export type Seen = Kept | { readonly checkpoint: string };
 
 /**
- * `root`: the text of the root that the auditor trusts.
+ * `root`: the text of the root that the auditor trusts. `now`: in POSIX seconds, for a log as a server shows it at this
+ * moment: it must be as fresh as hosts want it; null where it may be old.
  * @throws FleetError for what makes the rest meaningless: no such root, entries that are missing.
  */
 export async function auditLog(
@@ -76,28 +82,34 @@ export async function auditLog(
   root: string,
   pool: FactsPool,
   seen: Seen | null = null,
+  now: number | null = null,
 ): Promise<AuditReport> {
   const claimed = headOf(source.checkpoint);
   const kept = mayGoOn(source, claimed, seen);
   // Read ahead of the replay, which has a chain of its own: keys are those in force where an entry stands.
   const [reading, chain] = [new RootChain(root), new RootChain(root)];
   if (kept !== null) for (const one of [reading, chain]) one.resume(kept.roots);
-  const replay = new Replay(chain, source.batch, kept?.before);
+  const replay = new Replay(chain, source.batch, kept?.before ?? nothingBut(claimed, seen));
   const from = replay.tree.size;
   await replayEntries(source, { from, to: claimed.size }, { reading, replay, pool });
-  const { checkpoint, freshAt } = verifyCheckpoint(source.checkpoint, replay.root);
+  const verified = verifyCheckpoint(source.checkpoint, replay.root);
+  const { checkpoint, freshAt } = verified;
+  if (now !== null) telling(replay, () => requireFresh(verified, replay.root, now));
   replay.finish();
   if (kept !== null) await requireGoesOn(source, replay, headOf(kept.checkpoint), checkpoint);
   else {
     requireTree(replay, checkpoint);
-    if (seen !== null) requireSeen(replay, headOf(seen.checkpoint), checkpoint);
+    if (seen !== null) requireSeen(replay, chain, seen, checkpoint);
   }
   const { origin, size } = checkpoint;
+  const before = seen === null ? null : headOf(seen.checkpoint);
+  const isLater = before !== null && isLaterLog(before.origin, origin);
+  const earlier = isLater ? { origin: before.origin, size: before.size } : null;
   const hosts = await withReceipts(source, replay, origin);
   return {
     fleet: replay.root.fleet,
     root: replay.root,
-    log: { origin, from, size, freshAt },
+    log: { origin, from, size, freshAt, earlier },
     hosts,
     irregularities: replay.irregular.list(),
     moreIrregularities: replay.irregular.more,
@@ -110,6 +122,17 @@ function mayGoOn({ tile }: LogSource, claimed: Checkpoint, seen: Seen | null): K
   if (tile === undefined || seen === null || !('before' in seen)) return null;
   const { origin, size } = headOf(seen.checkpoint);
   return origin === claimed.origin && size <= claimed.size ? seen : null;
+}
+
+/** A log that is read from its first entry on: what is known of its hosts is what an earlier log told. */
+function nothingBut(claimed: Checkpoint, seen: Seen | null): Before {
+  if (seen === null || !('before' in seen)) return NOTHING;
+  const { hosts, floors } = seen.before;
+  const { origin } = headOf(seen.checkpoint);
+  if (origin === claimed.origin) return { ...NOTHING, floors };
+  return isLaterLog(origin, claimed.origin)
+    ? { ...NOTHING, floors: floorsOf(hosts, floors) }
+    : NOTHING;
 }
 
 type Reading = {
@@ -174,9 +197,24 @@ function requireTree({ tree, irregular }: Replay, checkpoint: Checkpoint): void 
   irregular.tell(null, null, 'E_AUDIT_LOG', says);
 }
 
+/** What is refused is irregular of the log as a whole. */
+function telling({ irregular }: Replay, require: () => unknown): void {
+  try {
+    require();
+  } catch (error) {
+    if (!isFleetError(error)) throw error;
+    irregular.tell(null, null, error.code, error.message);
+  }
+}
+
 /** The whole log begins with what was verified before; a root may have begun another log since. */
-function requireSeen({ tree, irregular }: Replay, before: Checkpoint, now: Checkpoint): void {
-  if (before.origin !== now.origin && isLaterLog(before.origin, now.origin)) return;
+function requireSeen(replay: Replay, chain: RootChain, seen: Seen, now: Checkpoint): void {
+  const { tree, irregular } = replay;
+  const before = headOf(seen.checkpoint);
+  if (isLaterLog(before.origin, now.origin)) {
+    if ('roots' in seen) telling(replay, () => requireRoots(chain, seen.roots));
+    return;
+  }
   const goesOn =
     before.origin === now.origin &&
     before.size <= tree.size &&
@@ -184,18 +222,6 @@ function requireSeen({ tree, irregular }: Replay, before: Checkpoint, now: Check
   if (goesOn) return;
   const what = `the log of ${before.size} entries that was verified before`;
   irregular.tell(null, null, 'E_FORK', `it does not go on from ${what}`);
-}
-
-/** Origins of one fleet end in the number of its log (SPEC §3.1); the newest root, which is verified, names it. */
-function isLaterLog(before: string, now: string): boolean {
-  const [fleet, number] = splitOrigin(before);
-  const [sameFleet, newer] = splitOrigin(now);
-  return fleet === sameFleet && newer > number;
-}
-
-function splitOrigin(origin: string): [string, number] {
-  const at = origin.lastIndexOf('/') + 1;
-  return [origin.slice(0, at), Number(origin.slice(at))];
 }
 
 /**
@@ -225,7 +251,7 @@ async function withReceipts(
   { hosts, tree, root, irregular, logKeys }: Replay,
   origin: string,
 ): Promise<AuditedHost[]> {
-  const said = new Map<string, Pick<AuditedHost, 'ran' | 'receipts' | 'phase'>>();
+  const said = new Map<string, Pick<AuditedHost, 'ran' | 'receipts' | 'earlier' | 'phase'>>();
   const histories = new Map(hosts.all().map((history) => [history.host, history]));
   for await (const { host, envelopes, contradict } of source.receipts()) {
     const none = { host, told: [], keys: [], last: null, lastKey: null };
@@ -236,7 +262,7 @@ async function withReceipts(
     if (contradict) await auditConflicts(envelopes, history, by, tell);
     else said.set(host, await auditReceipts(envelopes, history, by, tell));
   }
-  const nothing = { ran: [], receipts: 0, phase: null };
+  const nothing = { ran: [], receipts: 0, earlier: 0, phase: null };
   return [...histories.values()].map((one) => ({ ...one, ...(said.get(one.host) ?? nothing) }));
 }
 

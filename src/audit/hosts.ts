@@ -40,10 +40,9 @@ type Growing = { host: string; told: Told[]; keys: ToldKey[]; last: Told | null 
 
 export class Hosts {
   readonly #hosts = new Map<string, Growing>();
-  /** Hosts with a manifest, sorted; the place of each in the tree. */
-  #names: string[] = [];
-  #places = new Map<string, number>();
-  #tree = new MemoryTree([]);
+  /** Hosts with a manifest, sorted: each has its place in the tree. */
+  readonly #names: string[] = [];
+  readonly #tree = new MemoryTree([]);
   readonly #changed = new Set<string>();
 
   constructor(kept: readonly KeptHost[] = []) {
@@ -77,18 +76,49 @@ export class Hosts {
 
   /** How many hosts ever had a manifest, and the hash of the tree over the newest of each. */
   snapshot(): { readonly hosts: number; readonly root: Uint8Array } {
-    const news = [...this.#changed].filter((host) => !this.#places.has(host));
-    if (news.length > 0) {
-      this.#names = [...this.#names, ...news].sort((a, b) => (a < b ? -1 : 1));
-      this.#places = new Map(this.#names.map((host, place) => [host, place]));
-      this.#tree = new MemoryTree(this.#names.map((host) => this.#entry(host)));
-    } else {
-      for (const host of this.#changed) {
-        this.#tree.set(this.#places.get(host) ?? 0, this.#entry(host));
-      }
+    const news: string[] = [];
+    for (const host of this.#changed) {
+      const place = this.#placeOf(host);
+      if (this.#names[place] === host) this.#tree.set(place, this.#entry(host));
+      else news.push(host);
     }
     this.#changed.clear();
+    this.#insert(news.sort((one, other) => (one < other ? -1 : 1)));
     return { hosts: this.#names.length, root: this.#tree.root() };
+  }
+
+  /** Those behind the first new one move; their entries are not made again. `news`: sorted. */
+  #insert(news: readonly string[]): void {
+    if (news[0] === undefined) return;
+    const from = this.#placeOf(news[0]);
+    const old = this.#tree.leavesFrom(from);
+    const leaves: Uint8Array[] = [];
+    let moved = 0;
+    const names = this.#names.splice(from);
+    const moveUpTo = (host: string | null) => {
+      for (; moved < names.length && (host === null || (names[moved] as string) < host); moved++) {
+        this.#names.push(names[moved] as string);
+        leaves.push(old[moved] as Uint8Array);
+      }
+    };
+    for (const host of news) {
+      moveUpTo(host);
+      this.#names.push(host);
+      leaves.push(this.#entry(host));
+    }
+    moveUpTo(null);
+    this.#tree.replaceFrom(from, leaves);
+  }
+
+  /** Where a host is among the names, or would be. */
+  #placeOf(host: string): number {
+    let [low, high] = [0, this.#names.length];
+    while (low < high) {
+      const middle = (low + high) >>> 1;
+      if ((this.#names[middle] as string) < host) low = middle + 1;
+      else high = middle;
+    }
+    return low;
   }
 
   #entry(host: string): Uint8Array {

@@ -36,6 +36,7 @@ export type Kept = {
 const HEADER = 'fleet-audit/v1';
 const Hashes = Type.Array(Type.String({ pattern: '^[A-Za-z0-9+/]{43}=$' }), { maxItems: 53 });
 const Place = { index: Count };
+const Intent = Type.Enum(['deploy', 'rollback', 'decommission']);
 
 const KeptSchema = Exact({
   trusted: Sha256,
@@ -52,7 +53,7 @@ const KeptSchema = Exact({
           epoch: Ordinal,
           sequence: Ordinal,
           digest: Sha256,
-          intent: Type.Enum(['deploy', 'rollback', 'decommission']),
+          intent: Intent,
           toplevel: Nullable(StorePathText),
           issuedAt: Count,
           approvals: Count,
@@ -71,6 +72,9 @@ const KeptSchema = Exact({
     }),
   ),
   signers: Type.Array(Exact({ key: PublicKeyText, last: Count })),
+  floors: Type.Array(
+    Exact({ host: HostId, epoch: Ordinal, sequence: Ordinal, digest: Sha256, intent: Intent }),
+  ),
 });
 
 /** What an audit ended with. `checkpoint`: as it was read. */
@@ -80,7 +84,7 @@ export function keptOf(checkpoint: string, chain: RootChain, before: Before): Ke
 
 /** The file's text. */
 export function formatKept({ checkpoint, trusted, roots, before }: Kept): string {
-  const { edge, snapshot, hosts, approvals, signers } = before;
+  const { edge, snapshot, hosts, approvals, signers, floors } = before;
   const wire: Static<typeof KeptSchema> = {
     ...{ trusted, checkpoint, roots: [...roots] },
     edge: edge.hashes.map(encodeBase64),
@@ -93,6 +97,7 @@ export function formatKept({ checkpoint, trusted, roots, before }: Kept): string
       return { ...rest, signers: [...by], digests: [...digests] };
     }),
     signers: signers.map((one) => ({ ...one })),
+    floors: floors.map((one) => ({ ...one })),
   };
   const body = `${canonicalize(wire)}\n`;
   return `${HEADER}\n${sha256(body)}\n${body}`;
@@ -138,8 +143,8 @@ function open(text: string, root: string): Kept {
   if (told.hosts !== snapshot.hosts || !equalHashes(told.root, snapshot.root)) {
     throw new Error('its hosts are not those of its snapshot');
   }
-  const { hosts, approvals, signers, roots, trusted } = wire;
-  const before = { edge, snapshot: proof, hosts, approvals, signers };
+  const { hosts, approvals, signers, floors, roots, trusted } = wire;
+  const before = { edge, snapshot: proof, hosts, approvals, signers, floors };
   return { checkpoint: wire.checkpoint, trusted, roots, before };
 }
 

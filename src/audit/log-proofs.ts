@@ -45,8 +45,8 @@ export class LogProofs {
 
   /**
    * The place of an entry in the log, or null where no proof of it is here; of the longest log where there are several.
-   * `manifest`: what the entry holds, which the proof may show to be the newest of its host.
-   * @throws FleetError as requireNewest, when the proof says that it does and does not.
+   * `manifest`: what the entry holds, which a proof may show to be the newest of its host; one that says that it does
+   * and does not is refused, and proves nothing.
    */
   take(input: Input, entry: Uint8Array | string, manifest?: VerifiedManifest): Logged | null {
     const leafHash = hashLeaf(typeof entry === 'string' ? Buffer.from(entry) : entry);
@@ -58,7 +58,13 @@ export class LogProofs {
       if (manifest !== undefined && newest !== null) {
         const { host, epoch, sequence } = manifest.manifest;
         const said = { host: host.id, epoch, sequence, sha256: manifest.digest };
-        requireNewest(newest, said, checkpoint, this.#root);
+        try {
+          requireNewest(newest, said, checkpoint, this.#root);
+        } catch (error) {
+          // Whoever can put a file beside the others must not make them look wrong: it is refused by itself.
+          this.#refused.set(file, known(error));
+          continue;
+        }
       }
       const isNewest = manifest !== undefined && newest !== null;
       const { origin, size } = checkpoint;

@@ -1,16 +1,18 @@
 // A host's receipts, in the order in which it wrote them → what it ran, from when to when, and what in them does not
 // fit: a key that the log does not tell, a chain with gaps or two ends, a manifest that the log does not have, a
-// checkpoint of another history than this one, which proves a fork where the log's key signed it. Times are the
-// host's own word.
+// checkpoint of another history than this one, which proves a fork where the log's key signed it. What it wrote while
+// another log was in force, before this one, is not judged by this one. Times are the host's own word.
 import { type ErrorCode, FleetError, isFleetError } from '../errors.ts';
 import type { PublicKey } from '../keyfile.ts';
 import { parseEnvelope } from '../manifest/dsse.ts';
-import { type Receipt, verifyReceipt } from '../manifest/receipt.ts';
+import { parseReceipt, type Receipt, verifyReceipt } from '../manifest/receipt.ts';
+import { TOKEN_REQUEST_PAYLOAD_TYPE, verifyTokenRequest } from '../manifest/token-request.ts';
 import { headOf } from '../manifest/verify-offer.ts';
 import type { GrowingTree } from '../tlog/growing-tree.ts';
 import { equalHashes } from '../tlog/merkle.ts';
 import { parseNote, verifyNote } from '../tlog/note.ts';
 import { NOTE_ED25519, parseVerifierKey } from '../tlog/vkey.ts';
+import { isLaterLog } from './earlier-log.ts';
 import type { HostHistory } from './hosts.ts';
 
 /** A system that a host ran. Times are POSIX seconds. */
@@ -23,6 +25,8 @@ export type Ran = {
 
 export type ReceiptsVerdict = {
   readonly receipts: number;
+  /** How many of them are of an earlier log: of what they say of that, nothing is judged. */
+  readonly earlier: number;
   readonly ran: readonly Ran[];
   readonly phase: string | null;
 };
@@ -47,12 +51,25 @@ export async function auditReceipts(
   const ran: { toplevel: string | null; from: number; to: number }[] = [];
   let last: { key: PublicKey; counter: number; digest: string } | null = null;
   let phase: string | null = null;
-  let receipts = 0;
+  let [receipts, earlier, hasBegun] = [0, 0, false];
   for await (const text of envelopes) {
     receipts += 1;
     const name = `receipt ${receipts}`;
     try {
-      const { receipt, digest, key } = verify(text, keys, fleet, history.host);
+      const one = verifyAny(text, keys, fleet, history.host);
+      const { receipt } = one;
+      const isKnown = receipt.manifest === null || told.has(receipt.manifest.sha256);
+      const isEarlier = !hasBegun && isOfEarlier(receipt, log, one.key !== null && isKnown);
+      if (isEarlier) earlier += 1;
+      if (receipt.checkpoint !== null && headOf(receipt.checkpoint).origin === log.origin) {
+        hasBegun = true;
+      }
+      if (one.key === null) {
+        if (!isEarlier) throw one.refusal;
+        last = null;
+        continue;
+      }
+      const { digest, key } = one;
       const follows =
         receipt.counter === 1
           ? last === null || last.key !== key
@@ -61,7 +78,9 @@ export async function auditReceipts(
             receipt.previous === last.digest;
       if (!follows) tell('E_RECEIPT_CHAIN', `${name} does not follow the one before it`);
       last = { key, counter: receipt.counter, digest };
-      if (receipt.manifest !== null && !told.has(receipt.manifest.sha256)) {
+      // It goes on to name what it accepted of the earlier log, until this one tells it something.
+      if (isEarlier && receipt.manifest !== null) told.add(receipt.manifest.sha256);
+      else if (receipt.manifest !== null && !isKnown) {
         const { epoch, sequence } = receipt.manifest;
         tell(
           'E_AUDIT_RECEIPT',
@@ -79,10 +98,13 @@ export async function auditReceipts(
       tell(error.code, `${name}: ${error.message}`);
     }
   }
-  return { receipts, ran, phase };
+  return { receipts, earlier, ran, phase };
 }
 
-/** Receipts that a server did not take: each that a key of the host signed shows two machines, or a lost memory. */
+/**
+ * Receipts, and requests for tokens, that a server did not take: each that a key of the host signed shows two machines,
+ * or a lost memory.
+ */
 export async function auditConflicts(
   envelopes: AsyncIterable<string>,
   history: HostHistory,
@@ -93,8 +115,17 @@ export async function auditConflicts(
   let place = 0;
   for await (const text of envelopes) {
     place += 1;
-    const name = `refused receipt ${place}`;
+    let name = `refused receipt ${place}`;
     try {
+      const envelope = parseEnvelope(text);
+      if (envelope.payloadType === TOKEN_REQUEST_PAYLOAD_TYPE) {
+        name = `refused request ${place}`;
+        const { host } = history;
+        byOne(keys, host, (publicKey) => verifyTokenRequest(envelope, { publicKey, fleet, host }));
+        const what = `${name} asks for a second successor of a token`;
+        tell('E_TOKEN_SUCCESSOR', `${what}: the machine was cloned, or lost its state`);
+        continue;
+      }
       const { receipt } = verify(text, keys, fleet, history.host);
       const what = `${name}, of counter ${receipt.counter}, contradicts the others`;
       tell('E_RECEIPT_CHAIN', `${what}: the machine was cloned, or lost its state`);
@@ -106,13 +137,49 @@ export async function auditConflicts(
   }
 }
 
-/** The newest keys first: most receipts are of the one in use. */
 function verify(text: string, keys: readonly PublicKey[], fleet: string, host: string) {
   const envelope = parseEnvelope(text);
+  return byOne(keys, host, (publicKey) => {
+    return { ...verifyReceipt(envelope, { publicKey, fleet, host }), key: publicKey };
+  });
+}
+
+/** A receipt that some key of the host signed; or one that none did that is known, as which it says that it is. */
+function verifyAny(
+  text: string,
+  keys: readonly PublicKey[],
+  fleet: string,
+  host: string,
+):
+  | ReturnType<typeof verify>
+  | { readonly key: null; readonly receipt: Receipt; readonly refusal: FleetError } {
+  try {
+    return verify(text, keys, fleet, host);
+  } catch (error) {
+    const isUnknown =
+      isFleetError(error) && /^E_(SIGNATURE_UNKNOWN_KEY|AUDIT_RECEIPT)$/.test(error.code);
+    if (!isUnknown) throw error;
+    const receipt = parseReceipt(parseEnvelope(text).payload);
+    if (receipt.fleet !== fleet || receipt.host !== host) throw error;
+    return { key: null, receipt, refusal: error };
+  }
+}
+
+/**
+ * Whether a receipt is of before this log: its checkpoint is of an earlier one, and signed by that; or it saw none, and
+ * says what this log cannot know. `isToldHere`: that its key and its manifest are told in this log.
+ */
+function isOfEarlier({ checkpoint }: Receipt, log: AuditedLog, isToldHere: boolean): boolean {
+  if (checkpoint === null) return !isToldHere && !log.origin.endsWith('/log/1');
+  return isLaterLog(headOf(checkpoint).origin, log.origin) && isSignedByLog(checkpoint, log);
+}
+
+/** What the first key says that does not refuse. The newest keys first: most receipts are of the one in use. */
+function byOne<T>(keys: readonly PublicKey[], host: string, verified: (key: PublicKey) => T): T {
   let refusal: unknown = null;
   for (const key of keys) {
     try {
-      return { ...verifyReceipt(envelope, { publicKey: key, fleet, host }), key };
+      return verified(key);
     } catch (error) {
       refusal = error;
     }
@@ -137,20 +204,23 @@ function wrongOf({ checkpoint, conflict }: Receipt, log: AuditedLog): Wrong[] {
 }
 
 /** Two histories that one key signed; or a host that makes one up. */
-function otherLog(text: string, { vkeys }: AuditedLog): Wrong {
+function otherLog(text: string, log: AuditedLog): Wrong {
   const { size } = headOf(text);
+  const what = `a checkpoint of ${size} entries that are not those of this log`;
+  return isSignedByLog(text, log)
+    ? { code: 'E_FORK', says: `holds ${what}, signed by its key: two histories` }
+    : { code: 'E_AUDIT_RECEIPT', says: `holds ${what}, and its key has not signed it` };
+}
+
+function isSignedByLog(text: string, { vkeys }: AuditedLog): boolean {
   const note = parseNote(text);
-  const signed = vkeys.some((vkey) => {
+  return vkeys.some((vkey) => {
     try {
       return verifyNote(note, [parseVerifierKey(vkey, NOTE_ED25519)]).length > 0;
     } catch {
       return false;
     }
   });
-  const what = `a checkpoint of ${size} entries that are not those of this log`;
-  return signed
-    ? { code: 'E_FORK', says: `holds ${what}, signed by its key: two histories` }
-    : { code: 'E_AUDIT_RECEIPT', says: `holds ${what}, and its key has not signed it` };
 }
 
 function standingOf(text: string, { origin, tree }: AuditedLog): 'same' | 'other' | 'longer' {

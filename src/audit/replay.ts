@@ -12,6 +12,7 @@ import { parseSnapshot } from '../manifest/snapshot.ts';
 import { type Edge, GrowingTree } from '../tlog/growing-tree.ts';
 import { equalHashes, HASH_BYTES } from '../tlog/merkle.ts';
 import { Approvals, type WaitingApproval } from './approvals.ts';
+import { type Floor, Floors } from './earlier-log.ts';
 import type { Fact, Facts, ManifestFact } from './facts.ts';
 import { Hosts, type KeptHost } from './hosts.ts';
 import { Irregularities } from './irregular.ts';
@@ -29,9 +30,13 @@ export type Before = {
   readonly hosts: readonly KeptHost[];
   readonly approvals: readonly WaitingApproval[];
   readonly signers: readonly KeptSigner[];
+  /** Of hosts that only an earlier log has told anything of. */
+  readonly floors: readonly Floor[];
 };
 
-const NOTHING: Before = {
+/** A log that is read from its first entry on, and is the first that is known of. */
+export const NOTHING: Before = {
+  floors: [],
   ...{ edge: { size: 0, hashes: [] }, snapshot: null, hosts: [], approvals: [], signers: [] },
 };
 
@@ -43,6 +48,7 @@ export class Replay {
   readonly #batch: BatchReader;
   readonly #approvals: Approvals;
   readonly #signed: Signed;
+  readonly #floors: Floors;
   #snapshots: number;
   #snapshotProof: SnapshotProof | null;
   /** What ends in anything else was never signed: so did what is before. */
@@ -55,6 +61,7 @@ export class Replay {
     this.tree = new GrowingTree(before.edge);
     this.#approvals = new Approvals(before.approvals);
     this.#signed = new Signed(before.signers);
+    this.#floors = new Floors(before.floors);
     this.#snapshotProof = before.snapshot;
     this.#snapshots = before.snapshot === null ? 0 : parseSnapshot(before.snapshot.text).sequence;
   }
@@ -99,6 +106,7 @@ export class Replay {
       hosts: this.hosts.all().map(({ host, last, lastKey }) => ({ host, last, lastKey })),
       approvals: this.#approvals.waiting(),
       signers: this.#signed.last(),
+      floors: this.#floors.left(),
     };
   }
 
@@ -186,8 +194,9 @@ export class Replay {
         wrong('E_DECOMMISSIONED', 'the host had been ended');
       }
     }
+    if (last === null) this.#floors.judge(host, says, wrong);
     const before = says.previous?.sha256 ?? null;
-    // The first one in a later log follows one that is in the log before.
+    // The first one in a later log follows one that is in the log before: floors say what is known of that.
     const isLaterLog = !root.log.origin.endsWith('/log/1');
     if (before !== (last?.digest ?? null) && !(last === null && isLaterLog)) {
       wrong('E_AUDIT_PREVIOUS', `${name} does not name the manifest before it`);

@@ -29,14 +29,23 @@ export const BUNDLE_FILES = {
   conflicts: (host: string): string => `conflicts/${host}.jsonl`,
 };
 
-/** 256 entries, as many receipts (which are shorter), a batch: nothing of a log is larger. */
-const MOST = Math.max(TILE_WIDTH * (MAX_ENTRY_BYTES + 2), MAX_BATCH * 65);
+/** 256 entries, as many receipts (which are shorter): nothing of a log is larger. */
+const MOST = TILE_WIDTH * (MAX_ENTRY_BYTES + 2);
+/** A digest and the end of its line, as often as they may be there. */
+const MOST_BATCH = MAX_BATCH * 65;
+/** Of all batches, which are held until their approvals come: 2 million digests. */
+export const MOST_BATCHES = 128 * 2 ** 20;
+/** What each is counted as besides what it holds: a million empty ones are much, too. */
+const BATCH_ROOM = 512;
 /** Closures are as large as a root's limits let them be. */
 const MOST_CLOSURE = 128 * 2 ** 20;
 
 /** Of files that an audit reads. */
 export const AUDIT_LIMITS: BundleLimits = {
-  fileBytes: (name) => (name.startsWith('closure/') ? MOST_CLOSURE : MOST),
+  fileBytes: (name) => {
+    if (name.startsWith('batch/')) return MOST_BATCH;
+    return name.startsWith('closure/') ? MOST_CLOSURE : MOST;
+  },
   totalBytes: Number.MAX_SAFE_INTEGER,
 };
 
@@ -49,6 +58,7 @@ export async function openBundleSource(files: AsyncIterable<BundleFile>): Promis
   };
   // As bytes: as the strings that they are of they would take twice the room.
   const batches = new Map<number, Uint8Array>();
+  let room = 0;
   let checkpoint: string | null = null;
   while (checkpoint === null) {
     const file = await next();
@@ -56,8 +66,12 @@ export async function openBundleSource(files: AsyncIterable<BundleFile>): Promis
     const { name, data } = file;
     const batch = /^batch\/(0|[1-9]\d{0,14})\.txt$/.exec(name)?.[1];
     if (name === BUNDLE_FILES.checkpoint) checkpoint = Buffer.from(data).toString('utf8');
-    else if (batch !== undefined) batches.set(Number(batch), data);
-    else requireOther(file);
+    else if (batch !== undefined) {
+      room += data.length + BATCH_ROOM;
+      if (room > MOST_BATCHES) refuse(`its batches are more than ${MOST_BATCHES} bytes`);
+      if (data.length > MOST_BATCH) refuse(`${name} has more than ${MOST_BATCH} bytes`);
+      batches.set(Number(batch), data);
+    } else requireOther(file);
   }
   parseCheckpoint(parseNote(checkpoint).text);
   return {

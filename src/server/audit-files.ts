@@ -56,9 +56,8 @@ export async function* auditFiles(
       yield fileOf(BUNDLE_FILES.receipts(record.host, index), lines(part));
     }
     const conflicts = await state.conflicts(record.host);
-    const refused = conflicts.filter(({ kind }) => kind !== 'token');
-    if (refused.length === 0) continue;
-    const text = lines(refused.map(({ envelope }) => envelope));
+    if (conflicts.length === 0) continue;
+    const text = lines(conflicts.map(({ envelope }) => envelope));
     yield fileOf(BUNDLE_FILES.conflicts(record.host), text);
   }
 }

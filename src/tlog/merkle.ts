@@ -158,15 +158,8 @@ export class MemoryTree {
   readonly #levels: Uint8Array[][];
 
   constructor(leaves: readonly Uint8Array[]) {
-    this.#levels = [[...leaves]];
-    for (let below = this.#levels[0] ?? []; below.length > 1; ) {
-      const above: Uint8Array[] = [];
-      for (let i = 0; i + 1 < below.length; i += 2) {
-        above.push(hashNode(below[i] as Uint8Array, below[i + 1] as Uint8Array));
-      }
-      this.#levels.push(above);
-      below = above;
-    }
+    this.#levels = [[]];
+    this.replaceFrom(0, leaves);
   }
 
   get size(): number {
@@ -192,6 +185,27 @@ export class MemoryTree {
       // Of what is no complete subtree no hash is kept, here or further up.
       if (left === undefined || right === undefined) return;
       (this.#levels[level] as Uint8Array[])[at] = hashNode(left, right);
+    }
+  }
+
+  /** The hashes of the leaves from `index` on. */
+  leavesFrom(index: number): Uint8Array[] {
+    return (this.#levels[0] as Uint8Array[]).slice(index);
+  }
+
+  /** Puts other leaves in the place of all from `index` on, as many as there are. What is before stays as it was hashed. */
+  replaceFrom(index: number, leaves: readonly Uint8Array[]): void {
+    let below = this.#levels[0] as Uint8Array[];
+    below.length = index;
+    for (const leaf of leaves) below.push(leaf);
+    for (let level = 1, at = index >> 1; below.length > 1; level++, at >>= 1) {
+      const above = this.#levels[level] ?? [];
+      this.#levels[level] = above;
+      above.length = Math.min(above.length, at);
+      for (let i = above.length; 2 * i + 1 < below.length; i++) {
+        above.push(hashNode(below[2 * i] as Uint8Array, below[2 * i + 1] as Uint8Array));
+      }
+      below = above;
     }
   }
 

@@ -4,8 +4,10 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { auditLog } from '../../src/audit/audit.ts';
 import { openFactsPool } from '../../src/audit/facts-pool.ts';
-import { openBundleSource } from '../../src/audit/source.ts';
+import { AUDIT_LIMITS, MOST_BATCHES, openBundleSource } from '../../src/audit/source.ts';
 import { signEnvelope } from '../../src/manifest/dsse.ts';
+import type { Receipt } from '../../src/manifest/receipt.ts';
+import { signTokenRequest } from '../../src/manifest/token-request.ts';
 import { formatBundle } from '../../src/tlog/tile.ts';
 import { FIRST, Fleet, honest, LOG_KEYS, pool } from '../helpers/audited.ts';
 import {
@@ -230,6 +232,22 @@ test('a log that does not go on from what was verified before', async () => {
   assert.equal(first?.code, 'E_FORK');
 });
 
+test('a log as a server shows it now is as fresh as hosts want it; a copy may be old', async () => {
+  const fleet = honest();
+  const codes = async (now: number | null, time: number | null = NOW) => {
+    const checkpoint = fleet.log.checkpoint(fleet.root, LOG_KEYS, time);
+    const source = { ...fleet.served([]), checkpoint };
+    const { irregularities } = await auditLog(source, signRoot(FIRST), pool, null, now);
+    return irregularities.map(({ code }) => code);
+  };
+  const { maxAge } = fleet.root;
+  assert.deepEqual(await codes(NOW + maxAge), []);
+  assert.deepEqual(await codes(NOW + maxAge + 1), ['E_STALE']);
+  assert.deepEqual(await codes(NOW - 301), ['E_FRESHNESS_FUTURE']);
+  assert.deepEqual(await codes(NOW, null), ['E_FRESHNESS_MISSING']);
+  assert.deepEqual(await codes(null, null), []);
+});
+
 test('receipts: of an unknown key, of a clone, with a gap, of what nobody published, of a fork', async () => {
   const reported = async (change: (fleet: Fleet) => void) => {
     const fleet = new Fleet();
@@ -300,6 +318,81 @@ test('receipts: of an unknown key, of a clone, with a gap, of what nobody publis
   assert.deepEqual(await reported(wrongly), [['E_AUDIT_ENROLMENT', 'web-1']]);
 });
 
+test('receipts of an earlier log are counted, and not judged by this one; later ones are', async () => {
+  const before = new Fleet();
+  before.enrol('web-1', 30);
+  before.publish('web-1');
+  before.report('web-1', 30, { checkpoint: null, manifest: null });
+  before.report('web-1', 30);
+  before.chain.delete('web-1');
+  before.enrol('web-1', 31, 30);
+  before.report('web-1', 31);
+  const old = before.last.get('web-1') ?? null;
+  const moved = async (change: (fleet: Fleet) => void = () => {}) => {
+    const fleet = new Fleet();
+    fleet.rotate(fleet.toLog(2));
+    fleet.enrol('web-1', 31);
+    for (const [host, last] of before.last) fleet.last.set(host, last);
+    fleet.receipts.set('web-1', before.receipts.get('web-1') ?? []);
+    for (const [host, last] of before.chain) fleet.chain.set(host, last);
+    fleet.report('web-1', 31, { manifest: old });
+    fleet.publish('web-1');
+    fleet.report('web-1', 31);
+    change(fleet);
+    const { hosts, irregularities } = await fleet.audit();
+    const host = hosts.find((one) => one.host === 'web-1');
+    return [host?.receipts, host?.earlier, irregularities.map(({ code }) => code)];
+  };
+  assert.deepEqual(await moved(), [5, 3, []]);
+  // An old manifest that no receipt of the log before named; an old checkpoint after a newer one; another key.
+  const unheard = { epoch: 1, sequence: 1, sha256: 'ab'.repeat(32) };
+  const checkpoint = before.log.checkpoint(FIRST, LOG_KEYS, NOW);
+  assert.deepEqual(await moved((fleet) => fleet.report('web-1', 31, { manifest: unheard })), [
+    ...[6, 3, ['E_AUDIT_RECEIPT']],
+  ]);
+  assert.deepEqual(
+    await moved((fleet) => fleet.report('web-1', 31, { manifest: unheard, checkpoint })),
+    [6, 3, ['E_AUDIT_RECEIPT']],
+  );
+  assert.deepEqual(await moved((fleet) => fleet.report('web-1', 30, { checkpoint })), [
+    ...[6, 3, ['E_SIGNATURE_UNKNOWN_KEY']],
+  ]);
+  // A checkpoint that no log key signed makes no earlier log, and in the first log there is none.
+  const forged = before.log.checkpoint(FIRST, { ...LOG_KEYS, log: secretKey(40) }, NOW);
+  const first = (changes: Partial<Receipt>, to: number) => {
+    const fleet = new Fleet();
+    if (to > 1) fleet.rotate(fleet.toLog(to));
+    fleet.enrol('web-1', 31);
+    fleet.report('web-1', 31, { manifest: unheard, ...changes });
+    return fleet.irregular();
+  };
+  const irregular = [['E_AUDIT_RECEIPT', null]];
+  assert.deepEqual(await first({ checkpoint: forged }, 2), irregular);
+  assert.deepEqual(await first({ checkpoint: null }, 1), irregular);
+  assert.deepEqual(await first({ checkpoint: null }, 2), []);
+});
+
+test('what a server refused: a receipt, a request for a second successor, and what no key of the host signed', async () => {
+  const fleet = new Fleet();
+  fleet.enrol('web-1', 31);
+  fleet.publish('web-1');
+  fleet.report('web-1', 31);
+  const request = { fleet: FIRST.fleet, replaces: '1'.repeat(64), token: '2'.repeat(64) };
+  const ask = (host: string, key: number, changes = {}) =>
+    signTokenRequest({ ...request, host, ...changes }, secretKey(key));
+  const codes = async (...refused: string[]) => {
+    fleet.conflicts.set('web-1', refused);
+    return (await fleet.irregular()).map(([code]) => code);
+  };
+  assert.deepEqual(await codes(...(fleet.receipts.get('web-1') ?? [])), ['E_RECEIPT_CHAIN']);
+  assert.deepEqual(await codes(ask('web-1', 31)), ['E_TOKEN_SUCCESSOR']);
+  assert.deepEqual(await codes(ask('web-1', 32)), ['E_SIGNATURE_UNKNOWN_KEY']);
+  assert.deepEqual(await codes(ask('web-2', 31)), ['E_HOST_MISMATCH']);
+  assert.deepEqual(await codes(ask('web-1', 31, { fleet: 'other.example.org' })), [
+    'E_FLEET_MISMATCH',
+  ]);
+});
+
 test('a long log, in many bundles, whose hosts change one by one', async () => {
   const fleet = new Fleet();
   for (let i = 0; i < 200; i++) fleet.publish(`web-${(i * 7) % 23}`);
@@ -344,6 +437,28 @@ test('files of a bundle in another order, or that do not belong there, are refus
     };
     await assert.rejects(reading, { code: 'E_BUNDLE_FORM' }, names.join());
   }
+});
+
+test('batches are held until their approvals come: only so large a one, and so many together', async () => {
+  const { checkpoint } = honest().source();
+  let given = 0;
+  const bundle = async function* (batches: number, bytes: number) {
+    const data = new Uint8Array(bytes);
+    for (given = 0; given < batches; given++) yield { name: `batch/${given}.txt`, data };
+    yield { name: 'log/checkpoint', data: Buffer.from(checkpoint) };
+  };
+  const most = 100_000 * 65;
+  await openBundleSource(bundle(20, most));
+  await assert.rejects(openBundleSource(bundle(1, most + 1)), /more than 6500000 bytes/);
+  for (const [batches, bytes] of [
+    [1000, most],
+    [1_000_000, 0],
+  ] as const) {
+    await assert.rejects(openBundleSource(bundle(batches, bytes)), { code: 'E_BUNDLE_FORM' });
+    assert.ok(given * (bytes + 512) <= MOST_BATCHES, `it went on to ${given}`);
+  }
+  // The tar file is not even read so far.
+  assert.equal((AUDIT_LIMITS.fileBytes as (name: string) => number)('batch/7.txt'), most);
 });
 
 test('receipts come in files of a part each, and one host after another', async () => {

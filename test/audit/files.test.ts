@@ -123,7 +123,16 @@ test('a manifest with a log proof: in the log, and the newest as of when; or onl
   ]);
   // It says of itself that it is the newest, and is not.
   const wrong = proof(manifest, 'web-2');
-  assert.deepEqual(verdicts({ manifest, wrong }), ['E_SNAPSHOT_ENTRY', 'E_NOT_LOGGED']);
+  assert.deepEqual(verdicts({ manifest, wrong }), ['manifest', 'E_SNAPSHOT_ENTRY']);
+  assert.equal(place({ manifest, wrong }), null);
+  // It takes nothing from the others, whichever comes first.
+  for (const files of [
+    { manifest, wrong, proof: proof(manifest, 'web-1') },
+    { manifest, proof: proof(manifest, 'web-1'), wrong },
+  ]) {
+    assert.deepEqual(place(files), { ...said, isNewest: true });
+    assert.deepEqual(verdicts(files).sort(), ['E_SNAPSHOT_ENTRY', 'manifest', 'proof']);
+  }
   const next = makeManifest({
     host: { id: 'web-1', system: 'x86_64-linux' },
     sequence: 8,
@@ -133,7 +142,7 @@ test('a manifest with a log proof: in the log, and the newest as of when; or onl
   log.hosts.set('web-1', { host: 'web-1', epoch: 1, sequence: 8, sha256 });
   log.publish([signManifest(next)], names);
   const outdated = proof(manifest, 'web-1');
-  assert.deepEqual(verdicts({ manifest, outdated }), ['E_SNAPSHOT_ENTRY', 'E_NOT_LOGGED']);
+  assert.deepEqual(verdicts({ manifest, outdated }), ['manifest', 'E_SNAPSHOT_ENTRY']);
   // Other programs' extra data is nobody's word.
   const foreign = proof(manifest, null).replace('\n', '\nextra aGVsbG8=\n');
   assert.deepEqual(verdicts({ manifest, foreign }), ['manifest', 'proof']);

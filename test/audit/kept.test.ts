@@ -6,6 +6,8 @@ import { test } from 'node:test';
 import { auditLog } from '../../src/audit/audit.ts';
 import { formatKept, isKept, type Kept, parseKept } from '../../src/audit/kept.ts';
 import { canonicalize } from '../../src/manifest/jcs.ts';
+import type { Deployment } from '../../src/manifest/manifest.ts';
+import type { Root } from '../../src/manifest/root.ts';
 import { FIRST, Fleet, honest, LOG_KEYS, pool } from '../helpers/audited.ts';
 import {
   KEYS,
@@ -142,20 +144,114 @@ test('a log that shrinks, forks, or shows other entries than its own', async () 
   assert.ok(!report.irregularities.some(({ code }) => code === 'E_FORK'));
 });
 
-test('another log that a later root names is replayed whole; any other is a fork', async () => {
+/** The fleet's next log, which begins with all roots so far and one that names it. */
+function nextLog(
+  fleet: Fleet,
+  kept: Kept,
+  changes: Partial<Root> = {},
+  ...keys: Uint8Array[]
+): Fleet {
+  const next = new Fleet();
+  for (const text of kept.roots) {
+    next.root = { ...next.root, version: next.root.version + 1 };
+    next.envelope = text;
+    next.append([text]);
+  }
+  next.root = fleet.root;
+  for (const [host, last] of fleet.last) next.last.set(host, last);
+  const number = Number(fleet.root.log.origin.split('/').at(-1)) + 1;
+  next.rotate({ ...next.toLog(number), ...changes }, ...keys);
+  return next;
+}
+
+test('another log that a later root names: replayed whole, from the roots and numbers that were kept', async () => {
   const fleet = honest();
-  const { kept } = await follow(fleet, null);
-  const moved = new Fleet();
-  const origin = `${FIRST.fleet}/log/2`;
-  moved.rotate(moved.toLog(2));
-  moved.publish('web-1');
-  const { report } = await follow(moved, kept());
-  assert.deepEqual([report.log.origin, report.log.from, report.irregularities], [origin, 0, []]);
-  const back = await follow(fleet, parseKept(formatKept(report.kept()), ROOT));
+  const first = await follow(fleet, null);
+  const seen = { origin: fleet.root.log.origin, size: fleet.log.size };
+  // What the old log says after the part that was read is taken from the new one's word.
+  fleet.publish('web-2', {}, secretKey(13));
+  const next = nextLog(fleet, first.kept());
+  for (const host of ['web-1', 'web-2']) next.publish(host, {}, secretKey(13));
+  const { report, kept } = await follow(next, first.kept());
+  const { origin, from, earlier } = report.log;
+  assert.deepEqual([origin, from, earlier], [next.root.log.origin, 0, seen]);
+  assert.deepEqual(report.irregularities, []);
+  // gate-1 was not told again yet: it goes on from the log before, also two logs and audits later.
+  assert.deepEqual(
+    kept().before.floors.map(({ host, sequence }) => [host, sequence]),
+    [['gate-1', 1]],
+  );
+  const third = nextLog(next, kept());
+  third.publish('web-1', {}, secretKey(13));
+  const after = await follow(third, kept());
+  assert.deepEqual(after.report.irregularities, []);
+  third.publish('gate-1', { sequence: 1, previous: null }, secretKey(13));
+  const codes = (await follow(third, after.kept())).report.irregularities.map(({ code }) => code);
+  assert.ok(codes.includes('E_SEQUENCE_CONFLICT'), codes.join());
+  const back = await follow(fleet, kept());
   assert.deepEqual(
     back.report.irregularities.map(({ code }) => code),
     ['E_FORK'],
   );
+});
+
+test('a later log that goes back: of what a host was told, of a host that was ended', async () => {
+  const director = secretKey(13);
+  const sha256 = 'f'.repeat(64);
+  const invented = (sequence: number) => ({ previous: { epoch: 1, sequence, sha256 } });
+  const odd: [string | null, Partial<Deployment>, Partial<Root>?][] = [
+    [null, {}],
+    [null, { sequence: 9, ...invented(8) }],
+    [null, { epoch: 2, sequence: 1, ...invented(2) }, { epoch: 2 }],
+    [null, { epoch: 2, sequence: 1, previous: null }, { epoch: 2 }],
+    ['E_SEQUENCE_OLDER', { sequence: 2, ...invented(1) }],
+    ['E_SEQUENCE_CONFLICT', { sequence: 3, ...invented(2) }],
+    ['E_AUDIT_PREVIOUS', invented(3)],
+    ['E_AUDIT_PREVIOUS', invented(2)],
+    ['E_AUDIT_PREVIOUS', { previous: null }],
+    ['E_AUDIT_PREVIOUS', { epoch: 2, sequence: 1, ...invented(3) }, { epoch: 2 }],
+  ];
+  for (const [code, changes, root] of odd) {
+    const fleet = honest();
+    const { kept } = await follow(fleet, null);
+    const next = nextLog(fleet, kept(), root);
+    next.publish('web-1', changes, director);
+    const codes = (await follow(next, kept())).report.irregularities.map((one) => one.code);
+    const says = `${JSON.stringify(changes)}: ${codes.join()}`;
+    if (code === null) assert.deepEqual(codes, [], says);
+    else assert.ok(codes.includes(code as never), says);
+  }
+
+  const fleet = new Fleet();
+  fleet.publish('web-1');
+  const ended = (await follow(fleet, null)).kept();
+  const hosts = ended.before.hosts.map((one) => ({
+    ...one,
+    last: one.last === null ? null : { ...one.last, intent: 'decommission' as const },
+  }));
+  const next = nextLog(fleet, ended);
+  next.publish('web-1');
+  const seen = { ...ended, before: { ...ended.before, hosts } };
+  const report = await auditLog(next.served([]), ROOT, pool, seen);
+  assert.deepEqual(
+    report.irregularities.map(({ code }) => code),
+    ['E_DECOMMISSIONED'],
+  );
+});
+
+test('a later log whose roots are others than those that were kept', async () => {
+  const fleet = new Fleet();
+  const root = { keys: [publicKey(41)], threshold: 1 };
+  fleet.rotate({ roles: { ...FIRST.roles, root } }, secretKey(1), secretKey(41));
+  fleet.publish('web-1');
+  const { kept } = await follow(fleet, null);
+  const codes = async (shown: Fleet) =>
+    (await follow(shown, kept())).report.irregularities.map(({ code }) => code);
+  // Signed by the root key that was retired since.
+  const evil = new Fleet();
+  evil.rotate(evil.toLog(2));
+  assert.deepEqual(await codes(evil), ['E_ROOT_CONFLICT']);
+  assert.deepEqual(await codes(nextLog(fleet, kept(), {}, secretKey(41))), []);
 });
 
 test('a checkpoint alone: the log is replayed whole, and must go on from it', async () => {

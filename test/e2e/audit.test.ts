@@ -1,10 +1,15 @@
 // An audit of a real fleet: by its own state, by a bundle where there is no network, and by the server's log.
 import assert from 'node:assert/strict';
+import { once } from 'node:events';
 import { cp, readFile, stat, writeFile } from 'node:fs/promises';
+import { createServer } from 'node:http';
+import type { AddressInfo } from 'node:net';
 import { join, resolve } from 'node:path';
 import { type TestContext, test } from 'node:test';
+import { FIRST, Fleet, LOG_KEYS } from '../helpers/audited.ts';
 import { fleet, fleetOk, run, serve } from '../helpers/cli.ts';
 import { temporaryDir } from '../helpers/temporary.ts';
+import { signRoot } from '../helpers/trust.ts';
 
 async function world(t: TestContext) {
   const dir = await temporaryDir(t);
@@ -150,4 +155,35 @@ test('a bundle that was changed, a root that is another, and options that are wr
   const nowhere = ['audit', 'export', '--state', w.state, '--out', w.file('no/where.tar')];
   assert.match((await fleet(nowhere)).stderr, /E_USAGE/);
   await assert.rejects(stat(w.file('no')));
+});
+
+test('a server whose log is older than hosts take: irregular, and nothing is kept of it', async (t) => {
+  const dir = await temporaryDir(t);
+  const [root, since] = [join(dir, '1.root.json'), join(dir, 'seen')];
+  await writeFile(root, signRoot(FIRST));
+  const known = new Fleet();
+  known.publish('web-1');
+  const source = known.served([]);
+  const now = Math.floor(Date.now() / 1000);
+  let freshAt = now;
+  const server = createServer(async (request, response) => {
+    if (request.url === '/tlog/checkpoint') {
+      response.end(known.log.checkpoint(FIRST, LOG_KEYS, freshAt));
+    } else response.end(await source.bundle(0, known.log.size));
+  });
+  t.after(() => server.close());
+  server.listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
+  const audit = () => fleet(['audit', '--root', root, '--json', '--url', url, '--since', since]);
+  freshAt = now - FIRST.maxAge - 1;
+  const stale = await audit();
+  assert.equal(stale.code, 3, stale.stderr);
+  const codes = JSON.parse(stale.stdout).irregularities.map(({ code }: { code: string }) => code);
+  assert.deepEqual(codes, ['E_STALE']);
+  await assert.rejects(stat(since), { code: 'ENOENT' });
+  freshAt = now;
+  const fresh = await audit();
+  assert.equal(fresh.code, 0, fresh.stderr);
+  await stat(since);
 });

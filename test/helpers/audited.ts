@@ -49,6 +49,8 @@ export class Fleet {
   readonly log = new TestLog();
   readonly batches = new Map<number, readonly string[]>();
   readonly receipts = new Map<string, string[]>();
+  /** What the server refused. */
+  readonly conflicts = new Map<string, string[]>();
   readonly last = new Map<string, { epoch: number; sequence: number; sha256: string }>();
   readonly chain = new Map<string, { counter: number; digest: string }>();
   #told = new Map<string, SnapshotEntry>();
@@ -138,7 +140,7 @@ export class Fleet {
 
   source(): LogSource {
     const { leaves } = this.log;
-    const { receipts } = this;
+    const { receipts, conflicts } = this;
     return {
       checkpoint: this.log.checkpoint(this.root, LOG_KEYS, NOW),
       bundle: async (index, width) =>
@@ -147,6 +149,9 @@ export class Fleet {
       async *receipts() {
         for (const [host, envelopes] of receipts) {
           yield { host, envelopes: Readable.from(envelopes), contradict: false };
+        }
+        for (const [host, envelopes] of conflicts) {
+          yield { host, envelopes: Readable.from(envelopes), contradict: true };
         }
       },
     };
