@@ -134,7 +134,8 @@ export interface LogStateWrites {
   stageEntries(log: number, entries: readonly StagedEntry[], fence: number): Promise<void>;
   /**
    * Commits what is staged below `head.size`: its manifests are the newest ones of their hosts, all at once,
-   * and their systems are used now. Tokens of hosts that are ended are `leaving`, for LEAVE_SECONDS at most.
+   * and their systems are used now. Tokens of hosts that are ended are `leaving`: the newest of each for
+   * LEAVE_SECONDS, also where it had expired.
    * @throws FleetError E_CACHE_INCOMPLETE when the index has no row for a toplevel.
    */
   commitLog(head: LogHead, fence: number, now: number): Promise<void>;

@@ -146,8 +146,12 @@ export function createLogWrites(db: Database): SyncLogWrites {
        WHERE hash_part = substr(toplevel, 12, 32) AND path = toplevel) LIMIT 1`,
   );
   const ENDED = `SELECT host FROM ${STAGED} AND toplevel IS NULL`;
+  // The newest token of a host that was away is good again, if it has run out: the host is to be told. What has a
+  // successor is not, nor is anything put off when the same is said again.
   const endTokens = db.prepare<Part & { until: number }>(
-    `UPDATE credential SET scope = 'leaving', expires_at = min(ifnull(expires_at, @until), @until)
+    `UPDATE credential SET scope = 'leaving', expires_at = CASE
+       WHEN scope = 'host' AND successor IS NULL THEN @until
+       ELSE min(ifnull(expires_at, @until), @until) END
      WHERE host IN (${ENDED})`,
   );
   const endInvitations = db.prepare<Part>(
