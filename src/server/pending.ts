@@ -75,7 +75,9 @@ export async function publishPending(
     }
   }
   if (entries.length > 0) {
-    await appendEntries(log, [...used.values(), ...entries], { fence: lease.holder.fence, now });
+    const dropped = await servable.dropped();
+    const publication = { fence: lease.holder.fence, now, dropped };
+    await appendEntries(log, [...used.values(), ...entries], publication);
   }
   return results;
 }

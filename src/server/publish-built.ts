@@ -161,7 +161,7 @@ export async function publishBuilt(
   // With many hosts it is minutes later by now, and what is published is used from now on.
   const now = clock();
   if (entries.length > 0) {
-    await appendEntries(log, entries, { fence, now });
+    await appendEntries(log, entries, { fence, now, dropped: await servable.dropped() });
   } else {
     // What looks unchanged may have been committed by a build that died before anybody could see it.
     await finishLog(log, now);
