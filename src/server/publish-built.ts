@@ -144,8 +144,10 @@ export async function publishBuilt(
 
   const isNew = (one: HostResult): one is Made =>
     one.error === null && one.manifest !== null && one.manifest !== waiting.get(one.host);
+  const told = results.flatMap((one) => (one.error !== null || isNew(one) ? [] : [one.toplevel]));
   const lost = await gcroots.keep(
     results.filter(isNew).map(({ toplevel }) => toplevel),
+    told,
     fence,
   );
   const kept = results.map((one) => {
