@@ -95,13 +95,17 @@ export function registerRoot(program: Command): void {
         const done = await importRoot(dir, text, Math.floor(Date.now() / 1000));
         const hosts = done.reissued.map(({ host }) => host);
         const waiting = done.waiting.map(({ host }) => host);
+        const { removed, isNew } = done;
         const { version, expiresAt } = done.root;
         print(
           globals,
-          { version: 1, rootVersion: version, isNew: done.isNew, reissued: hosts, waiting },
+          { version: 1, rootVersion: version, isNew, reissued: hosts, waiting, removed },
           [
-            `Root version ${version} is ${done.isNew ? 'now' : 'already'} in force, until ${formatTime(expiresAt)}.`,
+            `Root version ${version} is ${isNew ? 'now' : 'already'} in force, until ${formatTime(expiresAt)}.`,
             `${hosts.length} manifests were issued again under it.`,
+            ...(removed.length === 0
+              ? []
+              : [`Removed, since no approval is wanted for it any more: ${removed.join(', ')}`]),
             ...(waiting.length === 0
               ? []
               : [`Waiting for approval: ${waiting.join(', ')} (fleet publish --proposal FILE)`]),

@@ -144,7 +144,10 @@ async function ask(memory: Memory, replaces: string, next: string): Promise<numb
     const said = errorDocument(body);
     const removed = said?.error === 'E_DECOMMISSIONED';
     const message = said?.message ?? 'the server gives no further token';
-    throw new FleetError(removed ? 'E_DECOMMISSIONED' : 'E_TOKEN_SUCCESSOR', message);
+    if (!removed) throw new FleetError('E_TOKEN_SUCCESSOR', message);
+    throw new FleetError('E_DECOMMISSIONED', message, {
+      hint: 'what this machine runs is left as it is; to update it again, enrol it under another name',
+    });
   }
   const expiresIn = expiresInOf(body);
   if (expiresIn !== null) return expiresIn;

@@ -64,6 +64,8 @@ export type Publication = {
   readonly fence: number;
   /** POSIX seconds. */
   readonly now: number;
+  /** What `Servable.dropped` says, where closures were looked at. */
+  readonly dropped?: number | null;
 };
 
 /** `<fleet>/log/<n>` → n. */
@@ -78,7 +80,7 @@ export function logNumber({ log, fleet }: Pick<Root, 'log' | 'fleet'>): number {
 export async function appendEntries(
   writer: LogWriter,
   entries: readonly NewEntry[],
-  { fence, now }: Publication,
+  { fence, now, dropped = null }: Publication,
 ): Promise<string> {
   const { state } = writer;
   const log = logNumber(writer.root);
@@ -112,7 +114,8 @@ export async function appendEntries(
   await state.stageEntries(log, staged, fence);
   const root = Buffer.from(growth.root()).toString('hex');
   const roots = writer.roots.length;
-  await state.commitLog({ log, size: growth.size, root, snapshots, roots }, fence, now);
+  const next = { log, size: growth.size, root, snapshots, roots };
+  await state.commitLog(next, fence, now, dropped);
   const text = await finishLog(writer, now);
   if (text === null) throw new FleetError('E_INTERNAL', 'what was committed to the log is gone');
   return text;

@@ -1,5 +1,6 @@
 // A manifest may be published only after this: every byte of its closure can be served, now, whatever ran
-// before and whenever it died. (`State.commitLog` makes sure that none of it went in between.) For one publication:
+// before and whenever it died. (`State.commitLog` makes sure that none of it went in between, from
+// what `dropped` says.) For one publication:
 // hosts of one fleet have most paths in common, so a line of a closure file that was found true for one host
 // is not looked up for the next.
 import { createHash } from 'node:crypto';
@@ -12,14 +13,15 @@ import type { State } from '../storage/state.ts';
 const MOST_LINES = 50_000;
 
 export class Servable {
-  readonly #state: Pick<State, 'cachedPaths'>;
+  readonly #state: Pick<State, 'cachedPaths' | 'droppedPaths'>;
   readonly #blobs: Blobs;
   readonly #served = new Set<string>();
+  #dropped: Promise<number> | null = null;
 
   constructor({
     state,
     blobs,
-  }: { readonly state: Pick<State, 'cachedPaths'>; readonly blobs: Blobs }) {
+  }: { readonly state: Pick<State, 'cachedPaths' | 'droppedPaths'>; readonly blobs: Blobs }) {
     this.#state = state;
     this.#blobs = blobs;
   }
@@ -32,6 +34,8 @@ export class Servable {
     const lacks = (what: string): never => {
       throw new FleetError('E_CACHE_INCOMPLETE', `the cache lacks ${what}, which ${host} needs`);
     };
+    this.#dropped ??= this.#state.droppedPaths();
+    await this.#dropped;
     const bytes = (await this.#read(closure)) ?? lacks(`closure file ${closure.id}`);
     const news = new Map<string, { readonly line: string; readonly narHash: string }>();
     for (const line of bytes.toString('latin1').split('\n')) {
@@ -52,6 +56,11 @@ export class Servable {
       // A copy: the line itself would keep the whole file that it was cut from in memory.
       this.#served.add(Buffer.from(line, 'latin1').toString('latin1'));
     }
+  }
+
+  /** `State.droppedPaths` before the first look; null before there was one. */
+  async dropped(): Promise<number | null> {
+    return await this.#dropped;
   }
 
   async #read({ id, size }: BlobRef): Promise<Buffer | null> {

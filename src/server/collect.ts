@@ -34,9 +34,10 @@ export async function collect(
   await using gcroots = await openGcRoots(dir.layout.gcroots);
   // Before what is kept is looked up: a publication that begins after it has a higher number.
   const lastFence = (await dir.state.leaseHolder())?.fence ?? 0;
-  const roots = await retentionRoots(dir.state, keepManifests);
-  // What a build that is still going on has stored is not told to anybody yet.
+  // What a build that is still going on has stored is not told to anybody yet. One that has ended by now was told
+  // what is looked up next.
   const buildingSince = await gcroots.oldestBuild();
+  const roots = await retentionRoots(dir.state, keepManifests);
   const usedSince = Math.min(now - keepUnusedDays * DAY, buildingSince);
   const collected = await collectGarbage({
     state: dir.state,

@@ -14,10 +14,15 @@ export type GcRoots = AsyncDisposable & {
   /** Runs a build that makes the given out-link, which stays until this is disposed of. */
   building(host: string, build: (outLink: string) => Promise<void>): Promise<void>;
   /**
-   * Roots what the manifests of the publication with this fencing number name, for as long as it is retained;
-   * returns those that are not valid in the store.
+   * Roots what the manifests of the publication with this fencing number name, for as long as it is retained, and
+   * what hosts are told already where no link leads to it (the directory was made anew); returns those that are
+   * not valid in the store.
    */
-  keep(toplevels: Iterable<StorePath>, fence: number): Promise<ReadonlySet<StorePath>>;
+  keep(
+    toplevels: Iterable<StorePath>,
+    told: Iterable<StorePath>,
+    fence: number,
+  ): Promise<ReadonlySet<StorePath>>;
   /** When the oldest build that is going on began (POSIX seconds); Infinity where there is none. */
   oldestBuild(): Promise<number>;
   /**
@@ -49,8 +54,15 @@ export async function openGcRoots(dir: string, store: StoreOptions = {}): Promis
       mine.push(name);
       await build(join(dir, name));
     },
-    keep: (toplevels, fence) =>
-      addRoots([...new Set(toplevels)], join(dir, `systems.${fence}`), store),
+    keep: async (toplevels, told, fence) => {
+      const wanted = new Set(told);
+      if (wanted.size > 0) for (const path of await rooted(dir)) wanted.delete(path);
+      return await addRoots(
+        [...new Set([...toplevels, ...wanted])],
+        join(dir, `systems.${fence}`),
+        store,
+      );
+    },
     oldestBuild: async () => {
       let oldest = Number.POSITIVE_INFINITY;
       for (const name of await readdir(dir)) {
@@ -78,6 +90,18 @@ export async function openGcRoots(dir: string, store: StoreOptions = {}): Promis
     },
     [Symbol.asyncDispose]: () => remove(mine),
   };
+}
+
+/** What the links of publications lead to. */
+async function rooted(dir: string): Promise<StorePath[]> {
+  const names = (await readdir(dir)).filter((name) => fenceOf(name) !== null);
+  const targets: StorePath[] = [];
+  for (const name of names) {
+    // A collection may have released it by now.
+    const target = await readlink(join(dir, name)).catch(() => null);
+    if (target !== null) targets.push(target as StorePath);
+  }
+  return targets;
 }
 
 /** Whose build a link is of; null for one that is of none. */

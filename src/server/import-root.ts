@@ -23,6 +23,7 @@ import type { PublishedManifest } from '../storage/state.ts';
 import { emptyRoot } from '../tlog/merkle.ts';
 import { proveConsistency } from '../tlog/prove.ts';
 import { logStoreOf, openLogWriter } from './log-writer.ts';
+import { staleness } from './pending.ts';
 import { readServerKey, SERVER_ROLES, type StateDir } from './statedir.ts';
 
 export type Imported = {
@@ -32,6 +33,8 @@ export type Imported = {
   readonly reissued: readonly PublishedManifest[];
   /** Those that want an approval under the new root. */
   readonly waiting: readonly PublishedManifest[];
+  /** Of `reissued`: hosts whose removal waited for an approval, which the new root no longer wants. */
+  readonly removed: readonly string[];
 };
 
 /** `now` in POSIX seconds. */
@@ -44,25 +47,36 @@ export async function importRoot(dir: StateDir, text: string, now: number): Prom
   const rules = { root, now, validSeconds: dir.config.manifestDays * 86_400 };
   const reissued: PublishedManifest[] = [];
   const waiting: PublishedManifest[] = [];
-  const pending = await dir.state.pendingManifests();
-  const leaving = new Set(pending.flatMap((one) => (one.toplevel === null ? [one.host] : [])));
+  const put: PublishedManifest[] = [];
+  const removed: string[] = [];
+  const pending = new Map((await dir.state.pendingManifests()).map((one) => [one.host, one]));
   for (const current of await dir.state.currentManifests()) {
-    // A removal that waits is still meant, whatever else is said anew.
-    const manifest = leaving.has(current.host)
+    const { host } = current;
+    const before = pending.get(host);
+    const waits = approvalThreshold(root, host) > 0;
+    // Signed since this root came into force, when it was imported before: somebody may be looking at it already.
+    if (waits && before !== undefined && staleness(before, current, root, now) === null) {
+      waiting.push(before);
+      continue;
+    }
+    // A removal that waits is still meant, whatever else is said anew; one that was published is only said again.
+    const removes = before?.toplevel === null && current.toplevel !== null;
+    const manifest = removes
       ? signDecommission(current, secret, rules)
       : reissue(current, secret, rules);
     if (manifest === null) continue;
-    const waits = approvalThreshold(root, manifest.host) > 0;
+    if (removes && !waits) removed.push(host);
+    if (waits) put.push(manifest);
     (waits ? waiting : reissued).push(manifest);
   }
   // From here on it is in force: whatever can refuse it stands before.
   if (isNew) await createDurable(dir.layout.root(root.version), text);
   await dir.refreshRoots();
   const log = await openLogWriter(dir);
-  await dir.state.changePending(waiting, [], lease.holder.fence);
+  await dir.state.changePending(put, [], lease.holder.fence);
   const entries = reissued.map((manifest) => ({ manifest }));
   await appendEntries(log, entries, { fence: lease.holder.fence, now });
-  return { root, isNew, reissued, waiting };
+  return { root, isNew, reissued, waiting, removed };
 }
 
 /** The root that follows, under which this server can go on. @throws FleetError with what refuses it. */

@@ -12,7 +12,7 @@ import {
   requireApproved,
 } from '../manifest/approval.ts';
 import { parseEnvelope } from '../manifest/dsse.ts';
-import { type Manifest, parseManifest } from '../manifest/manifest.ts';
+import { parseManifest } from '../manifest/manifest.ts';
 import { type ProposalPart, proposalFiles } from '../manifest/proposal.ts';
 import { approvalThreshold, type Root } from '../manifest/root.ts';
 import { Servable } from '../manifest/servable.ts';
@@ -75,7 +75,9 @@ export async function publishPending(
     }
   }
   if (entries.length > 0) {
-    await appendEntries(log, [...used.values(), ...entries], { fence: lease.holder.fence, now });
+    const dropped = await servable.dropped();
+    const publication = { fence: lease.holder.fence, now, dropped };
+    await appendEntries(log, [...used.values(), ...entries], publication);
   }
   return results;
 }
@@ -98,8 +100,11 @@ async function requirePublishable(
   servable: Servable,
   now: number,
 ): Promise<ApprovalFile | null> {
-  const manifest = parseManifest(parseEnvelope(pending.envelope).payload);
-  await requireCurrent(dir, pending, manifest, now);
+  const current = await dir.state.currentManifest(pending.host);
+  const stale = staleness(pending, current, dir.root, now);
+  if (stale !== null) {
+    throw new FleetError('E_PROPOSAL_STALE', `what waits for ${pending.host} ${stale}`);
+  }
   const approval = chooseApproval(pending, approvals, dir.root, now);
   const { closure, closureBytes } = pending;
   // One that ends the host has none.
@@ -107,24 +112,24 @@ async function requirePublishable(
   return approval;
 }
 
-/** Nothing happened since it was signed that hosts, or the log's readers, would stumble over. */
-async function requireCurrent(
-  { state, root }: Pick<StateDir, 'state' | 'root'>,
-  { host }: PublishedManifest,
-  manifest: Manifest,
+/**
+ * What happened since `pending` was signed that hosts, or the log's readers, would stumble over; null: nothing.
+ * `current`: the newest manifest of its host.
+ */
+export function staleness(
+  pending: PublishedManifest,
+  current: PublishedManifest | null,
+  root: Pick<Root, 'version'>,
   now: number,
-): Promise<void> {
-  const current = await state.currentManifest(host);
-  const stale = (what: string): never => {
-    throw new FleetError('E_PROPOSAL_STALE', `what waits for ${host} ${what}`);
-  };
-  if ((manifest.previous?.sha256 ?? null) !== (current?.digest ?? null)) {
-    stale('follows another manifest than the newest');
+): string | null {
+  const { previous, fleet } = parseManifest(parseEnvelope(pending.envelope).payload);
+  if ((previous?.sha256 ?? null) !== (current?.digest ?? null)) {
+    return 'follows another manifest than the newest';
   }
-  if (manifest.fleet.rootVersion !== root.version) {
-    stale(`was signed under root version ${manifest.fleet.rootVersion}`);
+  if (fleet.rootVersion !== root.version) {
+    return `was signed under root version ${fleet.rootVersion}`;
   }
-  if (now >= manifest.expiresAt) stale(`expired at ${formatTime(manifest.expiresAt)}`);
+  return now < pending.expiresAt ? null : `expired at ${formatTime(pending.expiresAt)}`;
 }
 
 function chooseApproval(

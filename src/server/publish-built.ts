@@ -144,8 +144,10 @@ export async function publishBuilt(
 
   const isNew = (one: HostResult): one is Made =>
     one.error === null && one.manifest !== null && one.manifest !== waiting.get(one.host);
+  const told = results.flatMap((one) => (one.error !== null || isNew(one) ? [] : [one.toplevel]));
   const lost = await gcroots.keep(
     results.filter(isNew).map(({ toplevel }) => toplevel),
+    told,
     fence,
   );
   const kept = results.map((one) => {
@@ -158,13 +160,19 @@ export async function publishBuilt(
   const put = made.filter(({ waits }) => waits).map(({ manifest }) => manifest);
   await dir.state.changePending(put, drop, fence);
   const entries = made.filter(({ waits }) => !waits).map(({ manifest }) => ({ manifest }));
+  // With many hosts it is minutes later by now, and what is published is used from now on.
+  const now = clock();
   if (entries.length > 0) {
-    await appendEntries(log, entries, { fence, now: rules.now });
+    await appendEntries(log, entries, { fence, now, dropped: await servable.dropped() });
   } else {
     // What looks unchanged may have been committed by a build that died before anybody could see it.
-    await finishLog(log, rules.now);
+    await finishLog(log, now);
   }
   return kept;
+}
+
+function clock(): number {
+  return Math.floor(Date.now() / 1000);
 }
 
 type Made = Extract<HostResult, { error: null }> & { readonly manifest: PublishedManifest };
@@ -172,7 +180,7 @@ type Made = Extract<HostResult, { error: null }> & { readonly manifest: Publishe
 function rulesOf(dir: StateDir): Rules {
   return {
     root: dir.root,
-    now: Math.floor(Date.now() / 1000),
+    now: clock(),
     validSeconds: dir.config.manifestDays * 86_400,
   };
 }

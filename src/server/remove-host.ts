@@ -3,13 +3,12 @@
 // approvals the removal waits for them, as any manifest does. Done again after it broke off, it goes on.
 import { FleetError } from '../errors.ts';
 import { appendEntries, finishLog } from '../manifest/append.ts';
-import { parseEnvelope } from '../manifest/dsse.ts';
-import { parseManifest } from '../manifest/manifest.ts';
 import { signDecommission } from '../manifest/publish.ts';
 import { approvalThreshold } from '../manifest/root.ts';
 import { acquireLease } from '../storage/lease.ts';
 import type { LeaseHolder, PublishedManifest, State } from '../storage/state.ts';
 import { openLogWriter } from './log-writer.ts';
+import { staleness } from './pending.ts';
 import type { StateDir } from './statedir.ts';
 
 export type Removed = {
@@ -46,8 +45,9 @@ export async function removeHost(
   }
   const waits = approvalThreshold(dir.root, host) > 0;
   const waiting = (await state.pendingManifests()).find((one) => one.host === host);
+  const isSame = waiting?.toplevel === null && staleness(waiting, current, dir.root, now) === null;
   // Somebody may be looking at it already.
-  if (waits && waiting !== undefined && isSame(waiting, current, dir.root.version, now)) {
+  if (waits && isSame) {
     return { manifest: waiting, waits, isNew: false };
   }
   const manifest = signDecommission(current, log.director, rules);
@@ -69,20 +69,4 @@ async function requireRemovable(
   throw new FleetError('E_NO_MANIFEST', `nothing was ever published for ${host}, so nothing ends`, {
     hint: `take its token, if it has one: fleet token revoke host:${host}`,
   });
-}
-
-/** Whether what waits ends what is the newest, under the root in force, for a while yet. */
-function isSame(
-  waiting: PublishedManifest,
-  current: PublishedManifest,
-  rootVersion: number,
-  now: number,
-): boolean {
-  const { intent, previous, fleet } = parseManifest(parseEnvelope(waiting.envelope).payload);
-  return (
-    intent === 'decommission' &&
-    previous?.sha256 === current.digest &&
-    fleet.rootVersion === rootVersion &&
-    now < waiting.expiresAt
-  );
 }

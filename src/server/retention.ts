@@ -20,11 +20,13 @@ export async function retentionRoots(
   const removed = new Set(
     hosts.flatMap(({ record, manifest }) => (manifest?.toplevel === null ? [record.host] : [])),
   );
+  // Before those that were published: what is published meanwhile is in one of the two at least.
+  const pending = await state.pendingManifests();
   for (const { host, epoch, sequence, toplevel } of await state.recentManifests(keepManifests)) {
     if (toplevel === null || removed.has(host)) continue;
     roots.push({ path: toplevel, reason: `manifest ${epoch}.${sequence} of ${host}` });
   }
-  for (const { host, toplevel } of await state.pendingManifests()) {
+  for (const { host, toplevel } of pending) {
     if (toplevel === null) continue;
     roots.push({ path: toplevel, reason: `waits to be published for ${host}` });
   }

@@ -134,8 +134,10 @@ export interface LogStateWrites {
   stageEntries(log: number, entries: readonly StagedEntry[], fence: number): Promise<void>;
   /**
    * Commits what is staged below `head.size`: its manifests are the newest ones of their hosts, all at once,
-   * and their systems are used now. Tokens of hosts that are ended are `leaving`, for LEAVE_SECONDS at most.
-   * @throws FleetError E_CACHE_INCOMPLETE when the index has no row for a toplevel.
+   * and their systems are used now. Tokens of hosts that are ended are `leaving`: the newest of each for
+   * LEAVE_SECONDS, also where it had expired.
+   * `dropped`: `droppedPaths` before the closures were found whole; null where none was looked at.
+   * @throws FleetError E_CACHE_INCOMPLETE when the index has no row for a toplevel, or a row was dropped meanwhile.
    */
-  commitLog(head: LogHead, fence: number, now: number): Promise<void>;
+  commitLog(head: LogHead, fence: number, now: number, dropped: number | null): Promise<void>;
 }

@@ -35,6 +35,7 @@ export type CacheReads = Pick<
   | 'pins'
   | 'namedBlobs'
   | 'narBlobSize'
+  | 'droppedPaths'
 >;
 
 type StagedRow = Omit<StagedNar, 'mentions' | 'contents'> & {
@@ -108,6 +109,8 @@ export function createCacheReads(db: Database, patience: number): CacheReads {
     .pluck();
   const narSize = db.prepare<[string], number>('SELECT size FROM nar WHERE blob = ?').pluck();
 
+  const dropped = db.prepare<[], number>('SELECT count FROM dropped_paths').pluck();
+
   const ask = asking(db, patience);
   const inParts = async <A, B>(all: readonly A[], query: (json: string) => B[]): Promise<B[]> => {
     const found: B[] = [];
@@ -152,6 +155,7 @@ export function createCacheReads(db: Database, patience: number): CacheReads {
     stagedNar: (file) => ask(() => optional(stagedNar.get(file), stagedNarOf)),
     pins: () => ask(() => pins.all()),
     namedBlobs: async (blobs) => new Set(await inParts(blobs, (json) => named.all(json))),
+    droppedPaths: () => ask(() => dropped.get() ?? 0),
     narBlobSize: (blob) => ask(() => narSize.get(blob) ?? null),
   };
 }

@@ -155,12 +155,12 @@ export function createEnrolment(db: Database): Enrolment {
       const old = findToken.get(replaces, host);
       // Its key may have been replaced since the request was checked.
       if (old === undefined || keyOf.get(host) !== publicKey) return { outcome: 'unknown' };
-      if (old.scope !== 'host') return { outcome: 'leaving' };
       if (old.successor === tokenHash) {
         const next = findToken.get(tokenHash, host);
         if (next === undefined) return { outcome: 'unknown' };
         return { outcome: 'renewed', expiresAt: next.expiresAt };
       }
+      if (old.scope !== 'host') return { outcome: 'leaving' };
       if (old.successor !== null) {
         noteConflict('token', request, publicKey, now);
         return { outcome: 'successor' };

@@ -67,6 +67,7 @@ export function createIndex(db: Database): Index {
   const pinned = db.prepare<[string], string>('SELECT path FROM pin WHERE name = ?').pluck();
   const putPin = db.prepare('INSERT OR REPLACE INTO pin VALUES (@name, @path, @createdAt)');
   const dropPin = db.prepare('DELETE FROM pin WHERE name = ?');
+  const countDropped = db.prepare('UPDATE dropped_paths SET count = count + 1');
   const remove = createRemoval(db);
 
   const putContents = (hashPart: string, contents: NarContents): void => {
@@ -100,7 +101,9 @@ export function createIndex(db: Database): Index {
 
   const dropPath = db.transaction((path: StorePath, now: number): void => {
     const row = find.get(hashPartOf(path));
-    if (row?.path === path) remove.path(hashPartOf(path), row.blob, now);
+    if (row?.path !== path) return;
+    remove.path(hashPartOf(path), row.blob, now);
+    countDropped.run();
   });
 
   const confirm = (said: SaidOfPath, now: number): 'same' | 'differs' | 'absent' => {

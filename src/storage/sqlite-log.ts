@@ -145,9 +145,14 @@ export function createLogWrites(db: Database): SyncLogWrites {
     `SELECT host, toplevel FROM ${STAGED} AND toplevel IS NOT NULL AND NOT EXISTS (SELECT 1 FROM cached_path
        WHERE hash_part = substr(toplevel, 12, 32) AND path = toplevel) LIMIT 1`,
   );
+  const droppedPaths = db.prepare<[], number>('SELECT count FROM dropped_paths').pluck();
   const ENDED = `SELECT host FROM ${STAGED} AND toplevel IS NULL`;
+  // The newest token of a host that was away is good again, if it has run out: the host is to be told. What has a
+  // successor is not, nor is anything put off when the same is said again.
   const endTokens = db.prepare<Part & { until: number }>(
-    `UPDATE credential SET scope = 'leaving', expires_at = min(ifnull(expires_at, @until), @until)
+    `UPDATE credential SET scope = 'leaving', expires_at = CASE
+       WHEN scope = 'host' AND successor IS NULL THEN @until
+       ELSE min(ifnull(expires_at, @until), @until) END
      WHERE host IN (${ENDED})`,
   );
   const endInvitations = db.prepare<Part>(
@@ -228,7 +233,8 @@ export function createLogWrites(db: Database): SyncLogWrites {
     },
   );
 
-  const commitLog = db.transaction((next: LogHead, fence: number, now: number): void => {
+  const commitLog = db.transaction((...args: Parameters<SyncLogWrites['commitLog']>): void => {
+    const [next, fence, now, dropped] = args;
     requireLease(fence);
     const { log, size } = next;
     const from = sizeOf(log);
@@ -240,11 +246,19 @@ export function createLogWrites(db: Database): SyncLogWrites {
         `${there} of ${size - from} entries of the log are staged`,
       );
     }
-    // With a toplevel all that it refers to is there, and stays: no row refers to a missing one.
+    // With a toplevel all that it refers to is there, unless something was taken out of service since that was made
+    // sure of: a collection takes nothing that a row refers to.
     const lacking = unserved.get(part);
     if (lacking !== undefined) {
       const { host, toplevel } = lacking;
       throw new FleetError('E_CACHE_INCOMPLETE', `the cache lacks ${toplevel}, for ${host}`);
+    }
+    const lost = dropped === null ? 0 : (droppedPaths.get() ?? 0) - dropped;
+    if (lost !== 0) {
+      const what = `${lost} damaged paths were taken out of the cache during this publication`;
+      throw new FleetError('E_CACHE_INCOMPLETE', what, {
+        hint: 'run it again: it says what has to be stored anew, if anything',
+      });
     }
     useToplevels.run({ ...part, now });
     endTokens.run({ ...part, until: now + LEAVE_SECONDS });
@@ -269,6 +283,6 @@ export function createLogWrites(db: Database): SyncLogWrites {
     changePending: (put, drop, fence) => changePending.immediate(put, drop, fence),
     dropStaged: (log, fence) => dropStaged.immediate(log, fence),
     stageEntries: (log, entries, fence) => stageEntries.immediate(log, entries, fence),
-    commitLog: (next, fence, now) => commitLog.immediate(next, fence, now),
+    commitLog: (...args) => commitLog.immediate(...args),
   };
 }

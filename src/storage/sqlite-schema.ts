@@ -270,6 +270,14 @@ export const MIGRATIONS: readonly string[] = [
   CREATE INDEX pending_manifest_closure ON pending_manifest (closure);
   `,
   HOSTS_LIVES,
+  // 6: how many rows ever went while others refer to them: a publication compares.
+  `
+  CREATE TABLE dropped_paths (
+    one INTEGER PRIMARY KEY CHECK (one = 1),
+    count INTEGER NOT NULL
+  ) STRICT;
+  INSERT INTO dropped_paths VALUES (1, 0);
+  `,
 ];
 
 /** The schema version that this program writes. */

@@ -230,6 +230,8 @@ export interface StateReads extends LogStateReads, HostLifeReads {
   pins(): Promise<Pin[]>;
   /** Those of `blobs` that anything here names: a NAR's, a closure's, a log's, a staged NAR's. */
   namedBlobs(blobs: readonly BlobId[]): Promise<ReadonlySet<BlobId>>;
+  /** How many rows `dropPath` ever removed. */
+  droppedPaths(): Promise<number>;
   /** Bytes of a compressed NAR that a row names or ever named; null for any other blob. */
   narBlobSize(blob: BlobId): Promise<number | null>;
   /** Bytes of a closure file that a published manifest names; null for any other blob. */

@@ -158,6 +158,60 @@ test('a removed host is told so, and its token is good for nothing else; then it
   assert.deepEqual((await audit(dir)).codes, []);
 });
 
+test('a host whose token had run out before its removal is told all the same, and has thirty days', async (t) => {
+  const w = await live(t);
+  await publishHost(w.dir, 'a', 'one', w.now);
+  const agent = await w.agent('a');
+  const access = { url: w.url, token: await tokenOf(agent) };
+  w.now += 91 * DAY;
+  assert.equal((await get(access, '/v1/hosts/a/offer')).status, 401);
+  await removeHost(w.dir, 'a', { now: w.now });
+  const end = w.now + 30 * DAY;
+  // Said again under another root, the thirty days are the same.
+  w.now += 10 * DAY;
+  await importRoot(w.dir, await signNext(w.dir, w.now), w.now);
+  const tokens = (await w.dir.state.credentials()).map((one) => [one.scope, one.expiresAt]);
+  assert.deepEqual(tokens, [['leaving', end]]);
+  assert.equal((await get(access, '/tlog/checkpoint')).status, 403);
+  w.now = end - 1;
+  await w.freshen();
+  const { outcome, error } = await agent.once();
+  assert.deepEqual([outcome?.phase, error], ['decommissioned', null]);
+});
+
+test('a host that never heard of the next token that it got is told of its removal', async (t) => {
+  const w = await live(t);
+  await publishHost(w.dir, 'a', 'one', w.now);
+  const agent = await w.agent('a');
+  const first = { url: w.url, token: await tokenOf(agent) };
+  w.lose.answer = /\/token$/;
+  w.now += 80 * DAY;
+  await w.freshen();
+  await publishHost(w.dir, 'a', 'one', w.now);
+  await agent.once();
+  w.lose.answer = null;
+  assert.deepEqual(
+    (await w.dir.state.credentials()).map(({ scope }) => scope),
+    ['host', 'host'],
+  );
+  w.now += DAY;
+  await removeHost(w.dir, 'a', { now: w.now });
+  // That one was replaced, and stays dead.
+  assert.equal((await get(first, '/v1/hosts/a/offer')).status, 401);
+  const { outcome, error } = await agent.once();
+  assert.deepEqual([outcome?.phase, error], ['decommissioned', null]);
+});
+
+test('a token that was taken from a host before its removal stays taken', async (t) => {
+  const w = await live(t);
+  await publishHost(w.dir, 'a', 'one', w.now);
+  const agent = await w.agent('a');
+  await w.dir.state.revokeCredentials('host:a');
+  await removeHost(w.dir, 'a', { now: w.now });
+  assert.equal((await agent.once()).error?.code, 'E_SERVER_AUTH');
+  assert.deepEqual(await w.dir.state.credentials(), []);
+});
+
 test('a removed host that never came: its token ends after thirty days, and its key gets it no other', async (t) => {
   const w = await live(t);
   await publishHost(w.dir, 'a', 'one', w.now);
@@ -168,6 +222,7 @@ test('a removed host that never came: its token ends after thirty days, and its 
   w.now += 30 * DAY;
   const { error } = await agent.once();
   assert.equal(error?.code, 'E_DECOMMISSIONED');
+  assert.match(error?.hint ?? '', /what this machine runs is left as it is/);
   // Nor does an invitation from before.
   const { secret } = JSON.parse(invitation);
   const headers = { authorization: `Bearer ${secret}` };

@@ -82,7 +82,7 @@ export async function commitManifests(
   await state.stageEntries(1, entries, fence);
   const size = from + manifests.length;
   const head = { log: 1, size, root: hex(`tree of ${size}`), snapshots: 1, roots: 1 };
-  await state.commitLog(head, fence, now);
+  await state.commitLog(head, fence, now, null);
 }
 
 export function report(host: string, counter: number, previous: string | null): ReportRecord {

@@ -176,6 +176,7 @@ test('what was found for one host is not looked up for the next, and what is its
       asked.push([...paths]);
       return await dir.state.cachedPaths(paths);
     },
+    droppedPaths: () => dir.state.droppedPaths(),
   };
   const servable = new Servable({ state, blobs: dir.blobs });
   for (const [host, infos] of [

@@ -4,6 +4,8 @@ import { cp, rm, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { type TestContext, test } from 'node:test';
 import type { FleetError } from '../../src/errors.ts';
+import { parseEnvelope } from '../../src/manifest/dsse.ts';
+import { parseManifest } from '../../src/manifest/manifest.ts';
 import { parseOffer } from '../../src/manifest/offer.ts';
 import type { Root } from '../../src/manifest/root.ts';
 import {
@@ -23,12 +25,13 @@ import { importRoot } from '../../src/server/import-root.ts';
 import { logStoreOf } from '../../src/server/log-writer.ts';
 import { makeOffer } from '../../src/server/offers.ts';
 import { PublishedLog } from '../../src/server/published.ts';
+import { removeHost } from '../../src/server/remove-host.ts';
 import { openStateDir, type StateDir } from '../../src/server/statedir.ts';
 import { hashToken } from '../../src/server/tokens.ts';
 import { formatVerifierKey, NOTE_COSIGNATURE, parseVerifierKey } from '../../src/tlog/vkey.ts';
 import { refused } from '../helpers/nix-scratch.ts';
 import { addServerKey, signNext } from '../helpers/rotation.ts';
-import { makeState, publishHost } from '../helpers/state.ts';
+import { makeState, publishHost, publishHosts } from '../helpers/state.ts';
 import { temporaryDir } from '../helpers/temporary.ts';
 
 const NOW = 1_800_000_000;
@@ -254,4 +257,83 @@ test('an offer that is being made while another log begins is of one log, as is 
   const second = { root: dir.root, envelope: text };
   const next = verifyOfferedLog(after, second, null, NOW);
   assert.equal(verifyOfferedManifest(after, second, next, expect, NOW).manifest.sequence, 2);
+});
+
+const approvals = (needed: number) => (draft: Root) => ({
+  ...draft,
+  groups: [{ name: 'all', hosts: ['*'], approvals: needed }],
+});
+
+test('the same root imported again leaves what waits under it as it is', async (t) => {
+  const dir = await world(t);
+  await publishHost(dir, 'gone', 'one', NOW);
+  await publishHost(dir, 'slow', 'one', NOW);
+  const text = await signNext(dir, NOW, {}, approvals(1));
+  const first = await importRoot(dir, text, NOW);
+  assert.deepEqual(
+    first.waiting.map(({ host }) => host),
+    ['gone', 'lantern', 'slow'],
+  );
+  await publishHosts(dir, ['lantern'], 'two', NOW, true);
+  await removeHost(dir, 'gone', { now: NOW });
+  const waiting = await dir.state.pendingManifests();
+  const again = await importRoot(dir, text, NOW + 5);
+  assert.deepEqual(await dir.state.pendingManifests(), waiting);
+  assert.deepEqual(again.waiting, waiting);
+  assert.deepEqual([again.isNew, again.reissued, again.removed], [false, [], []]);
+  // What has expired meanwhile is signed anew.
+  const later = NOW + 91 * 86_400;
+  const { waiting: anew } = await importRoot(dir, text, later);
+  assert.deepEqual(
+    anew.map(({ host, toplevel, expiresAt }) => [host, toplevel === null, expiresAt > later]),
+    [
+      ['gone', true, true],
+      ['lantern', false, true],
+      ['slow', false, true],
+    ],
+  );
+});
+
+test('a removal that waited is published by a root that wants no approval, which is told', async (t) => {
+  const dir = await world(t);
+  await publishHost(dir, 'gone', 'one', NOW);
+  await importRoot(dir, await signNext(dir, NOW, {}, approvals(1)), NOW);
+  await removeHost(dir, 'gone', { now: NOW });
+  const { removed, reissued } = await importRoot(
+    dir,
+    await signNext(dir, NOW, {}, approvals(0)),
+    NOW,
+  );
+  assert.deepEqual(removed, ['gone']);
+  assert.deepEqual(
+    reissued.map(({ host, toplevel }) => [host, toplevel === null]),
+    [
+      ['gone', true],
+      ['lantern', false],
+    ],
+  );
+});
+
+test('a removal that was published is said again until its time is over, and no longer', async (t) => {
+  const dir = await world(t);
+  await removeHost(dir, 'lantern', { now: NOW });
+  const end = (await dir.state.currentManifest('lantern'))?.expiresAt ?? 0;
+  // It waits for an approval, and then one of the next root does, and then none is wanted any more.
+  for (const [days, needed] of [
+    [20, 1],
+    [60, 1],
+    [80, 0],
+  ] as const) {
+    const at = NOW + days * 86_400;
+    const text = await signNext(dir, at, {}, approvals(needed));
+    const { waiting, reissued, removed } = await importRoot(dir, text, at);
+    const [one, more] = needed === 0 ? reissued : waiting;
+    assert.ok(one !== undefined && more === undefined);
+    const { expiresAt } = parseManifest(parseEnvelope(one.envelope).payload);
+    assert.deepEqual([one.toplevel, one.expiresAt, expiresAt], [null, end, end]);
+    assert.deepEqual(removed, []);
+  }
+  const text = await signNext(dir, end, {}, approvals(1));
+  const { waiting, reissued } = await importRoot(dir, text, end);
+  assert.deepEqual([waiting, reissued], [[], []]);
 });

@@ -1,6 +1,6 @@
 // What the cache must keep, and the reasons that are told; and the box's own roots, released with it.
 import assert from 'node:assert/strict';
-import { lutimes, readdir, stat, symlink } from 'node:fs/promises';
+import { lutimes, readdir, rm, stat, symlink } from 'node:fs/promises';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { generateSecretKey } from '../../src/ed25519.ts';
@@ -8,11 +8,13 @@ import { publicKeyOfSecret } from '../../src/keyfile.ts';
 import { type Receipt, signReceipt } from '../../src/manifest/receipt.ts';
 import { collect } from '../../src/server/collect.ts';
 import { openGcRoots } from '../../src/server/gcroots.ts';
+import { publishPending } from '../../src/server/pending.ts';
 import { retentionRoots } from '../../src/server/retention.ts';
-import { tryLockFile } from '../../src/storage/lease.ts';
+import type { StateDir } from '../../src/server/statedir.ts';
+import { acquireLease, tryLockFile } from '../../src/storage/lease.ts';
 import { storePath } from '../helpers/paths.ts';
 import { hex } from '../helpers/rows.ts';
-import { makeState, publishHost } from '../helpers/state.ts';
+import { makeState, publishHost, publishHosts } from '../helpers/state.ts';
 import { temporaryDir } from '../helpers/temporary.ts';
 
 const NOW = 1_800_000_000;
@@ -177,3 +179,65 @@ test('one collection at a time', async (t) => {
   lock[Symbol.dispose]();
   assert.equal(other(), 0);
 });
+
+/** `dir`, where something happens just before the first call of `name`, whatever it is that is asked then. */
+function before(dir: StateDir, name: keyof StateDir['state'], what: () => Promise<void>): StateDir {
+  let happens: (() => Promise<void>) | null = what;
+  const state = new Proxy(dir.state, {
+    get(object, asked) {
+      const value: unknown = Reflect.get(object, asked);
+      if (asked !== name || typeof value !== 'function') return value;
+      return async (...args: unknown[]) => {
+        await happens?.();
+        happens = null;
+        return await Reflect.apply(value, object, args);
+      };
+    },
+  });
+  return { ...dir, state };
+}
+
+const QUESTIONS = ['leaseHolder', 'status', 'recentManifests', 'pendingManifests', 'pins'] as const;
+
+for (const question of QUESTIONS) {
+  test(`what waited and is published before ${question} is asked is kept`, async (t) => {
+    await using dir = await makeState(await temporaryDir(t), NOW);
+    await publishHost(dir, 'lantern', 'one', NOW);
+    const { toplevel } = await publishHosts(dir, ['lantern'], 'two', NOW, true);
+    const { fence } = (await dir.state.leaseHolder()) ?? { fence: 0 };
+    const link = `systems.${fence}.1`;
+    await symlink(toplevel, join(dir.layout.gcroots, link));
+    // Of another publication, so that what came before is no longer the last one.
+    const next = await acquireLease({ file: dir.layout.publishLock, state: dir.state });
+    await next[Symbol.asyncDispose]();
+    const racing = before(dir, question, async () => {
+      const published = await publishPending(dir, { approvals: [], now: NOW });
+      assert.deepEqual(
+        published.map(({ error }) => error),
+        [null],
+      );
+    });
+    const done = await collect(racing, { dryRun: false, now: NOW });
+    assert.equal(done?.releasedLinks, 0);
+    assert.deepEqual(await readdir(dir.layout.gcroots), [link]);
+    assert.equal((await dir.state.currentManifest('lantern'))?.toplevel, toplevel);
+  });
+
+  test(`a build that ends before ${question} is asked loses nothing`, async (t) => {
+    const now = Math.floor(Date.now() / 1000);
+    await using dir = await makeState(await temporaryDir(t), now);
+    await publishHost(dir, 'lantern', 'one', now);
+    const link = join(dir.layout.gcroots, `building-${process.pid}-lantern`);
+    await symlink('/nix/store/x', link);
+    let toplevel = '';
+    const racing = before(dir, question, async () => {
+      ({ toplevel } = await publishHost(dir, 'lantern', 'two', now));
+      await rm(link);
+    });
+    const config = { ...dir.config, keepUnusedDays: 0 };
+    await collect({ ...racing, config }, { dryRun: false, now: now + 100 });
+    const row = await dir.state.currentManifest('lantern');
+    assert.ok(row?.toplevel != null && row.toplevel === toplevel);
+    assert.equal((await dir.state.cachedPaths([row.toplevel])).length, 1);
+  });
+}

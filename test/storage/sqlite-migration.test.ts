@@ -103,4 +103,5 @@ test('a database of version 4 opens with its manifests, published and waiting, a
     ...{ now: 10, expiresAt: 20, digest: hex('d'), envelope: 'signed' },
   });
   assert.deepEqual(renewed, { outcome: 'renewed', expiresAt: 20 });
+  assert.equal(await state.droppedPaths(), 0);
 });
