@@ -18,9 +18,9 @@ import { rootDigest } from '../../src/manifest/snapshot.ts';
 import { STATEMENT_PAYLOAD_TYPE } from '../../src/manifest/statement.ts';
 import { signTokenRequest } from '../../src/manifest/token-request.ts';
 import { formatLogProof } from '../../src/tlog/proof.ts';
+import { FIRST, LOG_KEYS } from '../helpers/audited.ts';
 import { TestLog } from '../helpers/log.ts';
 import {
-  KEYS,
   makeClosure,
   makeManifest,
   makeRoot,
@@ -33,15 +33,7 @@ import {
   storePath,
 } from '../helpers/trust.ts';
 
-const FIRST = makeRoot({
-  keys: { ...KEYS, release: [publicKey(2), publicKey(12)] },
-  groups: [
-    { name: 'all', hosts: ['*'], approvals: 0 },
-    { name: 'gates', hosts: ['gate-*'], approvals: 2 },
-  ],
-});
 const ROOT = { root: FIRST, envelope: signRoot(FIRST) };
-const LOG_KEYS = { log: SECRETS.log, freshness: SECRETS.freshness };
 
 type Files = Record<string, string | Uint8Array>;
 
