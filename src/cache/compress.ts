@@ -8,6 +8,7 @@ import {
   type ZstdCompress,
   type ZstdOptions,
   zstdCompress,
+  zstdCompressSync,
 } from 'node:zlib';
 
 const compressWhole = promisify<Uint8Array, ZstdOptions, Buffer>(zstdCompress);
@@ -69,20 +70,12 @@ export async function* compressed(
   size: number | null,
   level: number,
 ): AsyncGenerator<Uint8Array> {
-  const options: ZstdOptions = {
-    ...(size === null ? {} : { pledgedSrcSize: size }),
-    params: {
-      [constants.ZSTD_c_compressionLevel]: level,
-      [constants.ZSTD_c_checksumFlag]: 1,
-      [constants.ZSTD_c_contentSizeFlag]: 1,
-    },
-  };
+  const options = optionsOf(size, level);
   if (size !== null && size <= SMALL_NAR) {
     const buffer = spares.pop() ?? Buffer.allocUnsafeSlow(SMALL_NAR);
     const whole = buffer.subarray(0, await gather(chunks, buffer));
-    // Room for the worst case (ZSTD_COMPRESSBOUND): else every 16 KiB are a round trip to the pool.
-    const room = size + Math.ceil(size / 256) + 1024;
-    const frame = await compressWhole(whole, { ...options, chunkSize: room });
+    // Else every 16 KiB are a round trip to the pool.
+    const frame = await compressWhole(whole, { ...options, chunkSize: roomFor(size) });
     spares.push(buffer);
     yield frame;
     return;
@@ -95,6 +88,31 @@ export async function* compressed(
     encoder.destroy();
     await feeding;
   }
+}
+
+/**
+ * `bytes` as one frame, on the caller's thread; a fifth quicker than aside, as zstd is told at once that this is
+ * all, and needs no window of its own. The frame has an ArrayBuffer to itself.
+ */
+export function compressedNow(bytes: Uint8Array, level: number): Buffer<ArrayBuffer> {
+  const options = { ...optionsOf(bytes.length, level), chunkSize: roomFor(bytes.length) };
+  return zstdCompressSync(bytes, options);
+}
+
+function optionsOf(size: number | null, level: number): ZstdOptions {
+  return {
+    ...(size === null ? {} : { pledgedSrcSize: size }),
+    params: {
+      [constants.ZSTD_c_compressionLevel]: level,
+      [constants.ZSTD_c_checksumFlag]: 1,
+      [constants.ZSTD_c_contentSizeFlag]: 1,
+    },
+  };
+}
+
+/** Room for the frame in the worst case (ZSTD_COMPRESSBOUND), and never a piece of a buffer of Node's. */
+function roomFor(size: number): number {
+  return Math.max(size + Math.ceil(size / 256) + 1024, Buffer.poolSize);
 }
 
 /** Fills `buffer` from its start; returns the number of bytes. */

@@ -2,14 +2,16 @@
 // before referrers, each path once, several paths at a time. What is there already is not dumped
 // again. A failure stops the rest, but what was finished by then is kept, so that the next run goes on
 // from there.
-// Memory: per path compressed at a time what compress.ts says, however large its NAR is.
+// Many small paths are compressed by threads of their own (dump-pool.ts), few ones and large ones here.
+// Memory: per path compressed at a time what compress.ts says, however large its NAR is, and what dump-pool.ts says.
 import { availableParallelism } from 'node:os';
 import type { PathInfo } from '../nix/closure.ts';
 import { NarListing } from '../nix/nar-listing.ts';
 import { STORE_DIR, type StorePath } from '../nix/storepath.ts';
-import type { Blobs } from '../storage/blobs.ts';
-import type { CachedPath, NewPath, State, UpstreamPath } from '../storage/state.ts';
+import type { BlobRef, Blobs } from '../storage/blobs.ts';
+import type { CachedPath, NarContents, NewPath, State, UpstreamPath } from '../storage/state.ts';
 import { compressed } from './compress.ts';
+import { type DumpPool, openDumpPool, WHOLE_NAR } from './dump-pool.ts';
 import { Gate } from './gate.ts';
 import { contentsOf } from './nar-contents.ts';
 import { ReferenceOrder } from './reference-order.ts';
@@ -52,14 +54,16 @@ export type Ingested = {
 
 const DEFAULT_LEVEL = 3;
 
-// Paths compressed at a time: one more than there are cores, as the main thread hashes while the
-// pool compresses; libuv's pool has no more than four threads unless told otherwise.
+// Large paths compressed at a time: one more than there are cores, as the main thread hashes while
+// libuv's pool compresses, which has no more than four threads unless told otherwise.
 const LANES = Math.min(availableParallelism() + 1, 6);
 
 // Paths whose bytes are written and wait for the disk, besides those that are compressed: one
 // commit of the file system's journal then serves many fsyncs.
 const SETTLING = 24;
 const ROWS_PER_BATCH = 64;
+/** Fewer small paths are done before threads for them have started. */
+export const WORTH_THREADS = 16;
 
 /**
  * Makes every one of `infos` servable. A path that is served already stays as it is, also where the
@@ -199,15 +203,29 @@ async function eachPath(
 ): Promise<void> {
   const failure = new AbortController();
   const stop = signal === undefined ? failure.signal : AbortSignal.any([signal, failure.signal]);
+  const isSmall = (info: IngestInfo): boolean => info.narSize <= WHOLE_NAR;
+  await using pool =
+    todo.filter(isSmall).length < WORTH_THREADS ? null : openDumpPool({ storeDir, level });
   const lanes = new Gate(LANES);
-  const settling = new Gate(lanes.width + SETTLING);
+  const poolLanes = new Gate(pool?.width ?? 0);
+  const settling = new Gate(Math.max(LANES, poolLanes.width) + SETTLING);
 
-  const ingest = async (info: IngestInfo, lane: Disposable): Promise<void> => {
+  const ingest = async (info: IngestInfo, by: DumpPool | null, lane: Disposable): Promise<void> => {
     using _lane = lane;
-    const listing = new NarListing();
-    const nar = checkedDump(info, storeDir, (node) => listing.add(node));
-    const chunks = stoppable(compressed(nar, info.narSize, level), stop, lane);
-    const blob = await blobs.put(chunks);
+    let blob: BlobRef;
+    let contents: NarContents;
+    if (by !== null) {
+      const dumped = await by.dump(info);
+      lane[Symbol.dispose]();
+      stop.throwIfAborted();
+      blob = await blobs.put(freed(dumped.frame));
+      contents = dumped.contents;
+    } else {
+      const listing = new NarListing();
+      const nar = checkedDump(info, storeDir, (node) => listing.add(node));
+      blob = await blobs.put(stoppable(compressed(nar, info.narSize, level), stop, lane));
+      contents = await contentsOf(listing);
+    }
     const { path, narHash, narSize, references, deriver } = info;
     await stored({
       path,
@@ -221,20 +239,21 @@ async function eachPath(
       blob: blob.id,
       blobSize: blob.size,
       upstream: null,
-      contents: await contentsOf(listing),
+      contents,
     });
   };
 
   const running = new Set<Promise<void>>();
   for (const info of todo) {
     const place = await settling.enter();
-    const lane = await lanes.enter();
+    const by = isSmall(info) ? pool : null;
+    const lane = await (by === null ? lanes : poolLanes).enter();
     if (stop.aborted) {
       lane[Symbol.dispose]();
       place[Symbol.dispose]();
       break;
     }
-    const task = ingest(info, lane)
+    const task = ingest(info, by, lane)
       .catch((error: unknown) => failure.abort(error))
       .finally(() => {
         running.delete(task);
@@ -257,4 +276,10 @@ async function* stoppable(
     yield chunk;
   }
   lane[Symbol.dispose]();
+}
+
+/** Passes `frame` on, and frees it once it is written: a collector would let them pile up. */
+function* freed(frame: Uint8Array<ArrayBuffer>): Generator<Uint8Array> {
+  yield frame;
+  frame.buffer.transfer(0);
 }

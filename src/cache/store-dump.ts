@@ -12,18 +12,20 @@ import { baseNameOf } from '../nix/storepath.ts';
 /**
  * The NAR of `info.path`, whose files lie in `storeDir`; exactly `info.narSize` bytes. The last chunk
  * comes before the hash is known, so a consumer keeps nothing until the generator has returned.
- * `onNode` is told of every node on the way.
+ * `onNode` is told of every node on the way; `buffer` as in dumpNar.
  * @throws FleetError E_STORE_CORRUPT when size or hash differ, or files are missing.
  */
 export async function* checkedDump(
   info: PathInfo,
   storeDir: string,
   onNode?: (event: NarNode) => void,
+  buffer?: Buffer,
 ): AsyncGenerator<Uint8Array, void> {
   const hash = createHash('sha256');
   let size = 0;
   try {
-    for await (const chunk of dumpNar(join(storeDir, baseNameOf(info.path)), onNode)) {
+    const path = join(storeDir, baseNameOf(info.path));
+    for await (const chunk of dumpNar(path, onNode, buffer)) {
       size += chunk.length;
       if (size > info.narSize) throw corrupt(info, `is larger than ${info.narSize} bytes`);
       hash.update(chunk);

@@ -42,16 +42,18 @@ type OpenFile = {
 type Frame = { readonly path: string; readonly entries: readonly Entry[]; next: number };
 
 /**
- * The NAR of `path` in chunks of at most 256 KiB. A chunk may be reused as soon as the next one is
- * asked for. `onNode` is told of every node on the way.
+ * The NAR of `path` in chunks of at most 256 KiB, or of the length of `buffer`: with NODE_ROOM more than the
+ * NAR has, it comes in one chunk. A chunk may be reused as soon as the next one is asked for. `onNode` is
+ * told of every node on the way.
  * @throws FleetError E_NAR_CHANGED when a file shrinks, grows, is written to or vanishes meanwhile;
  *   E_NAR_BAD for what a NAR cannot hold; the system's error when `path` cannot be read.
  */
 export async function* dumpNar(
   path: string,
   onNode?: (event: NarNode) => void,
+  buffer?: Buffer,
 ): AsyncGenerator<Uint8Array> {
-  const writer = new NarWriter(onNode);
+  const writer = new NarWriter(onNode, buffer);
   const root = Buffer.from(path).toString('latin1');
   const frames: Frame[] = [];
   let place: Place | undefined = { path: root, name: null, kind: lstatSync(path) };

@@ -78,7 +78,7 @@ export async function* writeNar(
  * after the next one is needed.
  */
 export class NarWriter {
-  buffer: Buffer = Buffer.allocUnsafeSlow(CHUNK_BYTES);
+  buffer: Buffer;
   used = 0;
   complete = false;
   #spare: Buffer | undefined;
@@ -88,8 +88,12 @@ export class NarWriter {
 
   readonly #onNode: ((event: NarNode) => void) | undefined;
 
-  /** `onNode` is told of every node as it is laid out. */
-  constructor(onNode?: (event: NarNode) => void) {
+  /** `onNode` is told of every node as it is laid out; `buffer` is the first of the two. */
+  constructor(
+    onNode?: (event: NarNode) => void,
+    buffer: Buffer = Buffer.allocUnsafeSlow(CHUNK_BYTES),
+  ) {
+    this.buffer = buffer;
     this.#onNode = onNode;
     this.bytes(START);
   }

@@ -2,7 +2,8 @@
 // messages and come back as results or as errors with their code and hint, so that neither an
 // fsync nor a foreign lock ever stops the caller's event loop.
 import { Worker } from 'node:worker_threads';
-import { type ErrorCode, FleetError } from '../errors.ts';
+import { FleetError } from '../errors.ts';
+import { type ThreadError, thrownBy } from '../thread-error.ts';
 import type { WriteArgs, WriteName, WriteResult, Writer } from './sqlite-writer.ts';
 
 /** What the thread is started with. */
@@ -15,14 +16,6 @@ export type ThreadRequest =
 export type ThreadReply =
   | { readonly id: number; readonly value: unknown }
   | { readonly id: number; readonly error: ThreadError };
-
-/** A thrown value in a form that structured cloning keeps; `code` null: not a FleetError. */
-export type ThreadError = {
-  readonly code: ErrorCode | null;
-  readonly hint: string;
-  readonly message: string;
-  readonly cause: unknown;
-};
 
 /** The reply that says whether the connection could be opened. */
 export const OPENING = 0;
@@ -146,23 +139,4 @@ class ThreadWriter implements Writer {
     for (const { reject } of this.#waiting.values()) reject(this.#ended);
     this.#waiting.clear();
   }
-}
-
-/** The form in which a thrown value crosses the threads. */
-export function threadError(error: unknown): ThreadError {
-  const fleet = error instanceof FleetError ? error : null;
-  return {
-    code: fleet?.code ?? null,
-    hint: fleet?.hint ?? '',
-    message: error instanceof Error ? error.message : String(error),
-    // Structured cloning keeps name, message and stack of an Error; what cannot be cloned is text.
-    cause: (fleet ? fleet.cause : error) instanceof Error ? (fleet ? fleet.cause : error) : null,
-  };
-}
-
-function thrownBy({ code, hint, message, cause }: ThreadError): Error {
-  const options = cause === null ? {} : { cause };
-  return code === null
-    ? new Error(message, options)
-    : new FleetError(code, message, { hint, ...options });
 }

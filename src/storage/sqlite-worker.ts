@@ -1,12 +1,7 @@
 // The thread of sqlite-thread.ts: owns the writing connection and answers one message with one.
 import { parentPort, workerData } from 'node:worker_threads';
-import {
-  OPENING,
-  type ThreadData,
-  type ThreadReply,
-  type ThreadRequest,
-  threadError,
-} from './sqlite-thread.ts';
+import { threadError } from '../thread-error.ts';
+import { OPENING, type ThreadData, type ThreadReply, type ThreadRequest } from './sqlite-thread.ts';
 import { openInlineWriter, type WriteArgs, type WriteName } from './sqlite-writer.ts';
 
 async function answer(id: number, work: () => Promise<unknown>): Promise<void> {

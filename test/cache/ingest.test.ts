@@ -7,7 +7,13 @@ import { buffer } from 'node:stream/consumers';
 import { test } from 'node:test';
 import { zstdDecompressSync } from 'node:zlib';
 import { SMALL_NAR } from '../../src/cache/compress.ts';
-import { type IngestInfo, type IngestProgress, ingestClosure } from '../../src/cache/ingest.ts';
+import { WHOLE_NAR } from '../../src/cache/dump-pool.ts';
+import {
+  type IngestInfo,
+  type IngestProgress,
+  ingestClosure,
+  WORTH_THREADS,
+} from '../../src/cache/ingest.ts';
 import { FleetError } from '../../src/errors.ts';
 import { baseNameOf, hashPartOf } from '../../src/nix/storepath.ts';
 import { createFileBlobs, openFileBlobs } from '../../src/storage/file-blobs.ts';
@@ -71,6 +77,36 @@ test('paths small and large become rows whose blobs are their NARs', async () =>
     assert.deepEqual(nar, await narOf(made.storeDir, info.path));
   }
   assert.deepEqual(done, { ingested: 3, reused: 0, upstream: 0, narBytes, blobBytes });
+});
+
+test('paths that threads take come out as those that they do not', async () => {
+  await using by = await world();
+  await using without = await world();
+  const sizes = [0, 1, 100, 70_000, SMALL_NAR, SMALL_NAR + 1, WHOLE_NAR - 4096, WHOLE_NAR];
+  const many = Array.from({ length: WORTH_THREADS + sizes.length }, (_, i) => sizes[i] ?? i);
+  const make = (made: typeof by) =>
+    Promise.all(many.map((size, i) => made.add(`p${i}`, 'words of it '.repeat(size / 12 + 1))));
+  const infos = await make(by);
+  await make(without);
+  assert.ok(infos.some((info) => info.narSize > WHOLE_NAR));
+  assert.equal((await by.ingest(infos)).ingested, many.length);
+  // One at a time is too few for threads.
+  for (const info of infos) await without.ingest([info]);
+  for (const info of infos) {
+    const row = await by.row(info);
+    assert.ok(row !== null);
+    const stream = await by.blobs.get(row.blob);
+    assert.ok(stream !== null);
+    assert.deepEqual(
+      zstdDecompressSync(await buffer(stream)),
+      await narOf(by.storeDir, info.path),
+      info.path,
+    );
+    const hash = hashPartOf(info.path);
+    const listing = await by.state.listing(hash);
+    assert.ok(listing !== null);
+    assert.deepEqual(listing, await without.state.listing(hash));
+  }
 });
 
 test('a second time reads nothing, and says the same sizes', async () => {
@@ -181,12 +217,21 @@ for (const [name, damage, message] of DAMAGES) {
     await using made = await world();
     const [good, bad] = [await made.add('good'), await made.add('bad', 'x'.repeat(100))];
     await damage(made.contents(bad));
-    await assert.rejects(made.ingest([bad, good]), (error) => {
-      assert.ok(error instanceof FleetError);
-      assert.match(error.hint, /nix-store --verify-path .*-bad.* nix-store --repair-path/);
-      return refused('E_STORE_CORRUPT', new RegExp(`-bad .*${message.source}`))(error);
-    });
-    assert.equal(await made.row(bad), null);
+    const more = await Promise.all(
+      Array.from({ length: WORTH_THREADS }, (_, i) => made.add(`p${i}`)),
+    );
+    // By threads, and by none.
+    for (const infos of [
+      [bad, good, ...more],
+      [bad, good],
+    ]) {
+      await assert.rejects(made.ingest(infos), (error) => {
+        assert.ok(error instanceof FleetError);
+        assert.match(error.hint, /nix-store --verify-path .*-bad.* nix-store --repair-path/);
+        return refused('E_STORE_CORRUPT', new RegExp(`-bad .*${message.source}`))(error);
+      });
+      assert.equal(await made.row(bad), null);
+    }
     assert.deepEqual(await made.temporaries(), []);
     // The next run goes on with the rest.
     await made.ingest([good]);

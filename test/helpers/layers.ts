@@ -10,7 +10,7 @@ type Rule = {
   readonly packages: readonly string[];
 };
 
-const FOUNDATION = ['errors', 'durable', 'config', 'ed25519', 'base64', 'keyfile'];
+const FOUNDATION = ['errors', 'durable', 'config', 'ed25519', 'base64', 'keyfile', 'thread-error'];
 const STORAGE_INTERFACES = ['state', 'host-life', 'blobs', 'log'].map(
   (name) => `src/storage/${name}.ts`,
 );
@@ -23,6 +23,7 @@ export const RULES: ReadonlyMap<string, Rule> = new Map([
   ['ed25519', { may: ['errors'], packages: ['@noble/ed25519'] }],
   ['base64', { may: [], packages: [] }],
   ['keyfile', { may: ['errors', 'ed25519', 'base64'], packages: [] }],
+  ['thread-error', { may: ['errors'], packages: [] }],
   ['tlog', { may: FOUNDATION, packages: [] }],
   ['bundle', { may: ['errors'], packages: ['tar-stream'] }],
   ['nix', { may: FOUNDATION, packages: ['xz-decompress'] }],
