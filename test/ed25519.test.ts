@@ -1,11 +1,13 @@
 import assert from 'node:assert/strict';
+import { createHash, createPublicKey, verify as nodeVerify } from 'node:crypto';
 import { existsSync, readFileSync } from 'node:fs';
 import { test } from 'node:test';
-import { Point } from '@noble/ed25519';
+import { hashes, verify as nobleVerify, Point } from '@noble/ed25519';
 import {
   admitPublicKey,
   generateSecretKey,
   publicKeyOf,
+  publicKeyToSpki,
   secretKeyFromPkcs8,
   secretKeyToPkcs8,
   sign,
@@ -21,13 +23,28 @@ const read = <T>(name: string): T => JSON.parse(readFileSync(new URL(name, VECTO
 
 const prepared = new Map<string, Verifier>();
 
-/** The verdict, which a prepared verifier of the key must share. */
+hashes.sha512 = (message: Uint8Array) =>
+  Uint8Array.from(createHash('sha512').update(message).digest());
+
+/** What the two verifiers say, each asked as its authors meant it. */
+function bothSay(signature: Uint8Array, message: Uint8Array, key: Uint8Array): boolean {
+  try {
+    const object = createPublicKey({ key: publicKeyToSpki(key), format: 'der', type: 'spki' });
+    const noble = nobleVerify(signature, message, key, { zip215: false });
+    return noble && nodeVerify(null, message, object, signature);
+  } catch {
+    return false;
+  }
+}
+
+/** The verdict, which a prepared verifier of the key must share, and noble and node:crypto together. */
 function verify(signature: Uint8Array, message: Uint8Array, key: Uint8Array): boolean {
   const verdict = verifyOnce(signature, message, key);
   const name = Buffer.from(key).toString('hex');
   const verifier = prepared.get(name) ?? verifierOf(key);
   prepared.set(name, verifier);
   assert.equal(verifier(signature, message), verdict, `prepared for ${name}`);
+  assert.equal(bothSay(signature, message, key), verdict, `noble and node:crypto, for ${name}`);
   return verdict;
 }
 
