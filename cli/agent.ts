@@ -5,6 +5,7 @@ import type { AgentStatus } from '../src/agent/status.ts';
 import { formatTime } from '../src/manifest/time.ts';
 import { placeOptions, requireRoot, requireSuperuser, rootOf, stateOf } from './agent-place.ts';
 import { registerReset } from './agent-reset.ts';
+import { registerRun } from './agent-run.ts';
 import { readInput } from './input.ts';
 import {
   type Globals,
@@ -84,6 +85,7 @@ export function registerAgent(program: Command): void {
       const status = await agentStatus(dir);
       print(globals, { version: 1, ...status }, statusText(status));
     });
+  registerRun(agent);
   registerReset(agent);
 }
 

@@ -1,5 +1,5 @@
-# NixOS module of a host: a timer that runs `fleet agent once`, and the settings that `fleet build` reads
-# when it evaluates the host. Enrol once: `sudo fleet agent enroll FILE`; before that the service is passed
+# NixOS module of a host: a service that runs `fleet agent run` (or a timer that runs `fleet agent once`), and the
+# settings that `fleet build` reads when it evaluates the host. Enrol once: `sudo fleet agent enroll FILE`; before that the service is passed
 # over. Settings travel in the signed manifest; nothing of them is written on the host.
 # Not tried on a NixOS system yet: see flake.nix.
 self:
@@ -33,10 +33,15 @@ in
       default = null;
       description = "The fleet's newest N.root.json: what fleet agent reset-trust begins again from.";
     };
+    continuous = mkOption {
+      type = types.bool;
+      default = true;
+      description = "Whether the agent is there all day and hears of news at once; else a timer starts it.";
+    };
     interval = mkOption {
       type = types.str;
       default = "15min";
-      description = "Time between two questions to the server (systemd.time(7)).";
+      description = "Of the timer: time between two questions to the server (systemd.time(7)).";
     };
     settings = mkOption {
       default = { };
@@ -84,19 +89,38 @@ in
         pkgs.util-linux
         pkgs.coreutils
       ];
+      wantedBy = lib.optional cfg.continuous "multi-user.target";
       serviceConfig = {
-        Type = "oneshot";
-        ExecStart = lib.escapeShellArgs [
-          "${cfg.package}/bin/fleet"
-          "agent"
-          "once"
-          "--state"
-          cfg.stateDir
-        ];
-        # A large system over a bad line takes as long as it takes; transfers have deadlines of their own.
-        TimeoutStartSec = "infinity";
+        Type = if cfg.continuous then "notify" else "oneshot";
+        ExecStart = lib.escapeShellArgs (
+          [
+            "${cfg.package}/bin/fleet"
+            "agent"
+            (if cfg.continuous then "run" else "once")
+            "--state"
+            cfg.stateDir
+          ]
+          # It ends once an update brought another unit, and is started anew from that.
+          ++ lib.optionals cfg.continuous [
+            "--unit"
+            "/etc/systemd/system/fleet-agent.service"
+          ]
+        );
         # A stop in mid-switch ends the agent; the switch goes on, and the next run learns how it ended.
         KillMode = "process";
+      }
+      // lib.optionalAttrs cfg.continuous {
+        # systemd-notify(1) speaks for the agent.
+        NotifyAccess = "all";
+        WatchdogSec = "5min";
+        Restart = "always";
+        RestartSec = "10s";
+      }
+      // lib.optionalAttrs (!cfg.continuous) {
+        # A large system over a bad line takes as long as it takes; transfers have deadlines of their own.
+        TimeoutStartSec = "infinity";
+      }
+      // {
         # It replaces the system, boot loader included, so there is little that it can do without.
         LockPersonality = true;
         RestrictRealtime = true;
@@ -106,7 +130,7 @@ in
       };
     };
 
-    systemd.timers.fleet-agent = {
+    systemd.timers.fleet-agent = mkIf (!cfg.continuous) {
       description = "fleet agent, from time to time";
       wantedBy = [ "timers.target" ];
       timerConfig = {

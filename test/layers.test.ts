@@ -47,6 +47,14 @@ test('the command line loads the server only for verbs that need it', () => {
   }
 });
 
+test('the agent that waits all day loads no library', () => {
+  const { packages } = reachable(['src/agent/run.ts'], files, loadedBy);
+  assert.deepEqual(
+    [...packages].filter((name) => !name.startsWith('node:')),
+    [],
+  );
+});
+
 test('the verifier reaches neither the network nor the clock, however indirectly', () => {
   const found = reachable(
     [

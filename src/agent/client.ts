@@ -2,7 +2,7 @@
 // (and for NARs to the upstreams that agent.json names, without it).
 // The token goes into the Authorization header of that server's origin and nowhere else: redirects
 // are not followed, and no error, log line or URL ever holds it. Nothing that comes back is trusted.
-import { Agent, type Dispatcher, errors } from 'undici';
+import { type Dispatcher, EnvHttpProxyAgent, errors } from 'undici';
 import { FleetError, isFleetError, messageOf } from '../errors.ts';
 import { limitBody } from './body.ts';
 
@@ -40,7 +40,7 @@ const ERROR_BYTES = 4096;
 const ETAG = /^(?:W\/)?"[\x21\x23-\x7e]{0,256}"$/;
 
 export class Client implements AsyncDisposable {
-  readonly #dispatcher: Agent;
+  readonly #dispatcher: EnvHttpProxyAgent;
   readonly #options: ClientOptions;
   #token: string | null;
   #isToldToRenew = false;
@@ -48,7 +48,8 @@ export class Client implements AsyncDisposable {
   constructor(options: ClientOptions) {
     this.#options = options;
     this.#token = options.token;
-    this.#dispatcher = new Agent({
+    // By way of the proxy that the environment names, if any.
+    this.#dispatcher = new EnvHttpProxyAgent({
       connect: { timeout: options.patienceSeconds * 1000 },
       headersTimeout: options.patienceSeconds * 1000,
       // limitBody does it better.

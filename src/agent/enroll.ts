@@ -26,6 +26,7 @@ import {
 } from './memory.ts';
 import { EMPTY_CHAIN, writeChain } from './receipts.ts';
 import { expiresInOf, NO_RENEWAL, renewAfter, writeRenewal } from './renew-token.ts';
+import { DEFAULT_POLL_SECONDS } from './waiting.ts';
 
 export type EnrollOptions = {
   readonly dir: string;
@@ -47,16 +48,15 @@ export type Enrolled = {
   readonly fingerprint: string;
 };
 
-const DEFAULTS: Pick<
-  AgentConfig,
-  'repair' | 'leastBytesPerSecond' | 'patienceSeconds' | 'switchSeconds' | 'clock'
-> = {
+const DEFAULTS = {
   repair: false,
   leastBytesPerSecond: 200,
   patienceSeconds: 60,
   switchSeconds: 1800,
   clock: 'auto',
-};
+  pollSeconds: DEFAULT_POLL_SECONDS,
+  privacy: false,
+} as const satisfies Partial<AgentConfig>;
 
 /**
  * Enrols this host. Safe to run again after any failure, until the file expires.

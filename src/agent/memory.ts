@@ -30,6 +30,7 @@ import {
   since,
   string,
 } from './record.ts';
+import { DEFAULT_POLL_SECONDS } from './waiting.ts';
 
 /** agent.json: local configuration, never the server's word. */
 export type AgentConfig = {
@@ -51,6 +52,10 @@ export type AgentConfig = {
   readonly upstreams: readonly string[];
   /** Whether the machine's clock is believed (SPEC §5.3); `auto`: where somebody keeps it. */
   readonly clock: 'auto' | 'trusted' | 'untrusted';
+  /** Between two questions of `fleet agent run`. */
+  readonly pollSeconds: number;
+  /** Ask at random times, listen to no hints, report phase and manifest alone. */
+  readonly privacy: boolean;
 };
 
 /** What every NixOS uses anyway. */
@@ -103,6 +108,8 @@ const CONFIG: Fields<AgentConfig> = {
   switchSeconds: integer(1, 86400),
   upstreams: since(DEFAULT_UPSTREAMS, list(parsedBy(parseBaseUrl))),
   clock: since('auto', oneOf(['auto', 'trusted', 'untrusted'])),
+  pollSeconds: since(DEFAULT_POLL_SECONDS, integer(10, 7 * 86_400)),
+  privacy: since(false, boolean),
 };
 
 /** The keys of agent.json, for the test that compares them with docs/CONFIG.md. */

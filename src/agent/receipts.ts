@@ -145,9 +145,7 @@ export async function tell(
     conflict: context.conflict,
     ...(exceptions.length === 0 ? {} : { exceptions }),
     phase: outcome.phase,
-    reason: outcome.reason,
-    ...outcome.systems,
-    exitCode: outcome.exitCode,
+    ...(memory.config.privacy ? withheld(outcome) : detail(outcome)),
     failedUnits: { added: [], removed: [] },
     who: 'policy',
     times: { started: context.started, finished: context.finished },
@@ -200,6 +198,18 @@ async function sendOne(client: Client, path: string, envelope: string): Promise<
   const said = errorDocument(answer.body);
   const words = said === null ? '' : `: ${said.message} [${said.error}]`;
   throw new FleetError('E_RECEIPT_REFUSED', `the server refuses this host's receipts${words}`);
+}
+
+type Detail = Pick<Receipt, 'reason' | 'booted' | 'current' | 'profile' | 'exitCode'>;
+
+function detail({ reason, systems, exitCode }: Outcome): Detail {
+  return { reason, ...systems, exitCode };
+}
+
+/** What a private host says: a phase may need a reason, and has its code. */
+function withheld({ reason }: Outcome): Detail {
+  const code = reason === null ? null : { code: reason.code, text: '' };
+  return { reason: code, booted: null, current: null, profile: null, exitCode: null };
 }
 
 // The text may hold what changes from run to run; a host that fails alike tells it once.

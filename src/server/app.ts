@@ -11,6 +11,7 @@ import { registerUploadRoutes } from '../cache/upload-routes.ts';
 import { parseNixPublicKey } from '../nix/signature.ts';
 import { guardedBy, makeAuth } from './auth.ts';
 import { registerEnrolment } from './enrolment.ts';
+import { registerEvents } from './events.ts';
 import { registerFresh } from './fresh.ts';
 import { registerHealth } from './health.ts';
 import { registerHostRoutes } from './hosts.ts';
@@ -53,8 +54,8 @@ const LIMITS: Limits = { headers: 30_000, body: 30_000, standstill: 120_000, dra
 
 /** The largest body that any route takes: an envelope (60 KiB) and some room. */
 const BODY_LIMIT = 64 * 1024;
-/** Each may hold a file and its read buffer open. */
-const MAX_CONNECTIONS = 2_000;
+/** Each may hold a file and its read buffer open; most are hosts that wait for hints. */
+const MAX_CONNECTIONS = 10_000;
 /** Requests that a client may send ahead on one connection; none of ours or Nix's sends any. */
 const MAX_PIPELINED = 8;
 
@@ -154,6 +155,7 @@ export function buildApp(dir: StateDir, options: AppOptions): App {
   const published = new PublishedLog(dir);
   registerHostRoutes(app, dir, published, auth, now, options.onError);
   registerFresh(app, dir, published, auth, now);
+  registerEvents(app, published, auth, { onError: options.onError });
   registerLog(app, published, dir.state, dir.config.publicLog ? null : auth.mayRead);
   registerEnrolment(app, dir, auth, now);
   registerTokenRenewal(app, dir, auth, now);

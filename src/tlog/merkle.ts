@@ -175,6 +175,11 @@ export class MemoryTree {
     return this.#hash({ start: 0, end: size });
   }
 
+  /** The hash of the leaf at `index`. */
+  leaf(index: number): Uint8Array | undefined {
+    return this.#levels[0]?.[index];
+  }
+
   /** Puts another leaf at `index`, which is below `size`. */
   set(index: number, leaf: Uint8Array): void {
     const leaves = this.#levels[0] as Uint8Array[];

@@ -70,6 +70,8 @@ async function enrolled(dir: string): Promise<Memory> {
     switchSeconds: 1800,
     upstreams: [],
     clock: 'auto',
+    pollSeconds: 900,
+    privacy: false,
   });
   return await readMemory(dir);
 }

@@ -106,10 +106,31 @@ test('the server module: nothing unless enabled, then a service of its own user'
   assert.deepEqual(found.networking.firewall.allowedTCPPorts, [8080]);
 });
 
-test('the agent module: a timer, and a service that its own switch leaves alone', async () => {
+test('the agent module: a service that stays, and that its own switch leaves alone', async () => {
   assert.deepEqual(await evaluate(`(standIn.evalModule flake.nixosModules.agent { }).result`), {});
   const found = (await evaluate(`(standIn.evalModule flake.nixosModules.agent {
-      services.fleet.agent = { enable = true; interval = "1h"; rootFile = "/3.root.json"; };
+      services.fleet.agent.enable = true;
+    }).result`)) as {
+    systemd: {
+      services: { 'fleet-agent': Units & { wantedBy: string[] } };
+      timers: Record<string, object>;
+    };
+  };
+  const unit = found.systemd.services['fleet-agent'];
+  assert.equal(
+    unit.serviceConfig['ExecStart'],
+    '/stand-in/fleet/bin/fleet agent run --state /var/lib/fleet-agent --unit /etc/systemd/system/fleet-agent.service',
+  );
+  const { Type, NotifyAccess, KillMode, Restart } = unit.serviceConfig;
+  assert.deepEqual([Type, NotifyAccess, KillMode, Restart], ['notify', 'all', 'process', 'always']);
+  assert.deepEqual(unit.wantedBy, ['multi-user.target']);
+  assert.equal(unit.restartIfChanged, false);
+  assert.deepEqual(found.systemd.timers['fleet-agent'], {});
+});
+
+test('the agent module with a timer: a service that its own switch leaves alone', async () => {
+  const found = (await evaluate(`(standIn.evalModule flake.nixosModules.agent {
+      services.fleet.agent = { enable = true; continuous = false; interval = "1h"; rootFile = "/3.root.json"; };
     }).result`)) as {
     environment: { etc: Record<string, unknown> };
     systemd: {
