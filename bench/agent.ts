@@ -30,12 +30,7 @@ export const benchmark: Benchmark = async ({ quick, log }) => {
 /** The package as it is published; returns its launcher. */
 function makePackage(dir: string): string {
   mkdirSync(dir);
-  execFileSync('node_modules/.bin/tsc', [
-    '-p',
-    'tsconfig.build.json',
-    '--outDir',
-    join(dir, 'dist'),
-  ]);
+  execFileSync(process.execPath, ['scripts/build.ts', join(dir, 'dist')]);
   for (const name of ['bin', 'package.json']) cpSync(name, join(dir, name), { recursive: true });
   symlinkSync(resolve('node_modules'), join(dir, 'node_modules'));
   return join(dir, 'bin/fleet');

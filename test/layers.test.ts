@@ -84,6 +84,7 @@ test('a forbidden import is found in every spelling', () => {
     "new Worker(new URL('../storage/sqlite.ts', import.meta.url));",
     "type X = import('../storage/sqlite.ts').X;",
     "const require = createRequire(import.meta.url); require('../storage/sqlite.ts');",
+    "const { Database } = process.getBuiltinModule('../storage/sqlite.ts');",
   ];
   for (const line of spellings) {
     const changed = new Map(files).set('src/agent/extra.ts', `${line}\n`);

@@ -5,7 +5,7 @@
 // at the first byte too many, and caps the window). A NAR is streamed with backpressure, never held whole. No secret of
 // ours reaches Nix. Every other request is 404.
 import { randomBytes } from 'node:crypto';
-import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
+import type { IncomingMessage, Server, ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
@@ -57,7 +57,8 @@ export class Substituter implements AsyncDisposable {
 
   /** Serves `wanted`: narinfos by hash part, as fetchNarInfos returns them. */
   static async open(client: Client, wanted: ReadonlyMap<string, NarInfo>): Promise<Substituter> {
-    const server = createServer();
+    // Not imported: see hints.ts.
+    const server = process.getBuiltinModule('node:http').createServer();
     const { promise, resolve, reject } = Promise.withResolvers<void>();
     server.once('error', reject);
     server.listen(0, '127.0.0.1', resolve);

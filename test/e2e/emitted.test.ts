@@ -1,34 +1,82 @@
-// The published package runs JavaScript emitted by tsc: its database thread must find its own file
-// there, beside the others, and its errors must keep their codes.
+// The published package runs JavaScript that scripts/build.ts makes: its verbs find their chunks there, its threads
+// their files, and its errors keep their codes.
 import assert from 'node:assert/strict';
-import { spawnSync } from 'node:child_process';
+import { execFileSync, spawn, spawnSync } from 'node:child_process';
+import { cpSync, existsSync, globSync, readFileSync } from 'node:fs';
 import { symlink } from 'node:fs/promises';
-import { join } from 'node:path';
+import { basename, dirname, join } from 'node:path';
 import { test } from 'node:test';
-import { fileURLToPath, pathToFileURL } from 'node:url';
+import { fileURLToPath } from 'node:url';
+import { makeState, publishHost } from '../helpers/state.ts';
 import { temporaryDirectory } from '../helpers/temporary.ts';
 
 const PROJECT = fileURLToPath(new URL('../..', import.meta.url));
 
-test('the database thread runs from emitted JavaScript', async () => {
-  await using dir = await temporaryDirectory();
-  const tsc = join(PROJECT, 'node_modules/.bin/tsc');
-  spawnSync(tsc, ['-p', join(PROJECT, 'tsconfig.build.json'), '--outDir', join(dir.path, 'dist')]);
-  await symlink(join(PROJECT, 'node_modules'), join(dir.path, 'node_modules'));
-  const module = pathToFileURL(join(dir.path, 'dist/src/storage/sqlite.js')).href;
-  const file = JSON.stringify(join(dir.path, 'fleet.db'));
-  const program = `
-    import { createState, openState } from ${JSON.stringify(module)};
-    await openState(${file}, { writer: 'thread' }).catch((error) => console.log(error.code));
-    await createState(${file});
-    await using state = await openState(${file}, { writer: 'thread' });
-    console.log((await state.recordLease(5, 6)).fence);
-    await state.dropStaged(1, 9).catch((error) => console.log(error.code, error.constructor.name));
-  `;
-  const run = spawnSync(process.execPath, ['--input-type=module', '--eval', program], {
-    cwd: dir.path,
-    encoding: 'utf8',
-  });
-  assert.equal(run.stderr, '');
-  assert.equal(run.stdout, 'E_STATE_MISSING\n1\nE_LEASE_LOST FleetError\n');
+const top = await temporaryDirectory();
+test.after(() => top[Symbol.asyncDispose]());
+const dist = join(top.path, 'package/dist');
+execFileSync(process.execPath, [join(PROJECT, 'scripts/build.ts'), dist], { cwd: PROJECT });
+for (const name of ['bin', 'package.json']) {
+  cpSync(join(PROJECT, name), join(top.path, 'package', name), { recursive: true });
+}
+await symlink(join(PROJECT, 'node_modules'), join(top.path, 'package/node_modules'));
+const FLEET = join(top.path, 'package/bin/fleet');
+
+function fleet(...args: string[]) {
+  return spawnSync(FLEET, args, { encoding: 'utf8' });
+}
+
+test('every thread that is started by name has its file beside the chunk that starts it', () => {
+  const started = globSync(join(dist, '**/*.js')).flatMap((file) =>
+    [...readFileSync(file, 'utf8').matchAll(/\.\/(\w+-worker)\$\{/g)].map((found) => ({
+      from: basename(file),
+      file: join(dirname(file), `${found[1]}.js`),
+    })),
+  );
+  const names = started.map(({ file }) => basename(file)).sort();
+  assert.deepEqual(names, ['dump-worker.js', 'facts-worker.js', 'sqlite-worker.js']);
+  for (const { from, file } of started) assert.ok(existsSync(file), `${from}: ${file}`);
+});
+
+test('the launcher starts it, and it knows its version', () => {
+  const { version } = JSON.parse(readFileSync(join(PROJECT, 'package.json'), 'utf8'));
+  assert.equal(fleet('--version').stdout.trim(), version);
+});
+
+test('a state is made, served by the thread that writes, and audited by those that verify', async () => {
+  const state = join(top.path, 'state');
+  const now = Math.floor(Date.now() / 1000);
+  {
+    await using dir = await makeState(top.path, now);
+    await publishHost(dir, 'alpha', 'one', now);
+  }
+  const server = spawn(FLEET, ['serve', '--state', state, '--listen', '127.0.0.1:0', '--json']);
+  try {
+    let said = '';
+    for await (const chunk of server.stdout) {
+      said += chunk;
+      if (said.includes('"pid"')) break;
+    }
+    const { url } = JSON.parse(said.slice(0, said.indexOf('}') + 1)) as { url: string };
+    assert.equal((await fetch(`${url}/readyz`)).status, 200);
+  } finally {
+    server.kill('SIGTERM');
+  }
+  const audit = fleet(
+    'audit',
+    '--state',
+    state,
+    '--root',
+    join(state, 'root/1.root.json'),
+    '--json',
+  );
+  assert.equal(audit.status, 0, audit.stderr);
+  assert.deepEqual(JSON.parse(audit.stdout).irregularities, []);
+});
+
+test('errors keep their codes', () => {
+  const missing = fleet('status', '--state', join(top.path, 'nowhere'));
+  assert.match(missing.stderr, /E_STATE_MISSING/);
+  const agent = fleet('agent', 'run', '--state', join(top.path, 'nowhere'));
+  assert.match(agent.stderr, /E_AGENT_NOT_ENROLLED/);
 });

@@ -106,7 +106,7 @@ const STATIC = [
 export function importsOf(source: string): string[] {
   const patterns = [
     ...STATIC,
-    /\b(?:import|require)\s*\(\s*['"]([^'"]+)['"]/g,
+    /\b(?:import|require|getBuiltinModule)\s*\(\s*['"]([^'"]+)['"]/g,
     /\bnew URL\(\s*['"`]([^'"`$]+)['"`]\s*,\s*import\.meta\.url/g,
   ];
   return matchesOf(source, patterns);
@@ -114,7 +114,8 @@ export function importsOf(source: string): string[] {
 
 /** What `source` loads at once, types left out: neither `import()` nor `import type`. */
 export function loadedBy(source: string): string[] {
-  return matchesOf(source.replace(/\b(?:import|export) type\b[^;]*;/g, ''), STATIC);
+  const patterns = [...STATIC, /\bgetBuiltinModule\s*\(\s*['"]([^'"]+)['"]/g];
+  return matchesOf(source.replace(/\b(?:import|export) type\b[^;]*;/g, ''), patterns);
 }
 
 function matchesOf(source: string, patterns: readonly RegExp[]): string[] {
