@@ -38,7 +38,7 @@ export type AppOptions = {
   readonly onError?: (error: unknown, requestId?: number | null) => void;
   /** POSIX seconds; tests set it. */
   readonly now?: () => number;
-  /** Time limits in milliseconds; tests set shorter ones. */
+  /** Times in milliseconds; tests set less. */
   readonly limits?: Partial<Limits>;
 };
 
@@ -51,14 +51,20 @@ type Limits = {
   readonly standstill: number;
   /** For the rest of a request that was answered before its end. */
   readonly drain: number;
+  /** How many connections. Each may hold a file and its read buffer open; most are hosts that wait for hints. */
+  readonly connections: number;
 };
 
-const LIMITS: Limits = { headers: 30_000, body: 30_000, standstill: 120_000, drain: 10_000 };
+const LIMITS: Limits = {
+  headers: 30_000,
+  body: 30_000,
+  standstill: 120_000,
+  drain: 10_000,
+  connections: 10_000,
+};
 
 /** The largest body that any route takes: an envelope (60 KiB) and some room. */
 const BODY_LIMIT = 64 * 1024;
-/** Each may hold a file and its read buffer open; most are hosts that wait for hints. */
-const MAX_CONNECTIONS = 10_000;
 /** Requests that a client may send ahead on one connection; none of ours or Nix's sends any. */
 const MAX_PIPELINED = 8;
 
@@ -99,7 +105,7 @@ export function buildApp(dir: StateDir, options: AppOptions): App {
     },
   }) as FastifyInstance;
   // Idle and half-open connections are cheap, but not without end.
-  app.server.maxConnections = MAX_CONNECTIONS;
+  app.server.maxConnections = limits.connections;
   app.server.keepAliveTimeout = 0;
   app.server.setTimeout(limits.standstill);
 
