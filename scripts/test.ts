@@ -1,4 +1,4 @@
-// Runs the tests: `unit` (no Nix needed, quick) or all of them.
+// Runs the tests: `unit` (no Nix needed, quick) or all of them, those with systemd included.
 // `node --test` without explicit files would also run helpers and fixtures.
 import { spawnSync } from 'node:child_process';
 import { globSync, mkdtempSync, rmSync } from 'node:fs';
@@ -7,7 +7,7 @@ import { join } from 'node:path';
 
 const unitOnly = process.argv[2] === 'unit';
 const files = globSync('test/**/*.test.ts')
-  .filter((f) => !unitOnly || !f.startsWith('test/e2e/'))
+  .filter((f) => !unitOnly || !/^test\/(?:e2e|systemd)\//.test(f))
   .sort();
 if (files.length === 0) throw new Error('no test files found');
 // Hundreds of processes start here: each would strip the types of all sources again.

@@ -2,7 +2,7 @@
 // source tree with a switch-to-configuration that does what the test says.
 import { execFileSync } from 'node:child_process';
 import { mkdir, writeFile } from 'node:fs/promises';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import type { PathInfo } from '../../src/nix/closure.ts';
 import { currentSystem } from '../../src/nix/command.ts';
 import { dumpNar } from '../../src/nix/nar-dump.ts';
@@ -54,13 +54,25 @@ export function buildSystem(dir: string, name: string, withSwitch = true): Promi
   return found;
 }
 
-async function build(dir: string, name: string, withSwitch: boolean): Promise<BuiltSystem> {
+function build(dir: string, name: string, withSwitch: boolean): Promise<BuiltSystem> {
+  const files = new Map([
+    ['version', `${name}\n`],
+    ['ballast', 'x'.repeat(100_000)],
+  ]);
+  if (withSwitch) files.set('bin/switch-to-configuration', SWITCH);
+  return buildFrom(dir, name, files);
+}
+
+/** Builds system-NAME of one source tree with these files, by their paths; what is in `bin` can be run. */
+export async function buildFrom(
+  dir: string,
+  name: string,
+  files: ReadonlyMap<string, string>,
+): Promise<BuiltSystem> {
   const source = join(dir, `source-${name}`);
-  await mkdir(join(source, 'bin'), { recursive: true });
-  await writeFile(join(source, 'version'), `${name}\n`);
-  await writeFile(join(source, 'ballast'), 'x'.repeat(100_000));
-  if (withSwitch) {
-    await writeFile(join(source, 'bin/switch-to-configuration'), SWITCH, { mode: 0o755 });
+  for (const [path, text] of files) {
+    await mkdir(dirname(join(source, path)), { recursive: true });
+    await writeFile(join(source, path), text, { mode: path.startsWith('bin/') ? 0o755 : 0o644 });
   }
   const file = join(dir, `${name}.nix`);
   await writeFile(

@@ -1,0 +1,198 @@
+// Agents on machines with a real systemd: `fleet agent run` as a service, switches that stop and start real units, its
+// own unit replaced while it works, power that goes away at any moment.
+import assert from 'node:assert/strict';
+import { randomInt } from 'node:crypto';
+import { type TestContext, test } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { BuiltSystem } from '../helpers/systems.ts';
+import { temporaryDirectory } from '../helpers/temporary.ts';
+import { enrolFileOf, World } from '../helpers/world.ts';
+import { Machine, whyNot } from './machine.ts';
+import { agentUnit, service, systemdSystem } from './system.ts';
+
+const skip = (await whyNot()) ?? false;
+const CUTS = Number(process.env['FLEET_POWER_CUTS'] ?? 10);
+/** Of a first update, on a busy machine. */
+const PATIENCE = 90_000;
+
+const top = await temporaryDirectory();
+test.after(() => top[Symbol.asyncDispose]());
+const system = (name: string, units: Readonly<Record<string, string>> = {}) =>
+  systemdSystem(top.path, name, { 'fleet-agent.service': agentUnit(), ...units });
+
+async function waitFor(what: string, holds: () => boolean | Promise<boolean>): Promise<void> {
+  for (const deadline = performance.now() + PATIENCE; !(await holds()); await sleep(100)) {
+    if (performance.now() > deadline) throw new Error(`waited in vain: ${what}`);
+  }
+}
+
+type Setting = { readonly world: World; readonly machine: Machine };
+
+/** A machine that runs `first`, its agent with it. */
+async function setting(t: TestContext, first: BuiltSystem): Promise<Setting> {
+  const stack = new AsyncDisposableStack();
+  t.after(() => stack.disposeAsync());
+  const world = stack.use(await World.open(top.path));
+  world.now = Math.floor(Date.now() / 1000);
+  const machine = stack.use(new Machine());
+  await machine.boot();
+  machine.write('/root/enroll.json', enrolFileOf(world));
+  await machine.ok('/fleet/bin/fleet', 'agent', 'enroll', '/root/enroll.json');
+  // There is no time server here; that is not what these tests are about.
+  await machine.ok(
+    'sed',
+    '-i',
+    's/"clock": "auto"/"clock": "trusted"/',
+    '/var/lib/fleet-agent/agent.json',
+  );
+  world.publish(first);
+  await machine.ok('/fleet/bin/fleet', 'agent', 'once');
+  assert.equal(world.reports.at(-1)?.phase, 'in-sync');
+  return { world, machine };
+}
+
+/** Publishes `next` and waits until the host told of it. */
+async function update({ world }: Setting, next: BuiltSystem): Promise<void> {
+  const digest = world.publish(next);
+  await waitFor(`${next.name} is told of`, () => world.reports.at(-1)?.manifest?.sha256 === digest);
+}
+
+const isActive = async ({ machine }: Setting, unit: string) =>
+  (await machine.run('systemctl', 'is-active', unit)).stdout.trim();
+const currentOf = async ({ machine }: Setting) =>
+  await machine.ok('readlink', '/run/current-system');
+
+test('the service hears of an update, and units are stopped, started and replaced', {
+  skip,
+}, async (t) => {
+  const one = await system('units-one', {
+    'stays.service': service('exec sleep infinity'),
+    'goes.service': service('exec sleep infinity'),
+  });
+  const two = await system('units-two', {
+    'stays.service': service('exec sleep infinity'),
+    'comes.service': service('exec sleep infinity'),
+  });
+  const s = await setting(t, one);
+  const { world, machine } = s;
+  assert.deepEqual(
+    await Promise.all(['stays', 'goes', 'fleet-agent'].map((unit) => isActive(s, unit))),
+    ['active', 'active', 'active'],
+  );
+  const pid = await machine.ok('systemctl', 'show', '-P', 'MainPID', 'stays');
+  const agent = await machine.ok('systemctl', 'show', '-P', 'MainPID', 'fleet-agent');
+  await update(s, two);
+  assert.equal(world.reports.at(-1)?.phase, 'in-sync');
+  assert.equal(await currentOf(s), two.toplevel);
+  assert.deepEqual(await Promise.all(['stays', 'goes', 'comes'].map((unit) => isActive(s, unit))), [
+    'active',
+    'inactive',
+    'active',
+  ]);
+  assert.equal(await machine.ok('systemctl', 'show', '-P', 'MainPID', 'stays'), pid);
+  // Its own unit was the same all the time.
+  assert.equal(await machine.ok('systemctl', 'show', '-P', 'MainPID', 'fleet-agent'), agent);
+  await waitFor(
+    'systemd knows the phase',
+    async () =>
+      (await machine.ok('systemctl', 'show', '-P', 'StatusText', 'fleet-agent')) === 'in-sync',
+  );
+  // And after a boot it is the same.
+  await machine.cut();
+  await machine.boot();
+  assert.equal(await currentOf(s), two.toplevel);
+  assert.equal(await machine.ok('readlink', '/run/booted-system'), two.toplevel);
+  await waitFor(
+    'its units',
+    async () =>
+      (await isActive(s, 'comes')) === 'active' && (await isActive(s, 'fleet-agent')) === 'active',
+  );
+});
+
+test('an update that replaces the agent’s own unit: the switch goes on, and the new agent takes over', {
+  skip,
+}, async (t) => {
+  const one = await system('own-one');
+  const two = await systemdSystem(top.path, 'own-two', {
+    'fleet-agent.service': agentUnit('Environment=GENERATION=two\n'),
+    'slow.service': `[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=/bin/sleep 3\n`,
+  });
+  const three = await systemdSystem(top.path, 'own-three', {
+    'fleet-agent.service': agentUnit('Environment=GENERATION=two\n'),
+  });
+  const s = await setting(t, one);
+  const { world, machine } = s;
+  const agent = await machine.ok('systemctl', 'show', '-P', 'MainPID', 'fleet-agent');
+  await update(s, two);
+  assert.equal(world.reports.at(-1)?.phase, 'in-sync');
+  assert.equal(await machine.ok('grep', '-c', 'own-two', '/var/log/switches'), '1');
+  await waitFor('another agent', async () => {
+    const now = await machine.ok('systemctl', 'show', '-P', 'MainPID', 'fleet-agent');
+    return now !== agent && now !== '0';
+  });
+  const now = await machine.ok('systemctl', 'show', '-P', 'MainPID', 'fleet-agent');
+  assert.match(await machine.ok('cat', `/proc/${now}/environ`), /GENERATION=two/);
+  await update(s, three);
+  assert.equal(world.reports.at(-1)?.phase, 'in-sync');
+});
+
+test('an agent that is killed or hangs is started anew by systemd', { skip }, async (t) => {
+  const s = await setting(t, await system('killed-one'));
+  const { machine, world } = s;
+  const pidOf = async () => await machine.ok('systemctl', 'show', '-P', 'MainPID', 'fleet-agent');
+  for (const signal of ['KILL', 'STOP']) {
+    // One that is only being started is not watched yet.
+    await waitFor('it is there', async () => (await isActive(s, 'fleet-agent')) === 'active');
+    const before = await pidOf();
+    await machine.ok('systemctl', 'kill', '-s', signal, '--kill-whom=main', 'fleet-agent');
+    await waitFor(
+      `another one after ${signal}`,
+      async () => !['0', before].includes(await pidOf()),
+    );
+  }
+  await update(s, await system('killed-two'));
+  assert.equal(world.reports.at(-1)?.phase, 'in-sync');
+});
+
+test(`${CUTS} power cuts in mid-update: the old or the new system, whole, and then the newest`, {
+  skip,
+}, async (t) => {
+  const systems = [
+    await system('cut-a', { 'a.service': service('exec sleep infinity') }),
+    await system('cut-b', { 'b.service': service('exec sleep infinity') }),
+  ] as const;
+  const s = await setting(t, systems[0]);
+  const { world, machine } = s;
+  const ended = new Map<string, number>();
+  for (let round = 1; round <= CUTS; round++) {
+    const [old, next] = round % 2 === 1 ? systems : [systems[1], systems[0]];
+    const digest = world.publish(next);
+    // An update takes some two to five seconds from its publication on.
+    const ms = randomInt(6000);
+    await sleep(ms);
+    await machine.cut();
+    await machine.boot();
+    const at = `round ${round}, ${ms} ms`;
+    const booted = await machine.ok('readlink', '/run/booted-system');
+    assert.ok([old.toplevel, next.toplevel].includes(booted as never), `${at}: ${booted}`);
+    ended.set(
+      booted === old.toplevel ? 'old' : 'new',
+      (ended.get(booted === old.toplevel ? 'old' : 'new') ?? 0) + 1,
+    );
+    await machine.ok('nix-store', '--verify-path', booted);
+    await waitFor(`${at}: ${next.name} runs and is told of`, async () => {
+      const { sha256, phase } = {
+        ...world.reports.at(-1)?.manifest,
+        phase: world.reports.at(-1)?.phase,
+      };
+      return sha256 === digest && phase === 'in-sync' && (await currentOf(s)) === next.toplevel;
+    });
+    assert.equal(await machine.ok('cat', '/boot/entry'), next.toplevel, at);
+  }
+  t.diagnostic(`after the cut: ${JSON.stringify(Object.fromEntries(ended))}`);
+  // Nothing is lost and nothing is told twice.
+  assert.deepEqual(
+    world.reports.map(({ counter }) => counter),
+    world.reports.map((_, i) => i + 1),
+  );
+});

@@ -1,0 +1,151 @@
+// A Debian with systemd that boots in a container: its own processes, mounts and /run, this machine's network and
+// clock. What it writes goes over a cached image and is thrown away at the end. A cut of its power kills every process at
+// once; what they had written stays, also what was not synced: only real hardware forgets that.
+import { type ChildProcess, execFileSync, spawn, spawnSync } from 'node:child_process';
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { join, resolve } from 'node:path';
+import { text } from 'node:stream/consumers';
+import { setTimeout as sleep } from 'node:timers/promises';
+
+/** Outlives checkouts; on a real disk, as an overlay wants. */
+const IMAGE = '/var/cache/fleet-test/debian-12';
+const PROJECT = resolve('.');
+const BOOT_SECONDS = 60;
+
+/** Starts what the boot loader would: the entry that `switch-to-configuration boot` wrote. */
+const BOOT_UNIT = `[Unit]
+After=basic.target
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+ExecStart=/bin/sh -c 'top=$$(cat /boot/entry) || exit 0; ln -sfn $$top /run/booted-system; exec $$top/bin/switch-to-configuration start'
+[Install]
+WantedBy=multi-user.target
+`;
+
+let answer: Promise<string | null> | undefined;
+
+/** Why no machine can be booted here; null where one was. Makes the image the first time. */
+export function whyNot(): Promise<string | null> {
+  answer ??= findOut();
+  return answer;
+}
+
+async function findOut(): Promise<string | null> {
+  for (const program of ['debootstrap', 'systemd-nspawn', 'nsenter', 'mount']) {
+    if (spawnSync('sh', ['-c', `command -v ${program}`]).status !== 0) return `no ${program}`;
+  }
+  const made = spawnSync('sh', [resolve('test/systemd/image.sh'), IMAGE], { encoding: 'utf8' });
+  if (made.status !== 0) return `no image of Debian: ${made.stderr.trim().split('\n').at(-1)}`;
+  try {
+    await using machine = new Machine();
+    await machine.boot();
+    return null;
+  } catch (error) {
+    return `no machine boots: ${error instanceof Error ? error.message : error}`;
+  }
+}
+
+function mountOver(dir: string): string | null {
+  for (const name of ['root', 'upper', 'work']) mkdirSync(join(dir, name));
+  const layers = `lowerdir=${IMAGE}/root,upperdir=${dir}/upper,workdir=${dir}/work`;
+  const args = ['-t', 'overlay', 'overlay', '-o', layers, join(dir, 'root')];
+  const run = spawnSync('mount', args, { encoding: 'utf8' });
+  return run.status === 0 ? null : `no overlay mounts: ${run.stderr.trim()}`;
+}
+
+export type Result = {
+  readonly code: number | null;
+  readonly stdout: string;
+  readonly stderr: string;
+};
+
+export class Machine implements AsyncDisposable {
+  readonly #dir: string;
+  #nspawn: ChildProcess | null = null;
+  #leader = 0;
+
+  constructor() {
+    this.#dir = mkdtempSync('/var/tmp/fleet-test-');
+    const problem = mountOver(this.#dir);
+    if (problem !== null) {
+      rmSync(this.#dir, { recursive: true });
+      throw new Error(problem);
+    }
+    this.write('/etc/systemd/system/fleet-boot.service', BOOT_UNIT);
+    execFileSync('systemctl', ['--root', this.path('/'), 'enable', '-q', 'fleet-boot.service']);
+    mkdirSync(this.path('/fleet'));
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.cut();
+    execFileSync('umount', [this.path('/')]);
+    rmSync(this.#dir, { recursive: true });
+  }
+
+  /** Where a file of the machine is for this process, whether it runs or not; but for /run and its like. */
+  path(file: string): string {
+    return join(this.#dir, 'root', file);
+  }
+
+  write(file: string, text: string): void {
+    writeFileSync(this.path(file), text);
+  }
+
+  /** Starts it, and waits until nothing is being started any more. */
+  async boot(): Promise<void> {
+    const args = ['-q', '-D', this.path('/'), '--boot', '--register=no', '--keep-unit'];
+    const binds = [`--bind-ro=${PROJECT}:/fleet`, '--console=pipe'];
+    const nspawn = spawn('systemd-nspawn', [...args, ...binds], { stdio: 'ignore' });
+    this.#nspawn = nspawn;
+    for (const deadline = performance.now() + BOOT_SECONDS * 1000; ; await sleep(100)) {
+      if (performance.now() > deadline) throw new Error(`not up in ${BOOT_SECONDS} s`);
+      if (nspawn.exitCode !== null) throw new Error(`systemd-nspawn ended with ${nspawn.exitCode}`);
+      this.#leader = childOf(nspawn.pid ?? 0);
+      if (this.#leader === 0 || !existsSync(`/proc/${this.#leader}/root/run/systemd/system`))
+        continue;
+      const state = (await this.run('systemctl', 'is-system-running')).stdout.trim();
+      if (state === 'running' || state === 'degraded') return;
+    }
+  }
+
+  /** Takes the power away. */
+  async cut(): Promise<void> {
+    const nspawn = this.#nspawn;
+    if (nspawn === null || nspawn.exitCode !== null || nspawn.signalCode !== null) return;
+    const ended = new Promise((done) => nspawn.once('exit', done));
+    // The first process of its PID namespace: the kernel kills all others with it.
+    if (this.#leader !== 0) process.kill(this.#leader, 'SIGKILL');
+    nspawn.kill('SIGKILL');
+    await ended;
+    this.#nspawn = null;
+    this.#leader = 0;
+  }
+
+  /** Runs a command in there; this process, which may be the server that it asks, goes on. */
+  async run(...command: string[]): Promise<Result> {
+    const args = ['-t', String(this.#leader), '-a', '--', ...command];
+    const child = spawn('nsenter', args, {
+      stdio: ['ignore', 'pipe', 'pipe'],
+      env: { PATH: '/usr/sbin:/usr/bin:/sbin:/bin', HOME: '/root' },
+    });
+    const code = new Promise<number | null>((done) => child.once('close', done));
+    const [stdout, stderr] = await Promise.all([text(child.stdout), text(child.stderr)]);
+    return { code: await code, stdout, stderr };
+  }
+
+  /** Runs a command that must succeed; returns what it printed. */
+  async ok(...command: string[]): Promise<string> {
+    const { code, stdout, stderr } = await this.run(...command);
+    if (code !== 0) throw new Error(`${command.join(' ')}: exit ${code}\n${stdout}${stderr}`);
+    return stdout.trim();
+  }
+}
+
+function childOf(pid: number): number {
+  try {
+    return Number(readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').split(' ')[0]);
+  } catch {
+    return 0;
+  }
+}
