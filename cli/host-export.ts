@@ -1,10 +1,11 @@
 // What a host said, and what the log tells of its keys, as files beside the manifest that `fleet host show --export`
 // writes: the same state, the same files. Receipts as the bundle of an audit has them, one envelope a line; each
-// enrolment as the log has it; each key as openssl reads it.
+// enrolment as the log has it; each key as openssl reads it. Receipts of a key that the log does not tell yet are left
+// for the next time.
 import { join } from 'node:path';
 import { writeDurable } from '../src/durable.ts';
 import { publicKeyToSpki } from '../src/ed25519.ts';
-import { publicKeyBytes } from '../src/keyfile.ts';
+import { type PublicKey, publicKeyBytes } from '../src/keyfile.ts';
 import { logNumber } from '../src/manifest/append.ts';
 import { parseEnvelope } from '../src/manifest/dsse.ts';
 import { parseEnrolment } from '../src/manifest/enrolment.ts';
@@ -16,17 +17,21 @@ export async function exportRecords(
   host: string,
   to: string,
 ): Promise<void> {
+  const mark = await state.recordsMark();
   const log = logNumber(root);
+  const keys: PublicKey[] = [];
   const size = (await state.logHead(log))?.size ?? 0;
   for (const { index, envelope } of await state.loggedEnrolments(host, log, size)) {
     const { publicKey } = parseEnrolment(parseEnvelope(envelope).payload);
+    keys.push(publicKey);
     await writeDurable(join(to, `${host}-${index}.enrolment.json`), envelope);
     await writeDurable(join(to, `${host}-${index}.host-key.pem`), pemOf(publicKeyBytes(publicKey)));
   }
   const lines = (envelopes: readonly string[]) => envelopes.map((one) => `${one}\n`).join('');
-  const receipts = await state.receipts(host);
+  // What a key signed that no enrolment here tells could not be checked.
+  const receipts = await state.receipts(host, { keys, mark });
   if (receipts.length > 0) await writeDurable(join(to, `${host}.receipts.jsonl`), lines(receipts));
-  const conflicts = (await state.conflicts(host)).map(({ envelope }) => envelope);
+  const conflicts = (await state.conflicts(host, { keys, mark })).map(({ envelope }) => envelope);
   if (conflicts.length === 0) return;
   await writeDurable(join(to, `${host}.conflicts.jsonl`), lines(conflicts));
 }
