@@ -6,7 +6,7 @@ import { type Globals, paint, printable, table } from './output.ts';
 
 /** `host`: the one of which all is shown. */
 export function textOf(globals: Globals, report: AuditReport, host: string | undefined): string {
-  const { log, hosts, irregularities, moreIrregularities, root } = report;
+  const { log, hosts, irregularities, moreIrregularities, settled, root } = report;
   const fresh = log.freshAt === null ? 'at an unknown time' : `as of ${formatTime(log.freshAt)}`;
   const { keys, threshold } = root.roles.director;
   const rows = hosts.map(({ host: name, told, last, ran, receipts, earlier, phase }) => [
@@ -30,6 +30,11 @@ export function textOf(globals: Globals, report: AuditReport, host: string | und
     table([['HOST', 'TOLD', 'LAST', 'RAN LAST', 'PHASE', 'RECEIPTS'], ...rows]),
     ...hosts.filter((one) => one.host === host).flatMap(historyOf),
     '',
+    ...settled.map(({ host: name, code, message, saidAt, endedBy }) => {
+      const when = saidAt === null ? '' : ` (${formatTime(saidAt)}, as it says)`;
+      const by = endedBy === null ? 'of an earlier log' : `that key ended with entry ${endedBy}`;
+      return `settled ${name}: ${printable(message)}${when}; ${by} [${code}]`;
+    }),
     ...(irregularities.length === 0
       ? [paint(globals, 'good', 'Authentic and complete: nothing irregular.')]
       : irregularities.map(({ index, host: name, code, message }) => {
@@ -68,7 +73,7 @@ export function documentOf(
   report: AuditReport,
   host: string | undefined,
 ): Readonly<Record<string, unknown>> {
-  const { fleet, log, root, hosts, irregularities, moreIrregularities } = report;
+  const { fleet, log, root, hosts, irregularities, moreIrregularities, settled } = report;
   return {
     version: 1,
     fleet,
@@ -77,5 +82,6 @@ export function documentOf(
     hosts: host === undefined ? hosts : hosts.filter((one) => one.host === host),
     irregularities,
     moreIrregularities,
+    settled,
   };
 }
