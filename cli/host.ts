@@ -17,6 +17,7 @@ import { exportRecords } from './host-export.ts';
 import { registerHostRemove } from './host-remove.ts';
 import { globalsOf, print, printable, say, table } from './output.ts';
 import { withStateDir } from './state.ts';
+import { waitingText } from './status.ts';
 
 type EnrollOptions = { output?: string; server?: string; hours?: string; replace?: boolean };
 
@@ -58,6 +59,7 @@ export function registerHost(program: Command): void {
     .description('show all that is known of one host')
     .action(async (name: string, options: { export?: string }, command: Command) => {
       const globals = globalsOf(command);
+      const { waitingOf } = await import('../src/server/waiting.ts');
       await withStateDir(globals, async (dir) => {
         const { state } = dir;
         const row = (await state.status()).find(({ record }) => record.host === name);
@@ -68,7 +70,9 @@ export function registerHost(program: Command): void {
           await exportManifest(dir, row.manifest, options.export);
           await exportRecords(dir, name, options.export);
         }
-        const status = hostStatus(row, Math.floor(Date.now() / 1000));
+        const now = Math.floor(Date.now() / 1000);
+        const waiting = (await waitingOf(dir, now)).get(name) ?? null;
+        const status = { ...hostStatus(row, now), waiting };
         const key = row.record.publicKey === null ? null : parsePublicKey(row.record.publicKey);
         const time = (at: number | null | undefined): string => (at == null ? '-' : formatTime(at));
         print(
@@ -81,6 +85,7 @@ export function registerHost(program: Command): void {
             ['  sequence', String(status.desired?.sequence ?? '-')],
             ['  issued', time(status.desired?.issuedAt)],
             ['  expires', time(status.desired?.expiresAt)],
+            ...(waiting === null ? [] : [['waiting', printable(waitingText(waiting))]]),
             ['current', status.actual?.current ?? '-'],
             ['booted', status.actual?.booted ?? '-'],
             ['profile', status.actual?.profile ?? '-'],
