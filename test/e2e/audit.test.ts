@@ -82,7 +82,7 @@ test('what a host was told and ran: of the state, of a bundle without a network,
   // The server's log, to whoever may read it; and on from there.
   assert.match(
     (await w.audit('--url', w.url)).stderr,
-    /status 401 \[E_SERVER_ANSWER\]\n.*--token-file/,
+    /not open without a token \[E_UNAUTHORIZED\]\n.*--token-file FILE.*fleet token create/,
   );
   const { token } = JSON.parse(
     await fleetOk(['token', 'create', 'auditor', '--state', w.state, '--json']),
@@ -186,4 +186,31 @@ test('a server whose log is older than hosts take: irregular, and nothing is kep
   const fresh = await audit();
   assert.equal(fresh.code, 0, fresh.stderr);
   await stat(since);
+});
+
+test('a server that does not let the auditor in: no token, a wrong one, one for something else', async (t) => {
+  const dir = await temporaryDir(t);
+  const [root, file] = [join(dir, '1.root.json'), join(dir, 'token')];
+  await writeFile(root, signRoot(FIRST));
+  await writeFile(file, 'some-token');
+  let status = 401;
+  const server = createServer((_request, response) => response.writeHead(status).end());
+  t.after(() => server.close());
+  server.listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
+  const audit = (...more: string[]) => fleet(['audit', '--root', root, '--url', url, ...more]);
+  for (const [answer, given, code, what] of [
+    [401, [], 'E_UNAUTHORIZED', 'this log is not open without a token'],
+    [401, ['--token-file', file], 'E_UNAUTHORIZED', 'the token is wrong, expired or revoked'],
+    [403, ['--token-file', file], 'E_FORBIDDEN', 'this token may not read the log'],
+    [500, [], 'E_SERVER_ANSWER', 'status 500'],
+  ] as const) {
+    status = answer;
+    const said = await audit(...given);
+    assert.equal(said.code, 1);
+    const [first = '', hint = ''] = said.stderr.split('\n');
+    assert.equal(first, `fleet: ${url}/tlog/checkpoint: ${what} [${code}]`);
+    if (answer !== 500) assert.match(hint, /--token-file FILE, made .* fleet token create NAME$/);
+  }
 });
