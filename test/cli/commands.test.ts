@@ -111,11 +111,42 @@ test('keys that the root does not name are not used', async (t) => {
   for (const state of [ours, theirs])
     await fleetOk(['init', '--state', state, '--origin', 'a.test']);
   await cp(join(theirs, 'keys/cache.sec'), join(ours, 'keys/cache.sec'));
-  const message = await refused(['status', '--state', ours], 1, 'E_STATE_DAMAGED');
-  assert.match(message, /cache\.sec is not a key that root version 1 of fleet a\.test names/);
+  const message = await refused(['status', '--state', ours], 1, 'E_STATE_INCOMPLETE');
+  assert.match(
+    message,
+    /no file in .*keys is the cache key that root version 1 of fleet a\.test names \(a\.test-1\): other keys are in cache\.sec$/,
+  );
   await cp(join(ours, 'keys/director.pem'), join(theirs, 'keys/director.pem'));
   await using open = await openStateDir(theirs, { writer: 'inline' });
-  await assert.rejects(readServerKey(open, 'director'), { code: 'E_STATE_DAMAGED' });
+  await assert.rejects(readServerKey(open, 'director'), {
+    code: 'E_STATE_INCOMPLETE',
+    message: /is the director key .* \([0-9a-f]{16}\): other keys are in director\.pem$/,
+  });
+});
+
+test('a director key that was lost is named, and another takes its place as the advice says', async (t) => {
+  const dir = await temporaryDir(t);
+  const made = await makeState(dir, NOW);
+  await publishHost(made, 'lantern', 'one', NOW);
+  await made[Symbol.asyncDispose]();
+  const state = join(dir, 'state');
+  const keys = JSON.parse(await fleetOk(['key', 'list', '--state', state, '--json'])).keys;
+  const { keyId } = keys.find(({ role }: { role: string }) => role === 'director');
+  await rm(join(state, 'keys/director.pem'));
+  const { code, stderr } = await fleet(['publish', '--state', state]);
+  assert.equal(code, 1);
+  assert.match(
+    stderr,
+    new RegExp(`is the director key .* \\(${keyId}\\) \\[E_STATE_INCOMPLETE\\]`),
+  );
+  assert.match(stderr, /→ restore it .*; if it is lost for good, .*: fleet key generate director/);
+  const next = await fleetOk(['key', 'generate', 'director', '--state', state]);
+  const named = /fleet root rotate --key (\S+)/.exec(next)?.[1] ?? '';
+  const draft = join(dir, 'draft');
+  await fleetOk(['root', 'rotate', '--key', named, '--out', draft, '--state', state]);
+  await fleetOk(['root', 'sign', draft, '--key', join(state, 'keys/root.pem')]);
+  await fleetOk(['root', 'import', draft, '--state', state]);
+  await fleetOk(['publish', '--state', state]);
 });
 
 test('a key or a root that cannot be read is told with the name of its file', async (t) => {

@@ -259,7 +259,7 @@ test('what cannot be rotated, and what is misspelt, is told', async (t) => {
   const draft = await w.rotate('2.json', '--key', `director=${away}.pub`);
   await w.sign(draft, join(w.state, 'keys/root.pem'));
   const refused = await w.load(draft);
-  assert.match(refused.stderr, /no director key that the new root names \[E_STATE_DAMAGED\]/);
+  assert.match(refused.stderr, /no director key that the new root names \[E_STATE_INCOMPLETE\]/);
   await assert.rejects(stat(join(w.state, 'root/2.root.json')));
   // Nothing is written over.
   const twice = await fleet(['root', 'rotate', '--state', w.state, '--out', draft]);
