@@ -2,7 +2,7 @@
 // whatever is irregular. Of a bundle (--bundle: no network code is loaded), of a server (--url), or of the state
 // here. fleet audit export writes the bundle.
 import { createReadStream } from 'node:fs';
-import { open, rename, rm, stat } from 'node:fs/promises';
+import { open, rename, rm } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import type { Command } from 'commander';
 import { type AuditReport, auditLog, type LogSource, type Seen } from '../src/audit/audit.ts';
@@ -17,7 +17,9 @@ import { parseCheckpoint } from '../src/tlog/checkpoint.ts';
 import { parseNote } from '../src/tlog/note.ts';
 import { documentOf, textOf } from './audit-report.ts';
 import { readInput } from './input.ts';
+import { requireDirectoryOf } from './new-file.ts';
 import { type Globals, globalsOf, print, printLong, say, tellAfterResult } from './output.ts';
+import { readOwnRoot } from './own-root.ts';
 import { withStateDir } from './state.ts';
 import { tokenOf } from './token-file.ts';
 
@@ -60,8 +62,8 @@ async function run(options: Options, globals: Globals): Promise<void> {
   if (options.bundle !== undefined && options.url !== undefined) {
     throw new FleetError('E_USAGE', 'give one of --bundle and --url, not both');
   }
-  if (options.since !== undefined) await requireDirectory(options.since);
-  const root = (await readInput(options.root)).toString('utf8');
+  if (options.since !== undefined) await requireDirectoryOf('--since', options.since);
+  const { envelope: root } = await readOwnRoot(options.root);
   const seen = await readSeen(options.since, root, globals);
   await using pool = openFactsPool();
   // A copy may be as old as it is; what a server shows is what hosts are shown, too.
@@ -81,13 +83,6 @@ async function run(options: Options, globals: Globals): Promise<void> {
   if (count === 0) return;
   const summary = count === 1 ? '1 irregularity' : `${count} irregularities`;
   process.exitCode = tellAfterResult(globals, new FleetError('E_AUDIT', summary));
-}
-
-/** Before the whole log is read, and not after. */
-async function requireDirectory(file: string): Promise<void> {
-  const found = await stat(dirname(file)).catch(() => null);
-  if (found?.isDirectory() === true) return;
-  throw new FleetError('E_USAGE', `--since ${file}: there is no directory ${dirname(file)}`);
 }
 
 function requireHost(host: string, { hosts }: AuditReport): void {
@@ -142,8 +137,11 @@ async function withSource<T>(
     try {
       return await use(await openBundleSource(readBundle(stream, AUDIT_LIMITS)));
     } catch (cause) {
-      if (errnoOf(isFleetError(cause) ? cause.cause : cause) === undefined) throw cause;
-      throw new FleetError('E_USAGE', `cannot read ${bundle}: ${messageOf(cause)}`, { cause });
+      if (isFleetError(cause) || errnoOf(cause) === undefined) throw cause;
+      throw new FleetError('E_USAGE', `cannot read ${bundle}: ${errnoOf(cause)}`, {
+        hint: 'give the path of a file that fleet audit export wrote',
+        cause,
+      });
     } finally {
       stream.destroy();
     }
@@ -156,6 +154,7 @@ async function withSource<T>(
 
 /** Streamed to a name beside it, and then put in its place: half a bundle is never there. */
 async function exportBundle(out: string, closures: boolean, globals: Globals): Promise<void> {
+  await requireDirectoryOf('--out', out);
   const temporary = `${out}.part`;
   let bytes = 0;
   await withStateDir(globals, async (dir) => {
@@ -172,7 +171,10 @@ async function exportBundle(out: string, closures: boolean, globals: Globals): P
     } catch (cause) {
       await rm(temporary, { force: true }).catch(() => {});
       if (isFleetError(cause) || errnoOf(cause) === undefined) throw cause;
-      throw new FleetError('E_USAGE', `cannot write ${out}: ${messageOf(cause)}`, { cause });
+      throw new FleetError('E_USAGE', `cannot write ${out}: ${errnoOf(cause)}`, {
+        hint: 'choose another --out',
+        cause,
+      });
     }
   });
   print(

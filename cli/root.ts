@@ -3,12 +3,13 @@
 // wherever the key is (or takes one that openssl made), `import` puts the signed root in force.
 import type { Command } from 'commander';
 import { writeDurable } from '../src/durable.ts';
-import { FleetError } from '../src/errors.ts';
+import { FleetError, isFleetError } from '../src/errors.ts';
 import { keyId, type PublicKey, parsePublicKeyFile } from '../src/keyfile.ts';
-import { pae, verifiedBy } from '../src/manifest/dsse.ts';
+import { type Envelope, pae, verifiedBy } from '../src/manifest/dsse.ts';
 import { parseRoot, type Root } from '../src/manifest/root.ts';
 import { keyUses } from '../src/manifest/root-form.ts';
 import {
+  DRAFT_ADVICE,
   type KeyedRole,
   openDraft,
   parseCacheKey,
@@ -16,8 +17,9 @@ import {
   SINGLE_ROLES,
 } from '../src/manifest/rotate.ts';
 import { formatTime } from '../src/manifest/time.ts';
-import { writeDraft, writeNew } from './draft.ts';
+import { writeDraft } from './draft.ts';
 import { readInput } from './input.ts';
+import { writeNew } from './new-file.ts';
 import { type Globals, globalsOf, print, table } from './output.ts';
 import { withSignature } from './signature.ts';
 import { withStateDir } from './state.ts';
@@ -44,9 +46,9 @@ export function registerRoot(program: Command): void {
     .description('show a root: version, keys, thresholds, groups, log')
     .action(async (file: string | undefined, _options, command: Command) => {
       const globals = globalsOf(command);
-      if (file !== undefined) return show(globals, (await readInput(file)).toString('utf8'));
+      if (file !== undefined) return show(globals, openNamed(file, await readInput(file)));
       await withStateDir(globals, async ({ roots }) => {
-        show(globals, roots.at(-1)?.envelope ?? '');
+        show(globals, openDraft(roots.at(-1)?.envelope ?? ''));
       });
     });
   root
@@ -89,7 +91,9 @@ export function registerRoot(program: Command): void {
     .description('put a root in force, and issue every manifest again under it')
     .action(async (file: string, _options, command: Command) => {
       const globals = globalsOf(command);
-      const text = (await readInput(file)).toString('utf8');
+      const bytes = await readInput(file);
+      openNamed(file, bytes);
+      const text = bytes.toString('utf8');
       const { importRoot } = await import('../src/server/import-root.ts');
       await withStateDir(globals, async (dir) => {
         const done = await importRoot(dir, text, Math.floor(Date.now() / 1000));
@@ -153,7 +157,7 @@ async function rotate(options: Rotate, command: Command): Promise<void> {
 }
 
 async function signFile(file: string, options: Sign, globals: Globals): Promise<void> {
-  const envelope = openDraft((await readInput(file)).toString('utf8'));
+  const envelope = openNamed(file, await readInput(file));
   const chosen = [options.key, options.signature, options.pae].filter((one) => one !== undefined);
   if (
     chosen.length !== 1 ||
@@ -182,8 +186,21 @@ async function signFile(file: string, options: Sign, globals: Globals): Promise<
   );
 }
 
-function show(globals: Globals, text: string): void {
-  const root = parseRoot(openDraft(text).payload);
+/** What is wrong with it is told with its name. */
+function openNamed(file: string, bytes: Buffer): Envelope {
+  try {
+    return openDraft(bytes.toString('utf8'));
+  } catch (cause) {
+    if (!isFleetError(cause)) throw cause;
+    const { code, message, hint } = cause;
+    const isOther = code === 'E_ENVELOPE' || code === 'E_PAYLOAD_FORM';
+    const advice = isOther ? DRAFT_ADVICE : hint;
+    throw new FleetError(code, `${file}: ${message}`, { hint: advice, cause });
+  }
+}
+
+function show(globals: Globals, { payload }: Envelope): void {
+  const root = parseRoot(payload);
   const uses = keyUses(root);
   const ids = (role: string): string =>
     uses

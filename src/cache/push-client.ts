@@ -91,6 +91,7 @@ export class PushClient implements AsyncDisposable {
         if (error instanceof FleetError) throw error;
         if (pause === undefined) {
           throw new FleetError('E_PUSH', `${this.#target.url}${path}: ${messageOf(error)}`, {
+            hint: 'is the URL that of fleet serve, and can it be reached? what was uploaded is kept',
             cause: error,
           });
         }

@@ -505,3 +505,101 @@ test('what is not foreseen is E_INTERNAL, told without a stack', (t) => {
   assert.equal(tellError(new TypeError('boom'), { json: false, verbose: false }), 1);
   assert.match(lines.join(''), /^fleet: boom \[E_INTERNAL\]\n {2}→ .*-v/);
 });
+
+test('advice for what people do wrong with keys and files', async (t) => {
+  const dir = await temporaryDir(t);
+  const file = (name: string): string => join(dir, name);
+  const made = await makeState(dir, NOW);
+  await publishHost(made, 'lantern', 'one', NOW);
+  await made[Symbol.asyncDispose]();
+  const state = file('state');
+  const at = ['--state', state];
+  await fleetOk(['host', 'show', 'lantern', ...at, '--export', file('x')]);
+  await fleetOk(['audit', 'export', ...at, '--out', file('log.tar')]);
+  await fleetOk(['key', 'export', 'root', '--move', '--out', file('root.pem'), ...at]);
+  const root = file('x/1.root.json');
+  await writeFile(file('cut.json'), (await readFile(root)).subarray(0, 900));
+  const changed = (await readFile(root, 'utf8')).replace(/"sig":"./, '"sig":"/');
+  await writeFile(file('changed.json'), changed);
+  const { keys } = JSON.parse(await fleetOk(['key', 'list', ...at, '--json']));
+  const idOf = (role: string) =>
+    keys.find((key: { role: string; keyId: string }) => key.role === role).keyId;
+  const own = /give the first root of the fleet, 1\.root\.json, as it came to you/;
+  const damaged = /it was damaged or changed; give the first root/;
+  const taken = /nothing is overwritten: choose another name, or move that file away/;
+  const place = /choose another place, in a directory that is there/;
+  const out = ['--out', file('draft')];
+  const cases: [string[], number, RegExp, RegExp][] = [
+    [
+      ['key', 'revoke', idOf('director'), ...out, ...at],
+      2,
+      /is the only director key.*E_USAGE/,
+      /generate director, and add --successor FILE/,
+    ],
+    [
+      ['key', 'revoke', idOf('release'), ...out, ...at],
+      2,
+      /is the only release key.*E_USAGE/,
+      /generate release --out FILE, and add --succ/,
+    ],
+    [
+      ['key', 'export', 'root', '--out', file('again.pem'), ...at],
+      2,
+      /the root key is not on this server.*E_USAGE/,
+      /where it was moved to/,
+    ],
+    [
+      ['key', 'export', 'release', '--out', file('root.pem'), ...at],
+      1,
+      /root\.pem exists already \[E_STATE_EXISTS\]/,
+      taken,
+    ],
+    [
+      ['key', 'generate', 'root', '--out', file('none/root.pem')],
+      2,
+      /cannot write .*: ENOENT \[E_USAGE\]/,
+      place,
+    ],
+    [
+      ['audit', 'export', '--out', file('none/x'), ...at],
+      2,
+      /there is no directory .*none \[E_USAGE\]/,
+      /make it first/,
+    ],
+    [
+      ['audit', '--bundle', file('none.tar'), '--root', root],
+      2,
+      /cannot read .*none\.tar: ENOENT \[E_USAGE\]/,
+      /that fleet audit export wrote/,
+    ],
+  ];
+  for (const verb of [
+    ['verify', root],
+    ['audit', ...at],
+    ['approve', file('log.tar')],
+  ]) {
+    for (const [name, message, advice] of [
+      ['x/lantern-1.manifest.json', /--root .* is a manifest, and no root \[E_ROOT_FORM\]/, own],
+      ['x/lantern-1.closure.fp', /is a closure file, and no root \[E_ROOT_FORM\]/, own],
+      ['log.tar', /is a bundle of a log, and no root \[E_ROOT_FORM\]/, own],
+      ['cut.json', /--root .*cut\.json: .*\[E_ENVELOPE\]/, damaged],
+      ['changed.json', /--root .*changed\.json: .*\[E_ROOT_OWN_SIGNATURE\]/, damaged],
+    ] as const) {
+      cases.push([[...verb, '--root', file(name)], 3, message, advice]);
+    }
+  }
+  for (const verb of [
+    ['root', 'show'],
+    ['root', 'sign', '--key', file('root.pem')],
+  ]) {
+    const args = [...verb, file('cut.json')];
+    cases.push([args, 3, /cut\.json: .*\[E_ROOT_FORM\]/, /give what fleet root rotate wrote/]);
+  }
+  for (const [args, code, message, advice] of cases) {
+    const said = await fleet(args);
+    assert.equal(said.code, code, `${args.join(' ')}: ${said.stderr}`);
+    const [first = '', second = ''] = said.stderr.split('\n');
+    assert.match(first, message);
+    assert.match(second, advice, args.join(' '));
+  }
+});
