@@ -6,7 +6,7 @@ import { writeDurable } from '../src/durable.ts';
 import { FleetError, isFleetError } from '../src/errors.ts';
 import { keyId, type PublicKey, parsePublicKeyFile } from '../src/keyfile.ts';
 import { type Envelope, pae, verifiedBy } from '../src/manifest/dsse.ts';
-import { parseRoot, type Root } from '../src/manifest/root.ts';
+import { parseRoot, type Root, roleOfKey } from '../src/manifest/root.ts';
 import { keyUses } from '../src/manifest/root-form.ts';
 import {
   DRAFT_ADVICE,
@@ -170,11 +170,12 @@ async function signFile(file: string, options: Sign, globals: Globals): Promise<
     const text = `The bytes to be signed are in ${options.pae}.`;
     return print(globals, { version: 1, file: options.pae }, text);
   }
-  const { key, text } = await withSignature(envelope, options);
-  const out = options.out ?? file;
-  await writeDurable(out, text);
   const root = parseRoot(envelope.payload);
   const { keys, threshold } = root.roles.root;
+  const { key, text } = await withSignature(envelope, options);
+  requireRootKey(root, key);
+  const out = options.out ?? file;
+  await writeDurable(out, text);
   const own = verifiedBy(openDraft(text), keys).length;
   print(
     globals,
@@ -182,8 +183,25 @@ async function signFile(file: string, options: Sign, globals: Globals): Promise<
     [
       `Signed by ${keyId(key)}: ${out}`,
       `Of its own root keys ${own} of ${threshold} have signed. (Those of the version before are counted on import.)`,
+      ...(keys.includes(key)
+        ? []
+        : [`${keyId(key)} is none of them: it counts only as a root key of the version before.`]),
     ].join('\n'),
   );
+}
+
+/**
+ * A key that has another role in it is no root key; that one of before takes another role is not foreseen. Of keys that
+ * have none, only the root before it could say more, and that is not here. @throws FleetError E_KEY_ROLE.
+ */
+function requireRootKey(root: Root, key: PublicKey): void {
+  const role = roleOfKey(root, key);
+  if (role === null || role === 'root') return;
+  const what = `${keyId(key)} is a ${role} key of this root, and no root key`;
+  const may = root.roles.root.keys.map(keyId).join(', ');
+  throw new FleetError('E_KEY_ROLE', what, {
+    hint: `these may sign it: ${may}, and the root keys of the version before`,
+  });
 }
 
 /** What is wrong with it is told with its name. */
