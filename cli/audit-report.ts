@@ -28,7 +28,7 @@ export function textOf(globals: Globals, report: AuditReport, host: string | und
     `root version ${root.version} in force; ${threshold} of ${keys.length} director keys must sign`,
     '',
     table([['HOST', 'TOLD', 'LAST', 'RAN LAST', 'PHASE', 'RECEIPTS'], ...rows]),
-    ...hosts.filter((one) => one.host === host).flatMap(historyOf),
+    ...hosts.filter((one) => one.host === host).flatMap((one) => historyOf(one, log.from)),
     '',
     ...settled.map(({ host: name, code, message, saidAt, endedBy }) => {
       const when = saidAt === null ? '' : ` (${formatTime(saidAt)}, as it says)`;
@@ -52,10 +52,21 @@ function shortOf(path: string | null): string {
   return hash === undefined ? 'none' : `${hash} ${name}`;
 }
 
-function historyOf({ host, told, ran, keys }: AuditReport['hosts'][number]): string[] {
+/** `from`: the first entry that was read: of what came before it, the last is known. */
+function historyOf(
+  { host, told, ran, keys, last, lastKey }: AuditReport['hosts'][number],
+  from: number,
+): string[] {
+  const before = from === 0 ? '' : `; those before entry ${from} were audited earlier`;
+  const allKeys = keys.length === 0 && lastKey !== null ? [lastKey] : keys;
   return [
     '',
     `${host} was told:`,
+    ...(last === null || told.length > 0
+      ? []
+      : [
+          `  nothing since entry ${from}; before it ${last.epoch}.${last.sequence} (entry ${last.index})`,
+        ]),
     ...told.map(({ index, epoch, sequence, issuedAt, toplevel, approvals, emergency }) => {
       const more = approvals === 0 ? '' : `, ${approvals} approvals`;
       const what = `${toplevel ?? 'it is ended'}  (entry ${index}${more}${emergency ? ', EMERGENCY' : ''})`;
@@ -65,7 +76,7 @@ function historyOf({ host, told, ran, keys }: AuditReport['hosts'][number]): str
     ...ran.map(
       ({ from, to, toplevel }) => `  ${formatTime(from)} to ${formatTime(to)}  ${toplevel ?? '-'}`,
     ),
-    `keys of ${host}: ${keys.map(({ key, index }) => `${keyId(key)} (entry ${index})`).join(', ') || '-'}`,
+    `keys of ${host}: ${allKeys.map(({ key, index }) => `${keyId(key)} (entry ${index})`).join(', ') || '-'}${before}`,
   ];
 }
 

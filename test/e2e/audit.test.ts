@@ -104,6 +104,18 @@ test('what a host was told and ran: of the state, of a bundle without a network,
     more.hosts[0].told.map(({ sequence }: { sequence: number }) => sequence),
     [4],
   );
+  // Its key is older than what was read, and known all the same.
+  const again = ['audit', '--root', w.file('1.root.json'), ...remote, '--host', 'lantern'];
+  const key = lantern.keys[0].index;
+  const known = await fleetOk(again);
+  assert.match(
+    known,
+    new RegExp(`^keys of lantern: [0-9a-f]{16} \\(entry ${key}\\); those before`, 'm'),
+  );
+  assert.match(
+    known,
+    /^lantern was told:\n {2}nothing since entry \d+; before it 1\.4 \(entry \d+\)$/m,
+  );
   // A file that is damaged is left as it is, and said to be.
   await writeFile(w.file('seen'), seen.slice(0, -5));
   const damaged = await w.audit(...remote);
