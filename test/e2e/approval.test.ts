@@ -161,7 +161,8 @@ test('two of three release keys: build, propose, approve twice, publish, switch'
       ['proof', true],
     ],
     ...[
-      ['enrolment', null],
+      ['enrolment', false],
+      ['proof', false],
       ['host-key', null],
       ['receipt', null],
     ],

@@ -1,10 +1,12 @@
 // The files of a bundle, from a state, are what an audit wants of it: also what a cloned machine left behind.
 import assert from 'node:assert/strict';
-import { readdir } from 'node:fs/promises';
+import { readdir, readFile } from 'node:fs/promises';
+import { join } from 'node:path';
 import { Readable } from 'node:stream';
 import { test } from 'node:test';
 import { exportRecords } from '../../cli/host-export.ts';
 import { auditLog } from '../../src/audit/audit.ts';
+import { judgeFiles } from '../../src/audit/files.ts';
 import { openBundleSource } from '../../src/audit/source.ts';
 import type { BundleFile } from '../../src/bundle/tar.ts';
 import { generateSecretKey } from '../../src/ed25519.ts';
@@ -82,7 +84,24 @@ test('receipts of a key that the log does not tell yet are left for the next tim
   await appendEntries(await openLogWriter(dir), [], { fence, now: NOW });
   assert.deepEqual(await counts(), [[1], []]);
   await exportRecords(dir, 'lantern', top);
-  assert.ok((await readdir(top)).includes('lantern.receipts.jsonl'));
+  const names = (await readdir(top)).filter((name) => name.startsWith('lantern')).sort();
+  const enrolment = 'lantern-4.enrolment.json';
+  const key = 'lantern-4.host-key.pem';
+  const records = [enrolment, `${enrolment}.tlog-proof`, key, 'lantern.receipts.jsonl'];
+  assert.deepEqual(names, records);
+  // What an auditor makes of them.
+  const { root, envelope } = dir.roots[0] ?? assert.fail();
+  const files = records.map(async (name) => ({
+    file: name,
+    bytes: await readFile(join(top, name)),
+  }));
+  const { verdicts } = judgeFiles(await Promise.all(files), { root, envelope }, NOW, undefined);
+  const says = verdicts.map((one) => ('says' in one ? one.says : null));
+  assert.deepEqual(
+    says.map((one) => one?.kind),
+    ['enrolment', 'proof', 'host-key', 'receipt'],
+  );
+  assert.equal(says[0]?.kind === 'enrolment' && says[0].log?.index, 4);
 });
 
 test('what is published and reported while a bundle is written is left for the next one', async (t) => {
