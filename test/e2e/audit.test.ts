@@ -1,7 +1,7 @@
 // An audit of a real fleet: by its own state, by a bundle where there is no network, and by the server's log.
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
-import { cp, readFile, stat, writeFile } from 'node:fs/promises';
+import { cp, readdir, readFile, stat, writeFile } from 'node:fs/promises';
 import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { join, resolve } from 'node:path';
@@ -61,6 +61,14 @@ test('what a host was told and ran: of the state, of a bundle without a network,
   await fleetOk([...exported, w.file('a.tar')]);
   await fleetOk([...exported, w.file('b.tar')]);
   assert.deepEqual(await readFile(w.file('a.tar')), await readFile(w.file('b.tar')));
+  // Nothing is written over, and nothing is left beside it.
+  await writeFile(w.file('b.tar'), 'mine');
+  const taken = await fleet([...exported, w.file('b.tar')]);
+  assert.equal(taken.code, 1);
+  assert.match(taken.stderr, /b\.tar exists already \[E_STATE_EXISTS\]\n.*nothing is overwritten/);
+  assert.equal(await readFile(w.file('b.tar'), 'utf8'), 'mine');
+  const beside = (await readdir(w.dir)).filter((name) => name.includes('.tar')).sort();
+  assert.deepEqual(beside, ['a.tar', 'b.tar']);
   const alone = await run('unshare', [
     ...['--net', resolve('bin/fleet'), 'audit', '--json'],
     ...['--bundle', w.file('a.tar'), '--root', w.file('1.root.json')],
