@@ -15,6 +15,7 @@ import {
 import { registerReset } from './agent-reset.ts';
 import { readInput } from './input.ts';
 import {
+  counted,
   type Globals,
   globalsOf,
   print,
@@ -105,23 +106,27 @@ function printOnce(globals: Globals, result: OnceResult, command: Command): void
   const { outcome, fetched, receipts } = result;
   const { sent, queued, problem } = receipts;
   const error = result.error && placedError(result.error, command);
-  print(
-    globals,
-    {
-      version: 1,
-      phase: outcome?.phase ?? null,
-      reason: outcome?.reason ?? null,
-      manifest: outcome?.manifest ?? null,
-      systems: outcome?.systems ?? null,
-      exitCode: outcome?.exitCode ?? null,
-      fetched,
-      receipts: { sent, queued },
-      error: error === null ? null : { code: error.code, message: error.message, hint: error.hint },
-    },
-    onceText({ outcome, error, fetched, receipts }),
-  );
+  const text = onceText({ outcome, error, fetched, receipts });
+  // Where there is only an error to tell, that is told alone.
+  if (text !== '' || globals.json)
+    print(
+      globals,
+      {
+        version: 1,
+        phase: outcome?.phase ?? null,
+        reason: outcome?.reason ?? null,
+        manifest: outcome?.manifest ?? null,
+        systems: outcome?.systems ?? null,
+        exitCode: outcome?.exitCode ?? null,
+        fetched,
+        receipts: { sent, queued },
+        error:
+          error === null ? null : { code: error.code, message: error.message, hint: error.hint },
+      },
+      text,
+    );
   if (queued > 0 && problem !== null && problem !== result.error) {
-    say(globals, `${queued} receipts wait to be sent: ${printable(problem.message)}`);
+    say(globals, `${waitText(queued)}: ${printable(problem.message)}`);
   }
   if (error === null) return;
   process.exitCode = tellAfterResult(globals, error);
@@ -136,7 +141,9 @@ function onceText({ outcome, error, fetched }: OnceResult): string {
       ? []
       : [['manifest', `epoch ${manifest.epoch}, sequence ${manifest.sequence}`]]),
     ['current', systems.current ?? '-'],
-    ...(fetched === null ? [] : [['fetched', `${fetched.paths} paths, ${fetched.bytes} bytes`]]),
+    ...(fetched === null
+      ? []
+      : [['fetched', `${counted(fetched.paths, 'path')}, ${counted(fetched.bytes, 'byte')}`]]),
   ]);
 }
 
@@ -172,8 +179,12 @@ function statusText(status: AgentStatus): string {
         : `renewed from ${formatTime(status.tokenRenewAt)} on`,
     ],
     ...(status.tokenProblem === null ? [] : [['  but', printable(status.tokenProblem)]]),
-    ['receipts', status.queued === 0 ? 'all sent' : `${status.queued} wait to be sent`],
+    ['receipts', status.queued === 0 ? 'all sent' : waitText(status.queued)],
   ]);
+}
+
+function waitText(queued: number): string {
+  return `${counted(queued, 'receipt')} ${queued === 1 ? 'waits' : 'wait'} to be sent`;
 }
 
 function now(): number {

@@ -24,7 +24,7 @@ import { approvalFile } from './approval-file.ts';
 import { confirm } from './confirm.ts';
 import { readInput } from './input.ts';
 import { writeNew } from './new-file.ts';
-import { type Globals, globalsOf, print, printable } from './output.ts';
+import { counted, type Globals, globalsOf, print, printable } from './output.ts';
 import { readOwnRoot } from './own-root.ts';
 import { withSignature } from './signature.ts';
 
@@ -185,7 +185,7 @@ function linesOf(change: Proposed): string[] {
     `${host.id} #${sequence}  (${digest})`,
     `  from    ${before?.manifest.toplevel ?? '-'}`,
   ];
-  const valid = `  valid   until ${formatTime(expiresAt)}${emergency ? '; EMERGENCY' : ''}; needs ${approvals} approvals`;
+  const valid = `  valid   until ${formatTime(expiresAt)}${emergency ? '; EMERGENCY' : ''}; needs ${counted(approvals, 'approval')}`;
   if (change.closure === null) return [...head, '  to      NOTHING: it removes the host', valid];
   const { manifest, closure } = change;
   const { provenance } = manifest;

@@ -2,7 +2,7 @@
 import type { AuditReport } from '../src/audit/audit.ts';
 import { keyId } from '../src/keyfile.ts';
 import { formatTime } from '../src/manifest/time.ts';
-import { type Globals, paint, printable, table } from './output.ts';
+import { counted, type Globals, paint, printable, table } from './output.ts';
 
 /** `host`: the one of which all is shown. */
 export function textOf(globals: Globals, report: AuditReport, host: string | undefined): string {
@@ -19,7 +19,7 @@ export function textOf(globals: Globals, report: AuditReport, host: string | und
   ]);
   const read = log.from === 0 ? '' : `; entries before ${log.from} were audited earlier`;
   return [
-    `fleet ${report.fleet}: log ${log.origin}, ${log.size} entries, newest ${fresh}${read}`,
+    `fleet ${report.fleet}: log ${log.origin}, ${log.size} ${log.size === 1 ? 'entry' : 'entries'}, newest ${fresh}${read}`,
     ...(log.earlier === null
       ? []
       : [
@@ -68,7 +68,7 @@ function historyOf(
           `  nothing since entry ${from}; before it ${last.epoch}.${last.sequence} (entry ${last.index})`,
         ]),
     ...told.map(({ index, epoch, sequence, issuedAt, toplevel, approvals, emergency }) => {
-      const more = approvals === 0 ? '' : `, ${approvals} approvals`;
+      const more = approvals === 0 ? '' : `, ${counted(approvals, 'approval')}`;
       const what = `${toplevel ?? 'it is ended'}  (entry ${index}${more}${emergency ? ', EMERGENCY' : ''})`;
       return `  ${formatTime(issuedAt)}  ${epoch}.${sequence}  ${what}`;
     }),

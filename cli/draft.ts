@@ -50,7 +50,7 @@ export async function writeDraft(
         '',
         `It needs ${threshold} of the root keys of version ${dir.root.version}, and ${own} of its own:`,
         `  fleet root sign ${out} --key ROOT.pem        (on each machine that has one)`,
-        `  fleet root import ${out}                     (here)`,
+        `  fleet root import${globals.stateOption} ${out}                     (here)`,
       ].join('\n'),
     );
   });

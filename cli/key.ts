@@ -90,7 +90,7 @@ export function registerKey(program: Command): void {
           { version: 1, role, keyId: made.id, publicKey: made.publicKey, file },
           [
             `${role} key ${made.id} is in ${file}.`,
-            `It counts once a root names it: fleet root rotate --key ${role}=${file}.pub --out DRAFT`,
+            `It counts once a root names it: fleet root rotate${globals.stateOption} --key ${role}=${file}.pub --out DRAFT`,
           ].join('\n'),
         );
       });

@@ -44,7 +44,7 @@ async function propose(globals: Globals, file: string): Promise<void> {
         'Where a release key is, with a root that you trust:',
         `  fleet approve ${file} --root ROOT --key RELEASE.pem --out APPROVAL`,
         'and then here:',
-        '  fleet publish --approval APPROVAL',
+        `  fleet publish${globals.stateOption} --approval APPROVAL`,
       ].join('\n'),
     );
   });

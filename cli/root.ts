@@ -20,7 +20,7 @@ import { formatTime } from '../src/manifest/time.ts';
 import { writeDraft } from './draft.ts';
 import { readInput } from './input.ts';
 import { writeNew } from './new-file.ts';
-import { type Globals, globalsOf, print, table } from './output.ts';
+import { counted, type Globals, globalsOf, placedText, print, table } from './output.ts';
 import { withSignature } from './signature.ts';
 import { withStateDir } from './state.ts';
 
@@ -106,13 +106,18 @@ export function registerRoot(program: Command): void {
           { version: 1, rootVersion: version, isNew, reissued: hosts, waiting, removed },
           [
             `Root version ${version} is ${isNew ? 'now' : 'already'} in force, until ${formatTime(expiresAt)}.`,
-            `${hosts.length} manifests were issued again under it.`,
+            `${counted(hosts.length, 'manifest')} ${hosts.length === 1 ? 'was' : 'were'} issued again under it.`,
             ...(removed.length === 0
               ? []
               : [`Removed, since no approval is wanted for it any more: ${removed.join(', ')}`]),
             ...(waiting.length === 0
               ? []
-              : [`Waiting for approval: ${waiting.join(', ')} (fleet publish --proposal FILE)`]),
+              : [
+                  placedText(
+                    globals,
+                    `Waiting for approval: ${waiting.join(', ')} (fleet publish --proposal FILE)`,
+                  ),
+                ]),
           ].join('\n'),
         );
       });
@@ -242,7 +247,7 @@ function show(globals: Globals, { payload }: Envelope): void {
       `log ${origin}, from entry ${anchor.size} on; checkpoints are good for ${root.maxAge} s`,
       ...root.groups.map(
         ({ name, hosts, approvals }) =>
-          `group ${name}: ${hosts.join(', ')}; ${approvals} approvals`,
+          `group ${name}: ${hosts.join(', ')}; ${counted(approvals, 'approval')}`,
       ),
       ...root.revoked.map(
         ({ key, notAfterIndex }) => `revoked ${keyId(key)} after entry ${notAfterIndex}`,

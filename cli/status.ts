@@ -7,7 +7,16 @@ import { hashPartOf, nameOf, type StorePath } from '../src/nix/storepath.ts';
 import type { StateDir } from '../src/server/statedir.ts';
 import { type HostStatus, hostStatus } from '../src/server/status.ts';
 import type { Waiting } from '../src/server/waiting.ts';
-import { counted, type Globals, globalsOf, paint, print, printable, table } from './output.ts';
+import {
+  counted,
+  type Globals,
+  globalsOf,
+  paint,
+  placedText,
+  print,
+  printable,
+  table,
+} from './output.ts';
 import { withStateDir } from './state.ts';
 
 const DAY = 86_400;
@@ -28,13 +37,15 @@ export function registerStatus(program: Command): void {
           const status = hostStatus(row, now);
           return { ...status, waiting: waiting.get(status.host) ?? null };
         });
-        const warnings = await warningsOf(dir, hosts, now);
+        const warnings = (await warningsOf(dir, hosts, now)).map((text) =>
+          placedText(globals, text),
+        );
         print(
           globals,
           { version: 1, fleet: dir.config.fleet, now, hosts, warnings },
           [
             hosts.length === 0
-              ? 'No hosts yet. Publish some: fleet build --flake REF'
+              ? placedText(globals, 'No hosts yet. Publish some: fleet build --flake REF')
               : hostTable(globals, hosts, now),
             ...warnings.map((warning) => `! ${warning}`),
           ].join('\n'),

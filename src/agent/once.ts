@@ -209,7 +209,7 @@ class Run implements AsyncDisposable {
     await probeNamespace(place);
     const bytes = await getClosure(this.#client, manifest);
     const closure = verifyClosure(manifest, bytes);
-    say(`fetching ${toplevel} (${closure.paths.size} paths in all)`);
+    say(`fetching ${toplevel} (paths in all: ${closure.paths.size})`);
     this.#fetched = await fetchClosure({
       client: this.#client,
       place,

@@ -14,7 +14,7 @@ import {
 import { createServer } from 'node:net';
 import { join } from 'node:path';
 import { test } from 'node:test';
-import { paint, printable, table, tellError } from '../../cli/output.ts';
+import { counted, paint, placedText, printable, table, tellError } from '../../cli/output.ts';
 import { ago } from '../../cli/status.ts';
 import { parseEnvelope, signEnvelope } from '../../src/manifest/dsse.ts';
 import { formatManifest, parseManifest } from '../../src/manifest/manifest.ts';
@@ -139,9 +139,12 @@ test('a director key that was lost is named, and another takes its place as the 
     stderr,
     new RegExp(`is the director key .* \\(${keyId}\\) \\[E_STATE_INCOMPLETE\\]`),
   );
-  assert.match(stderr, /→ restore it .*; if it is lost for good, .*: fleet key generate director/);
+  assert.match(
+    stderr,
+    /→ restore it .*; if it is lost for good, .*: fleet key generate --state \S+ director$/m,
+  );
   const next = await fleetOk(['key', 'generate', 'director', '--state', state]);
-  const named = /fleet root rotate --key (\S+)/.exec(next)?.[1] ?? '';
+  const named = /fleet root rotate --state \S+ --key (\S+)/.exec(next)?.[1] ?? '';
   const draft = join(dir, 'draft');
   await fleetOk(['root', 'rotate', '--key', named, '--out', draft, '--state', state]);
   await fleetOk(['root', 'sign', draft, '--key', join(state, 'keys/root.pem')]);
@@ -429,7 +432,7 @@ test('a directory that this user may not write is told as that', async (t) => {
 });
 
 test('color where it is wanted, and columns as wide as what is seen', () => {
-  const globals = { state: undefined, json: false, quiet: false, verbose: false };
+  const globals = { state: undefined, stateOption: '', json: false, quiet: false, verbose: false };
   const red = paint({ ...globals, color: true }, 'bad', 'no');
   assert.equal(red, '\u001b[31mno\u001b[0m');
   assert.equal(paint({ ...globals, color: false }, 'bad', 'no'), 'no');
@@ -602,4 +605,28 @@ test('advice for what people do wrong with keys and files', async (t) => {
     assert.match(first, message);
     assert.match(second, advice, args.join(' '));
   }
+});
+
+test('advice repeats the --state that was given, and only of commands that look into it', async (t) => {
+  const state = join(await temporaryDir(t), 'state');
+  await fleetOk(['init', '--state', state, '--origin', 'a.test']);
+  const said = await fleetOk(['status', '--state', state]);
+  assert.ok(said.includes(`fleet build --state ${state} --flake REF`), said);
+  assert.ok(said.includes(`: fleet key export --state ${state} root --move --out `), said);
+  const { stderr } = await fleet(['host', 'show', 'x', '--state', state]);
+  assert.ok(stderr.includes(`fleet host list --state ${state}`), stderr);
+  assert.equal(
+    placedText(
+      { stateOption: ' --state D' },
+      'fleet approve F; fleet agent once; fleet host show H',
+    ),
+    'fleet approve F; fleet agent once; fleet host show --state D H',
+  );
+});
+
+test('one of a thing is one', () => {
+  assert.deepEqual(
+    [0, 1, 2].map((count) => counted(count, 'receipt')),
+    ['0 receipts', '1 receipt', '2 receipts'],
+  );
 });

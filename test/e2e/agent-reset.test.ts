@@ -332,6 +332,14 @@ test('a chain of receipts that is lost: the advice is to enrol anew, and it work
   await host.once();
   const place = ['--root', host.root, '--state', host.state];
   const spelt = ` --state ${host.state} --root ${host.root}`;
+  // A run that can find out nothing has an error to tell, and nothing else.
+  world.misbehave = (_path, response) => {
+    response.writeHead(500).end();
+    return true;
+  };
+  const away = await fleet(['agent', 'once', ...place]);
+  assert.deepEqual([away.code, away.stdout], [1, ''], away.stderr);
+  world.misbehave = () => false;
   await rm(join(host.state, 'receipts.json'));
   const refused = await fleet(['agent', 'once', ...place]);
   assert.equal(refused.code, 1);

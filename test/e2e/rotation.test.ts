@@ -229,7 +229,7 @@ test('what cannot be rotated, and what is misspelt, is told', async (t) => {
     [['rotate', '--out', w.file('x'), '--threshold', 'log=2'], /E_USAGE/],
     [
       ['rotate', '--out', w.file('x'), '--threshold', 'root=2'],
-      /2 signatures and has 1 keys.*\[E_ROOT_FORM/,
+      /2 signatures and has 1 key.*\[E_ROOT_FORM/,
     ],
     [['rotate', '--out', w.file('x'), '--revoke', 'abcd'], /has no key abcd.*\[E_USAGE/],
     [['rotate', '--out', join(w.dir, 'no/where'), '--new-log'], /E_USAGE/],
