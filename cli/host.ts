@@ -10,7 +10,7 @@ import { formatEnrolFile } from '../src/manifest/enrol-file.ts';
 import { isHostId } from '../src/manifest/fields.ts';
 import { formatTime } from '../src/manifest/time.ts';
 import type { StateDir } from '../src/server/statedir.ts';
-import { type HostStatus, hostStatus } from '../src/server/status.ts';
+import { exceptionsIn, type HostStatus, hostStatus } from '../src/server/status.ts';
 import { generateEnrolSecret, hashToken } from '../src/server/tokens.ts';
 import type { PublishedManifest } from '../src/storage/state.ts';
 import { exportRecords } from './host-export.ts';
@@ -73,11 +73,18 @@ export function registerHost(program: Command): void {
         const now = Math.floor(Date.now() / 1000);
         const waiting = (await waitingOf(dir, now)).get(name) ?? null;
         const status = { ...hostStatus(row, now), waiting };
+        const told = exceptionsIn(await state.receipts(name));
         const key = row.record.publicKey === null ? null : parsePublicKey(row.record.publicKey);
         const time = (at: number | null | undefined): string => (at == null ? '-' : formatTime(at));
         print(
           globals,
-          { version: 1, ...status, publicKey: key, fingerprint: key && fingerprint(key) },
+          {
+            version: 1,
+            ...status,
+            allExceptions: told,
+            publicKey: key,
+            fingerprint: key && fingerprint(key),
+          },
           table([
             ['phase', status.phase],
             ['why', printable(status.why?.text ?? '-')],
@@ -93,6 +100,10 @@ export function registerHost(program: Command): void {
             ...(status.conflict === null
               ? []
               : [['CLONED?', `${status.conflict.text} (since ${time(status.conflict.since)})`]]),
+            ...told.map(({ exception, counter, at }) => [
+              'root there',
+              `${exception} (receipt ${counter}, ${time(at)})`,
+            ]),
             ['enrolled', time(row.record.enrolledAt)],
             ['host key', key === null ? '-' : fingerprint(key)],
           ]),

@@ -89,11 +89,12 @@ function desiredOf({ desired }: HostStatus): string {
   return `#${sequence} ${toplevel === null ? 'removed' : shortPath(toplevel)}`;
 }
 
-function whyOf({ why, conflict, waiting }: Row): string {
+function whyOf({ why, conflict, waiting, exceptions }: Row): string {
   const reasons = [
     why?.text,
     conflict === null ? undefined : 'cloned? see below',
     waiting === null ? undefined : waitingText(waiting),
+    exceptions.length === 0 ? undefined : `root there: ${exceptions.join(', ')}`,
   ];
   return reasons.flatMap((text) => (text === undefined ? [] : [printable(text)])).join('; ');
 }

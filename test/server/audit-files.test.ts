@@ -20,6 +20,7 @@ import { logStoreOf, openLogWriter } from '../../src/server/log-writer.ts';
 import type { StateDir } from '../../src/server/statedir.ts';
 import { hashToken } from '../../src/server/tokens.ts';
 import { pool } from '../helpers/audited.ts';
+import { fleetOk } from '../helpers/cli.ts';
 import { signNext } from '../helpers/rotation.ts';
 import { makeState, publishHost } from '../helpers/state.ts';
 import { temporaryDir } from '../helpers/temporary.ts';
@@ -49,7 +50,11 @@ async function enrolLantern(dir: StateDir): Promise<Uint8Array> {
 }
 
 /** What the host of `lantern` says of the manifest that is its newest. */
-async function report(dir: StateDir, secret: Uint8Array): Promise<void> {
+async function report(
+  dir: StateDir,
+  secret: Uint8Array,
+  changes: Partial<Receipt> = {},
+): Promise<void> {
   const { epoch, sequence, digest, toplevel } =
     (await dir.state.currentManifest('lantern')) ?? assert.fail();
   const last = await dir.state.lastReport('lantern');
@@ -61,6 +66,7 @@ async function report(dir: StateDir, secret: Uint8Array): Promise<void> {
     ...{ phase: 'in-sync', reason: null, booted: null, current: toplevel as never, profile: null },
     ...{ exitCode: 0, failedUnits: { added: [], removed: [] }, who: 'policy' },
     times: { started: NOW, finished: NOW },
+    ...changes,
   };
   const signed = signReceipt(receipt, secret);
   const row = { host: 'lantern', counter, previous, receivedAt: NOW, ...signed };
@@ -102,6 +108,25 @@ test('receipts of a key that the log does not tell yet are left for the next tim
     ['enrolment', 'proof', 'host-key', 'receipt'],
   );
   assert.equal(says[0]?.kind === 'enrolment' && says[0].log?.index, 4);
+});
+
+test('what root at a machine did is in its status, and stays in what host show tells', async (t) => {
+  const top = await temporaryDir(t);
+  await using dir = await makeState(top, NOW);
+  const { secret } = await lantern(dir);
+  const at = ['lantern', '--state', join(top, 'state'), '--json'];
+  const shown = async () => JSON.parse(await fleetOk(['host', 'show', ...at]));
+  await report(dir, secret);
+  assert.deepEqual([(await shown()).exceptions, (await shown()).allExceptions], [[], []]);
+  await report(dir, secret, { exceptions: ['trust-reset'] });
+  const told = [{ exception: 'trust-reset', counter: 2, at: NOW }];
+  assert.deepEqual((await shown()).exceptions, ['trust-reset']);
+  const status = await fleetOk(['status', '--state', join(top, 'state')]);
+  assert.match(status, /^lantern .*root there: trust-reset$/m);
+  await report(dir, secret);
+  assert.deepEqual([(await shown()).exceptions, (await shown()).allExceptions], [[], told]);
+  const text = await fleetOk(['host', 'show', 'lantern', '--state', join(top, 'state')]);
+  assert.match(text, /^root there +trust-reset \(receipt 2, 20\S+\)$/m);
 });
 
 test('what is published and reported while a bundle is written is left for the next one', async (t) => {
