@@ -1,7 +1,7 @@
 // Which agent is meant by --state and --root, and who may act for it.
 import { join, resolve } from 'node:path';
 import type { Command } from 'commander';
-import { FleetError } from '../src/errors.ts';
+import { FleetError, isFleetError } from '../src/errors.ts';
 
 /** The options that say which agent is meant, as they were given, to be repeated. */
 export function placeOptions(command: Command): string {
@@ -10,6 +10,36 @@ export function placeOptions(command: Command): string {
     .filter((name) => typeof given[name] === 'string')
     .map((name) => ` --${name} ${given[name]}`)
     .join('');
+}
+
+/** What is advised, of this very agent: `fleet agent once` → `fleet agent once --root DIR`. */
+export function placedHint(hint: string, command: Command): string {
+  const place = placeOptions(command);
+  return hint.replace(
+    /\bfleet agent (enroll|once|run|status|reset-trust)\b/g,
+    (verb) => verb + place,
+  );
+}
+
+/** An action of an agent's: what it throws advises commands for the agent that was meant. */
+export function placed<Given extends [...unknown[], Command]>(
+  action: (...given: Given) => Promise<void>,
+): (...given: Given) => Promise<void> {
+  return async (...given) => {
+    try {
+      await action(...given);
+    } catch (error) {
+      throw isFleetError(error) ? placedError(error, given.at(-1) as Command) : error;
+    }
+  };
+}
+
+export function placedError(error: FleetError, command: Command): FleetError {
+  const { code, message, details } = error;
+  const hint = placedHint(error.hint, command);
+  return hint === error.hint
+    ? error
+    : new FleetError(code, message, { hint, details, cause: error });
 }
 
 /** --state; else below --root, so that many agents live on one machine; else /var/lib/fleet-agent. */

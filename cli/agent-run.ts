@@ -1,7 +1,7 @@
 // fleet agent run: there all day. It asks by starting `fleet agent once` each time.
 import type { Command } from 'commander';
 import { FleetError } from '../src/errors.ts';
-import { rootOf, stateOf } from './agent-place.ts';
+import { placed, rootOf, stateOf } from './agent-place.ts';
 import { globalsOf, say } from './output.ts';
 
 type RunOptions = { poll?: string; unit?: string };
@@ -12,35 +12,37 @@ export function registerRun(agent: Command): void {
     .description('stay, and run "agent once" from time to time and when the server hints at news')
     .option('--poll <seconds>', 'time between two questions (default: pollSeconds of agent.json)')
     .option('--unit <file>', 'end once this file, the unit of this service, is another one')
-    .action(async (options: RunOptions, command: Command) => {
-      const globals = globalsOf(command);
-      const dir = stateOf(command);
-      const root = rootOf(command);
-      const { runAgent } = await import('../src/agent/run.ts');
-      const stopping = new AbortController();
-      for (const signal of ['SIGTERM', 'SIGINT'] as const) {
-        process.once(signal, () => stopping.abort());
-      }
-      const entry = process.argv[1] ?? '';
-      const place = ['--state', dir, ...(root === null ? [] : ['--root', root])];
-      const once = [
-        process.execPath,
-        ...process.execArgv,
-        entry,
-        'agent',
-        ...place,
-        'once',
-        '--json',
-      ];
-      await runAgent({
-        dir,
-        command: once,
-        say: (line) => say(globals, line),
-        signal: stopping.signal,
-        ...(options.poll === undefined ? {} : { pollSeconds: pollOf(options.poll) }),
-        ...(options.unit === undefined ? {} : { unitFile: options.unit }),
-      });
-    });
+    .action(
+      placed(async (options: RunOptions, command: Command) => {
+        const globals = globalsOf(command);
+        const dir = stateOf(command);
+        const root = rootOf(command);
+        const { runAgent } = await import('../src/agent/run.ts');
+        const stopping = new AbortController();
+        for (const signal of ['SIGTERM', 'SIGINT'] as const) {
+          process.once(signal, () => stopping.abort());
+        }
+        const entry = process.argv[1] ?? '';
+        const place = ['--state', dir, ...(root === null ? [] : ['--root', root])];
+        const once = [
+          process.execPath,
+          ...process.execArgv,
+          entry,
+          'agent',
+          ...place,
+          'once',
+          '--json',
+        ];
+        await runAgent({
+          dir,
+          command: once,
+          say: (line) => say(globals, line),
+          signal: stopping.signal,
+          ...(options.poll === undefined ? {} : { pollSeconds: pollOf(options.poll) }),
+          ...(options.unit === undefined ? {} : { unitFile: options.unit }),
+        });
+      }),
+    );
 }
 
 function pollOf(text: string): number {

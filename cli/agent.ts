@@ -3,11 +3,20 @@ import type { Command } from 'commander';
 import type { OnceResult } from '../src/agent/once.ts';
 import type { AgentStatus } from '../src/agent/status.ts';
 import { formatTime } from '../src/manifest/time.ts';
-import { placeOptions, requireRoot, requireSuperuser, rootOf, stateOf } from './agent-place.ts';
+import {
+  placed,
+  placedError,
+  placeOptions,
+  requireRoot,
+  requireSuperuser,
+  rootOf,
+  stateOf,
+} from './agent-place.ts';
 import { registerReset } from './agent-reset.ts';
 import { registerRun } from './agent-run.ts';
 import { readInput } from './input.ts';
 import {
+  counted,
   type Globals,
   globalsOf,
   print,
@@ -31,83 +40,95 @@ export function registerAgent(program: Command): void {
     .description('make this machine a host of a fleet')
     .option('--host <id>', 'what this machine is called; the file must agree')
     .option('--system <system>', 'Nix system of this machine, such as x86_64-linux')
-    .action(async (file: string, options: EnrollOptions, command: Command) => {
-      const globals = globalsOf(command);
-      const { enroll } = await import('../src/agent/enroll.ts');
-      const { config, ...key } = await enroll({
-        dir: stateOf(command),
-        file: (await readInput(file, 'give the file that "fleet host enroll" wrote')).toString(),
-        host: options.host ?? null,
-        system: options.system ?? null,
-        root: rootOf(command),
-        now: now(),
-      });
-      const { fleet, host, system, server, root } = config;
-      print(
-        globals,
-        { version: 1, fleet, host, system, server, root, ...key },
-        [
-          `This machine is ${host} of fleet ${fleet}.`,
-          `Compare its key with "fleet host show ${host}" on the server:`,
-          `  ${key.fingerprint}`,
-          `Next:  fleet agent once${placeOptions(command)}`,
-        ].join('\n'),
-      );
-    });
+    .action(
+      placed(async (file: string, options: EnrollOptions, command: Command) => {
+        const globals = globalsOf(command);
+        const { enroll } = await import('../src/agent/enroll.ts');
+        const { config, ...key } = await enroll({
+          dir: stateOf(command),
+          file: (await readInput(file, 'give the file that "fleet host enroll" wrote')).toString(),
+          host: options.host ?? null,
+          system: options.system ?? null,
+          root: rootOf(command),
+          now: now(),
+        });
+        const { fleet, host, system, server, root } = config;
+        print(
+          globals,
+          { version: 1, fleet, host, system, server, root, ...key },
+          [
+            `This machine is ${host} of fleet ${fleet}.`,
+            `Compare its key with "fleet host show ${host}" on the server:`,
+            `  ${key.fingerprint}`,
+            `Next:  fleet agent once${placeOptions(command)}`,
+          ].join('\n'),
+        );
+      }),
+    );
   agent
     .command('once')
     .description('ask, verify, fetch, switch, report; then end')
     .option('--retry', 'try a manifest again that was rolled back')
     .option('--accept-age', 'accept a log that was last heard of longer ago than the root allows')
-    .action(async (options: OnceOptions, command: Command) => {
-      const globals = globalsOf(command);
-      const dir = stateOf(command);
-      await requireRoot(dir, command);
-      if (options.acceptAge === true) await requireSuperuser(dir, '--accept-age');
-      const { runOnce } = await import('../src/agent/once.ts');
-      const result = await runOnce({
-        dir,
-        clock: now,
-        retry: options.retry === true,
-        acceptAge: options.acceptAge === true,
-        say: (line) => say(globals, line),
-      });
-      printOnce(globals, result);
-    });
+    .action(
+      placed(async (options: OnceOptions, command: Command) => {
+        const globals = globalsOf(command);
+        const dir = stateOf(command);
+        await requireRoot(dir, command);
+        if (options.acceptAge === true) await requireSuperuser(dir, '--accept-age');
+        const { runOnce } = await import('../src/agent/once.ts');
+        const result = await runOnce({
+          dir,
+          clock: now,
+          retry: options.retry === true,
+          acceptAge: options.acceptAge === true,
+          say: (line) => say(globals, line),
+        });
+        printOnce(globals, result, command);
+      }),
+    );
   agent
     .command('status')
     .description('show what this host runs, trusts and has told')
-    .action(async (_options, command: Command) => {
-      const globals = globalsOf(command);
-      const dir = stateOf(command);
-      await requireRoot(dir, command);
-      const { agentStatus } = await import('../src/agent/status.ts');
-      const status = await agentStatus(dir);
-      print(globals, { version: 1, ...status }, statusText(status));
-    });
+    .action(
+      placed(async (_options: unknown, command: Command) => {
+        const globals = globalsOf(command);
+        const dir = stateOf(command);
+        await requireRoot(dir, command);
+        const { agentStatus } = await import('../src/agent/status.ts');
+        const status = await agentStatus(dir);
+        print(globals, { version: 1, ...status }, statusText(status));
+      }),
+    );
   registerRun(agent);
   registerReset(agent);
 }
 
-function printOnce(globals: Globals, { outcome, error, fetched, receipts }: OnceResult): void {
+function printOnce(globals: Globals, result: OnceResult, command: Command): void {
+  const { outcome, fetched, receipts } = result;
   const { sent, queued, problem } = receipts;
-  print(
-    globals,
-    {
-      version: 1,
-      phase: outcome?.phase ?? null,
-      reason: outcome?.reason ?? null,
-      manifest: outcome?.manifest ?? null,
-      systems: outcome?.systems ?? null,
-      exitCode: outcome?.exitCode ?? null,
-      fetched,
-      receipts: { sent, queued },
-      error: error === null ? null : { code: error.code, message: error.message, hint: error.hint },
-    },
-    onceText({ outcome, error, fetched, receipts }),
-  );
-  if (queued > 0 && problem !== null && problem !== error) {
-    say(globals, `${queued} receipts wait to be sent: ${printable(problem.message)}`);
+  const error = result.error && placedError(result.error, command);
+  const text = onceText({ outcome, error, fetched, receipts });
+  // Where there is only an error to tell, that is told alone.
+  if (text !== '' || globals.json)
+    print(
+      globals,
+      {
+        version: 1,
+        phase: outcome?.phase ?? null,
+        reason: outcome?.reason ?? null,
+        manifest: outcome?.manifest ?? null,
+        systems: outcome?.systems ?? null,
+        exitCode: outcome?.exitCode ?? null,
+        fetched,
+        receipts: { sent, queued },
+        error:
+          error === null ? null : { code: error.code, message: error.message, hint: error.hint },
+      },
+      text,
+    );
+  if (queued > 0 && problem !== null && problem !== result.error) {
+    say(globals, `${waitText(queued)}: ${printable(problem.message)}`);
   }
   if (error === null) return;
   process.exitCode = tellAfterResult(globals, error);
@@ -122,7 +143,9 @@ function onceText({ outcome, error, fetched }: OnceResult): string {
       ? []
       : [['manifest', `epoch ${manifest.epoch}, sequence ${manifest.sequence}`]]),
     ['current', systems.current ?? '-'],
-    ...(fetched === null ? [] : [['fetched', `${fetched.paths} paths, ${fetched.bytes} bytes`]]),
+    ...(fetched === null
+      ? []
+      : [['fetched', `${counted(fetched.paths, 'path')}, ${counted(fetched.bytes, 'byte')}`]]),
   ]);
 }
 
@@ -158,8 +181,12 @@ function statusText(status: AgentStatus): string {
         : `renewed from ${formatTime(status.tokenRenewAt)} on`,
     ],
     ...(status.tokenProblem === null ? [] : [['  but', printable(status.tokenProblem)]]),
-    ['receipts', status.queued === 0 ? 'all sent' : `${status.queued} wait to be sent`],
+    ['receipts', status.queued === 0 ? 'all sent' : waitText(status.queued)],
   ]);
+}
+
+function waitText(queued: number): string {
+  return `${counted(queued, 'receipt')} ${queued === 1 ? 'waits' : 'wait'} to be sent`;
 }
 
 function now(): number {

@@ -4,7 +4,7 @@
 import { Readable } from 'node:stream';
 import type { Command } from 'commander';
 import { readBundle } from '../src/bundle/tar.ts';
-import { createDurable, writeDurable } from '../src/durable.ts';
+import { writeDurable } from '../src/durable.ts';
 import { FleetError } from '../src/errors.ts';
 import { keyId } from '../src/keyfile.ts';
 import { type ApprovalFile, makeApproval } from '../src/manifest/approval.ts';
@@ -17,13 +17,15 @@ import {
   type Proposal,
   type Proposed,
 } from '../src/manifest/proposal.ts';
-import { type Root, verifyInitialRoot } from '../src/manifest/root.ts';
+import type { Root } from '../src/manifest/root.ts';
 import { STATEMENT_PAYLOAD_TYPE } from '../src/manifest/statement.ts';
 import { formatTime } from '../src/manifest/time.ts';
 import { approvalFile } from './approval-file.ts';
 import { confirm } from './confirm.ts';
 import { readInput } from './input.ts';
-import { type Globals, globalsOf, print, printable } from './output.ts';
+import { writeNew } from './new-file.ts';
+import { counted, type Globals, globalsOf, print, printable } from './output.ts';
+import { readOwnRoot } from './own-root.ts';
 import { withSignature } from './signature.ts';
 
 type Options = {
@@ -78,7 +80,7 @@ async function approve(file: string, options: Options, globals: Globals): Promis
     });
   }
   const now = Math.floor(Date.now() / 1000);
-  const trusted = verifyInitialRoot(parseEnvelope(await readInput(options.root)));
+  const { root: trusted } = await readOwnRoot(options.root);
   const all = openProposal(await filesOf(file), trusted, now);
   const given = options.approval === undefined ? null : await approvalFile(options.approval);
   const chosen = choose(all, options.host, given);
@@ -96,8 +98,8 @@ async function approve(file: string, options: Options, globals: Globals): Promis
   }
   if (options.pae !== undefined) {
     const { payloadType, payload } = parseEnvelope(approval.envelope);
-    if (given === null) await createDurable(out, formatApprovalFile(approval));
-    await createDurable(options.pae, pae(payloadType, payload));
+    if (given === null) await writeNew(out, formatApprovalFile(approval));
+    await writeNew(options.pae, pae(payloadType, payload));
     const document = { ...asDocument, approval: out, pae: options.pae };
     return print(
       globals,
@@ -113,7 +115,7 @@ async function approve(file: string, options: Options, globals: Globals): Promis
     );
   }
   const text = formatApprovalFile({ ...approval, envelope });
-  if (given === null) await createDurable(out, text);
+  if (given === null) await writeNew(out, text);
   else await writeDurable(out, text);
   const signers = verifiedBy(parseEnvelope(envelope), all.root.roles.release.keys);
   const needed = Math.max(...chosen.map(({ approvals }) => approvals));
@@ -183,7 +185,7 @@ function linesOf(change: Proposed): string[] {
     `${host.id} #${sequence}  (${digest})`,
     `  from    ${before?.manifest.toplevel ?? '-'}`,
   ];
-  const valid = `  valid   until ${formatTime(expiresAt)}${emergency ? '; EMERGENCY' : ''}; needs ${approvals} approvals`;
+  const valid = `  valid   until ${formatTime(expiresAt)}${emergency ? '; EMERGENCY' : ''}; needs ${counted(approvals, 'approval')}`;
   if (change.closure === null) return [...head, '  to      NOTHING: it removes the host', valid];
   const { manifest, closure } = change;
   const { provenance } = manifest;

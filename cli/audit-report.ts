@@ -2,11 +2,11 @@
 import type { AuditReport } from '../src/audit/audit.ts';
 import { keyId } from '../src/keyfile.ts';
 import { formatTime } from '../src/manifest/time.ts';
-import { type Globals, paint, printable, table } from './output.ts';
+import { counted, type Globals, paint, printable, table } from './output.ts';
 
 /** `host`: the one of which all is shown. */
 export function textOf(globals: Globals, report: AuditReport, host: string | undefined): string {
-  const { log, hosts, irregularities, moreIrregularities, root } = report;
+  const { log, hosts, irregularities, moreIrregularities, settled, root } = report;
   const fresh = log.freshAt === null ? 'at an unknown time' : `as of ${formatTime(log.freshAt)}`;
   const { keys, threshold } = root.roles.director;
   const rows = hosts.map(({ host: name, told, last, ran, receipts, earlier, phase }) => [
@@ -19,7 +19,7 @@ export function textOf(globals: Globals, report: AuditReport, host: string | und
   ]);
   const read = log.from === 0 ? '' : `; entries before ${log.from} were audited earlier`;
   return [
-    `fleet ${report.fleet}: log ${log.origin}, ${log.size} entries, newest ${fresh}${read}`,
+    `fleet ${report.fleet}: log ${log.origin}, ${log.size} ${log.size === 1 ? 'entry' : 'entries'}, newest ${fresh}${read}`,
     ...(log.earlier === null
       ? []
       : [
@@ -28,8 +28,13 @@ export function textOf(globals: Globals, report: AuditReport, host: string | und
     `root version ${root.version} in force; ${threshold} of ${keys.length} director keys must sign`,
     '',
     table([['HOST', 'TOLD', 'LAST', 'RAN LAST', 'PHASE', 'RECEIPTS'], ...rows]),
-    ...hosts.filter((one) => one.host === host).flatMap(historyOf),
+    ...hosts.filter((one) => one.host === host).flatMap((one) => historyOf(one, log.from)),
     '',
+    ...settled.map(({ host: name, code, message, saidAt, endedBy }) => {
+      const when = saidAt === null ? '' : ` (${formatTime(saidAt)}, as it says)`;
+      const by = endedBy === null ? 'of an earlier log' : `that key ended with entry ${endedBy}`;
+      return `settled ${name}: ${printable(message)}${when}; ${by} [${code}]`;
+    }),
     ...(irregularities.length === 0
       ? [paint(globals, 'good', 'Authentic and complete: nothing irregular.')]
       : irregularities.map(({ index, host: name, code, message }) => {
@@ -47,12 +52,23 @@ function shortOf(path: string | null): string {
   return hash === undefined ? 'none' : `${hash} ${name}`;
 }
 
-function historyOf({ host, told, ran, keys }: AuditReport['hosts'][number]): string[] {
+/** `from`: the first entry that was read: of what came before it, the last is known. */
+function historyOf(
+  { host, told, ran, keys, last, lastKey }: AuditReport['hosts'][number],
+  from: number,
+): string[] {
+  const before = from === 0 ? '' : `; those before entry ${from} were audited earlier`;
+  const allKeys = keys.length === 0 && lastKey !== null ? [lastKey] : keys;
   return [
     '',
     `${host} was told:`,
+    ...(last === null || told.length > 0
+      ? []
+      : [
+          `  nothing since entry ${from}; before it ${last.epoch}.${last.sequence} (entry ${last.index})`,
+        ]),
     ...told.map(({ index, epoch, sequence, issuedAt, toplevel, approvals, emergency }) => {
-      const more = approvals === 0 ? '' : `, ${approvals} approvals`;
+      const more = approvals === 0 ? '' : `, ${counted(approvals, 'approval')}`;
       const what = `${toplevel ?? 'it is ended'}  (entry ${index}${more}${emergency ? ', EMERGENCY' : ''})`;
       return `  ${formatTime(issuedAt)}  ${epoch}.${sequence}  ${what}`;
     }),
@@ -60,7 +76,7 @@ function historyOf({ host, told, ran, keys }: AuditReport['hosts'][number]): str
     ...ran.map(
       ({ from, to, toplevel }) => `  ${formatTime(from)} to ${formatTime(to)}  ${toplevel ?? '-'}`,
     ),
-    `keys of ${host}: ${keys.map(({ key, index }) => `${keyId(key)} (entry ${index})`).join(', ') || '-'}`,
+    `keys of ${host}: ${allKeys.map(({ key, index }) => `${keyId(key)} (entry ${index})`).join(', ') || '-'}${before}`,
   ];
 }
 
@@ -68,7 +84,7 @@ export function documentOf(
   report: AuditReport,
   host: string | undefined,
 ): Readonly<Record<string, unknown>> {
-  const { fleet, log, root, hosts, irregularities, moreIrregularities } = report;
+  const { fleet, log, root, hosts, irregularities, moreIrregularities, settled } = report;
   return {
     version: 1,
     fleet,
@@ -77,5 +93,6 @@ export function documentOf(
     hosts: host === undefined ? hosts : hosts.filter((one) => one.host === host),
     irregularities,
     moreIrregularities,
+    settled,
   };
 }

@@ -1,9 +1,9 @@
 // fleet audit: replays a whole log under the auditor's own root, and says per host what it was told, what it ran, and
 // whatever is irregular. Of a bundle (--bundle: no network code is loaded), of a server (--url), or of the state
 // here. fleet audit export writes the bundle.
+import { randomBytes } from 'node:crypto';
 import { createReadStream } from 'node:fs';
-import { open, rename, rm, stat } from 'node:fs/promises';
-import { dirname } from 'node:path';
+import { lstat, open, rm } from 'node:fs/promises';
 import type { Command } from 'commander';
 import { type AuditReport, auditLog, type LogSource, type Seen } from '../src/audit/audit.ts';
 import { openFactsPool } from '../src/audit/facts-pool.ts';
@@ -11,13 +11,15 @@ import { formatKept, isKept, parseKept } from '../src/audit/kept.ts';
 import { AUDIT_LIMITS, openBundleSource } from '../src/audit/source.ts';
 import { readBundle, writeBundle } from '../src/bundle/tar.ts';
 import { parseBaseUrl } from '../src/config.ts';
-import { syncDirectory, writeDurable } from '../src/durable.ts';
+import { linkDurable, writeDurable } from '../src/durable.ts';
 import { errnoOf, FleetError, isFleetError, messageOf } from '../src/errors.ts';
 import { parseCheckpoint } from '../src/tlog/checkpoint.ts';
 import { parseNote } from '../src/tlog/note.ts';
 import { documentOf, textOf } from './audit-report.ts';
 import { readInput } from './input.ts';
+import { requireDirectoryOf } from './new-file.ts';
 import { type Globals, globalsOf, print, printLong, say, tellAfterResult } from './output.ts';
+import { readOwnRoot } from './own-root.ts';
 import { withStateDir } from './state.ts';
 import { tokenOf } from './token-file.ts';
 
@@ -60,8 +62,8 @@ async function run(options: Options, globals: Globals): Promise<void> {
   if (options.bundle !== undefined && options.url !== undefined) {
     throw new FleetError('E_USAGE', 'give one of --bundle and --url, not both');
   }
-  if (options.since !== undefined) await requireDirectory(options.since);
-  const root = (await readInput(options.root)).toString('utf8');
+  if (options.since !== undefined) await requireDirectoryOf('--since', options.since);
+  const { envelope: root } = await readOwnRoot(options.root);
   const seen = await readSeen(options.since, root, globals);
   await using pool = openFactsPool();
   // A copy may be as old as it is; what a server shows is what hosts are shown, too.
@@ -81,13 +83,6 @@ async function run(options: Options, globals: Globals): Promise<void> {
   if (count === 0) return;
   const summary = count === 1 ? '1 irregularity' : `${count} irregularities`;
   process.exitCode = tellAfterResult(globals, new FleetError('E_AUDIT', summary));
-}
-
-/** Before the whole log is read, and not after. */
-async function requireDirectory(file: string): Promise<void> {
-  const found = await stat(dirname(file)).catch(() => null);
-  if (found?.isDirectory() === true) return;
-  throw new FleetError('E_USAGE', `--since ${file}: there is no directory ${dirname(file)}`);
 }
 
 function requireHost(host: string, { hosts }: AuditReport): void {
@@ -142,8 +137,11 @@ async function withSource<T>(
     try {
       return await use(await openBundleSource(readBundle(stream, AUDIT_LIMITS)));
     } catch (cause) {
-      if (errnoOf(isFleetError(cause) ? cause.cause : cause) === undefined) throw cause;
-      throw new FleetError('E_USAGE', `cannot read ${bundle}: ${messageOf(cause)}`, { cause });
+      if (isFleetError(cause) || errnoOf(cause) === undefined) throw cause;
+      throw new FleetError('E_USAGE', `cannot read ${bundle}: ${errnoOf(cause)}`, {
+        hint: 'give the path of a file that fleet audit export wrote',
+        cause,
+      });
     } finally {
       stream.destroy();
     }
@@ -154,25 +152,31 @@ async function withSource<T>(
   });
 }
 
-/** Streamed to a name beside it, and then put in its place: half a bundle is never there. */
+/** Streamed to a name beside it, and then put in its place: half a bundle is never there, nor another's overwritten. */
 async function exportBundle(out: string, closures: boolean, globals: Globals): Promise<void> {
-  const temporary = `${out}.part`;
+  await requireDirectoryOf('--out', out);
+  if ((await lstat(out).catch(() => null)) !== null) throw taken(out);
+  const temporary = `${out}.tmp-${randomBytes(6).toString('hex')}`;
   let bytes = 0;
   await withStateDir(globals, async (dir) => {
     const { auditFiles } = await import('../src/server/audit-files.ts');
     try {
-      await using handle = await open(temporary, 'w');
+      await using handle = await open(temporary, 'wx');
       for await (const chunk of writeBundle(auditFiles(dir, { closures }))) {
         await handle.writeFile(chunk);
         bytes += chunk.length;
       }
       await handle.sync();
-      await rename(temporary, out);
-      await syncDirectory(dirname(out));
+      await linkDurable(temporary, out);
+      await rm(temporary);
     } catch (cause) {
       await rm(temporary, { force: true }).catch(() => {});
+      if (isFleetError(cause, 'E_STATE_EXISTS')) throw taken(out);
       if (isFleetError(cause) || errnoOf(cause) === undefined) throw cause;
-      throw new FleetError('E_USAGE', `cannot write ${out}: ${messageOf(cause)}`, { cause });
+      throw new FleetError('E_USAGE', `cannot write ${out}: ${errnoOf(cause)}`, {
+        hint: 'choose another --out',
+        cause,
+      });
     }
   });
   print(
@@ -183,6 +187,12 @@ async function exportBundle(out: string, closures: boolean, globals: Globals): P
       `Whoever has the fleet's first root checks it with: fleet audit --bundle ${out} --root 1.root.json`,
     ].join('\n'),
   );
+}
+
+function taken(out: string): FleetError {
+  return new FleetError('E_STATE_EXISTS', `${out} exists already`, {
+    hint: 'nothing is overwritten: an auditor may have it; choose another --out, with the date in its name',
+  });
 }
 
 function urlOf(value: string): string {

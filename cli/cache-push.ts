@@ -3,7 +3,7 @@
 import type { Command } from 'commander';
 import { parseBaseUrl } from '../src/config.ts';
 import { FleetError, messageOf } from '../src/errors.ts';
-import { formatBytes, type Globals, globalsOf, print, say } from './output.ts';
+import { counted, formatBytes, type Globals, globalsOf, print, say } from './output.ts';
 import { withStateDir } from './state.ts';
 import { pathArgument } from './store-argument.ts';
 import { tokenOf } from './token-file.ts';
@@ -48,7 +48,7 @@ export function registerCachePush(cache: Command): void {
       print(
         globals,
         { version: 1, ...result },
-        `pushed ${pushed} paths (${formatBytes(narBytes)} unpacked); ${there} were there`,
+        `pushed ${counted(pushed, 'path')} (${formatBytes(narBytes)} unpacked); ${there} ${there === 1 ? 'was' : 'were'} there`,
       );
     });
 }

@@ -5,7 +5,7 @@ import type { CollectResult } from '../src/server/collect.ts';
 import { registerCacheInfo } from './cache-info.ts';
 import { registerCachePush } from './cache-push.ts';
 import { registerCacheVerify } from './cache-verify.ts';
-import { formatBytes, type Globals, globalsOf, print, table } from './output.ts';
+import { counted, formatBytes, type Globals, globalsOf, print, table } from './output.ts';
 import { withStateDir } from './state.ts';
 import { pathArgument } from './store-argument.ts';
 
@@ -113,7 +113,7 @@ function formatResult(
   }
   const would = dryRun ? 'would remove' : 'removed';
   lines.push(
-    `${would} ${paths} paths (${formatBytes(narBytes)} unpacked) and ${blobs} files (${formatBytes(blobBytes)})`,
+    `${would} ${counted(paths, 'path')} (${formatBytes(narBytes)} unpacked) and ${counted(blobs, 'file')} (${formatBytes(blobBytes)})`,
   );
   if (releasedLinks > 0)
     lines.push(`released ${releasedLinks} built systems to this box's own Nix`);

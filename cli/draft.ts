@@ -1,8 +1,7 @@
 // The draft of the next root, as `fleet root rotate` and `fleet key revoke` write it.
-import { createDurable } from '../src/durable.ts';
-import { errnoOf, FleetError, messageOf } from '../src/errors.ts';
 import { draftRoot, formatDraft, type RootChanges } from '../src/manifest/rotate.ts';
 import { headOf } from '../src/manifest/verify-offer.ts';
+import { writeNew } from './new-file.ts';
 import { type Globals, print } from './output.ts';
 import { withStateDir } from './state.ts';
 
@@ -39,6 +38,7 @@ export async function writeDraft(
       anchor: changes.anchor ? head : null,
       logSize: head?.size ?? 0,
     });
+    // Never over one that is there: a half-signed root is not made twice.
     await writeNew(out, formatDraft(draft));
     const { threshold } = dir.root.roles.root;
     const own = draft.roles.root.threshold;
@@ -50,20 +50,8 @@ export async function writeDraft(
         '',
         `It needs ${threshold} of the root keys of version ${dir.root.version}, and ${own} of its own:`,
         `  fleet root sign ${out} --key ROOT.pem        (on each machine that has one)`,
-        `  fleet root import ${out}                     (here)`,
+        `  fleet root import${globals.stateOption} ${out}                     (here)`,
       ].join('\n'),
     );
   });
-}
-
-/** Never over something that is there: a half-signed root is not made twice. */
-export async function writeNew(file: string, data: string | Uint8Array): Promise<void> {
-  try {
-    await createDurable(file, data);
-  } catch (cause) {
-    if (errnoOf(cause) === 'ENOENT') {
-      throw new FleetError('E_USAGE', `cannot write ${file}: ${messageOf(cause)}`, { cause });
-    }
-    throw cause;
-  }
 }

@@ -10,13 +10,14 @@ import { formatEnrolFile } from '../src/manifest/enrol-file.ts';
 import { isHostId } from '../src/manifest/fields.ts';
 import { formatTime } from '../src/manifest/time.ts';
 import type { StateDir } from '../src/server/statedir.ts';
-import { type HostStatus, hostStatus } from '../src/server/status.ts';
+import { exceptionsIn, type HostStatus, hostStatus } from '../src/server/status.ts';
 import { generateEnrolSecret, hashToken } from '../src/server/tokens.ts';
 import type { PublishedManifest } from '../src/storage/state.ts';
 import { exportRecords } from './host-export.ts';
 import { registerHostRemove } from './host-remove.ts';
 import { globalsOf, print, printable, say, table } from './output.ts';
 import { withStateDir } from './state.ts';
+import { waitingText } from './status.ts';
 
 type EnrollOptions = { output?: string; server?: string; hours?: string; replace?: boolean };
 
@@ -58,6 +59,7 @@ export function registerHost(program: Command): void {
     .description('show all that is known of one host')
     .action(async (name: string, options: { export?: string }, command: Command) => {
       const globals = globalsOf(command);
+      const { waitingOf } = await import('../src/server/waiting.ts');
       await withStateDir(globals, async (dir) => {
         const { state } = dir;
         const row = (await state.status()).find(({ record }) => record.host === name);
@@ -68,12 +70,21 @@ export function registerHost(program: Command): void {
           await exportManifest(dir, row.manifest, options.export);
           await exportRecords(dir, name, options.export);
         }
-        const status = hostStatus(row, Math.floor(Date.now() / 1000));
+        const now = Math.floor(Date.now() / 1000);
+        const waiting = (await waitingOf(dir, now)).get(name) ?? null;
+        const status = { ...hostStatus(row, now), waiting };
+        const told = exceptionsIn(await state.receipts(name));
         const key = row.record.publicKey === null ? null : parsePublicKey(row.record.publicKey);
         const time = (at: number | null | undefined): string => (at == null ? '-' : formatTime(at));
         print(
           globals,
-          { version: 1, ...status, publicKey: key, fingerprint: key && fingerprint(key) },
+          {
+            version: 1,
+            ...status,
+            allExceptions: told,
+            publicKey: key,
+            fingerprint: key && fingerprint(key),
+          },
           table([
             ['phase', status.phase],
             ['why', printable(status.why?.text ?? '-')],
@@ -81,6 +92,7 @@ export function registerHost(program: Command): void {
             ['  sequence', String(status.desired?.sequence ?? '-')],
             ['  issued', time(status.desired?.issuedAt)],
             ['  expires', time(status.desired?.expiresAt)],
+            ...(waiting === null ? [] : [['waiting', printable(waitingText(waiting))]]),
             ['current', status.actual?.current ?? '-'],
             ['booted', status.actual?.booted ?? '-'],
             ['profile', status.actual?.profile ?? '-'],
@@ -88,6 +100,10 @@ export function registerHost(program: Command): void {
             ...(status.conflict === null
               ? []
               : [['CLONED?', `${status.conflict.text} (since ${time(status.conflict.since)})`]]),
+            ...told.map(({ exception, counter, at }) => [
+              'root there',
+              `${exception} (receipt ${counter}, ${time(at)})`,
+            ]),
             ['enrolled', time(row.record.enrolledAt)],
             ['host key', key === null ? '-' : fingerprint(key)],
           ]),

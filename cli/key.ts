@@ -1,6 +1,6 @@
 // fleet key list|generate|export|revoke: the secret keys of the server and of those who sign for the fleet,
 // each for one purpose. `generate --out` and files work on any machine; the others look into the state.
-import { readdir } from 'node:fs/promises';
+import { readdir, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Command } from 'commander';
 import { createDurable, removeDurable } from '../src/durable.ts';
@@ -26,6 +26,7 @@ import {
 import type { StateDir } from '../src/server/statedir.ts';
 import { NO_CHANGES, writeDraft } from './draft.ts';
 import { readInput } from './input.ts';
+import { writeNew } from './new-file.ts';
 import { globalsOf, print, table } from './output.ts';
 import { withStateDir } from './state.ts';
 
@@ -63,8 +64,8 @@ export function registerKey(program: Command): void {
       const role = kindOf(text);
       if (options.out !== undefined) {
         const made = makeKey(role, 'cache-1');
-        await createDurable(options.out, made.secret, 0o600);
-        await createDurable(`${options.out}.pub`, `${made.publicKey}\n`);
+        await writeNew(options.out, made.secret, 0o600);
+        await writeNew(`${options.out}.pub`, `${made.publicKey}\n`);
         const files = { file: options.out, publicKeyFile: `${options.out}.pub` };
         return print(
           globals,
@@ -89,7 +90,7 @@ export function registerKey(program: Command): void {
           { version: 1, role, keyId: made.id, publicKey: made.publicKey, file },
           [
             `${role} key ${made.id} is in ${file}.`,
-            `It counts once a root names it: fleet root rotate --key ${role}=${file}.pub --out DRAFT`,
+            `It counts once a root names it: fleet root rotate${globals.stateOption} --key ${role}=${file}.pub --out DRAFT`,
           ].join('\n'),
         );
       });
@@ -107,6 +108,11 @@ export function registerKey(program: Command): void {
       const { SERVER_ROLES } = await import('../src/server/statedir.ts');
       await withStateDir(globals, async ({ layout, root }) => {
         const file = layout.key(`${role}.pem`);
+        if (!(await isThere(file))) {
+          throw new FleetError('E_USAGE', `the ${role} key is not on this server: no ${file}`, {
+            hint: 'it is where it was moved to, or was made; fleet key list says which keys are here',
+          });
+        }
         const secret = parseSecretKey((await readInput(file)).toString('utf8'));
         const inUse = roleOfKey(root, publicKeyOfSecret(secret));
         if (options.move === true && SERVER_ROLES.some((one) => one === inUse)) {
@@ -114,7 +120,7 @@ export function registerKey(program: Command): void {
             hint: 'copy it without --move; it can be moved once a root names another in its place',
           });
         }
-        await createDurable(options.out, formatSecretKey(secret), 0o600);
+        await writeNew(options.out, formatSecretKey(secret), 0o600);
         const copy = parseSecretKey((await readInput(options.out)).toString('utf8'));
         if (publicKeyOfSecret(copy) !== publicKeyOfSecret(secret)) {
           throw new FleetError('E_KEY_FILE', `${options.out} was not written as it should be`);
@@ -145,7 +151,10 @@ export function registerKey(program: Command): void {
         useOf(root, id),
       );
       const changes = { ...NO_CHANGES, revoke: [key] };
-      if (text === null) return writeDraft(globals, options.out, changes);
+      if (text === null) {
+        if (others.length === 0) throw onlyKey(role, id);
+        return writeDraft(globals, options.out, changes);
+      }
       await writeDraft(
         globals,
         options.out,
@@ -203,6 +212,18 @@ function useOf(root: Root, id: string): { role: Kind; key: PublicKey; others: re
       ? root.cache.keys.filter((text) => text.split(':')[1] !== key)
       : uses.filter((one) => one.role === role && one.key !== key).map((one) => one.key);
   return { role, key, others };
+}
+
+/** What has no other key is revoked by naming another. */
+function onlyKey(role: Kind, id: string): FleetError {
+  const place = role === 'root' || role === 'release' ? ' --out FILE' : '';
+  return new FleetError('E_USAGE', `${id} is the only ${role} key, and there must be one`, {
+    hint: `make another with fleet key generate ${role}${place}, and add --successor FILE.pub`,
+  });
+}
+
+async function isThere(file: string): Promise<boolean> {
+  return (await stat(file).catch(() => null)) !== null;
 }
 
 function roleOfName(name: string): string {

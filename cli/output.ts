@@ -8,6 +8,8 @@ import { FleetError, isFleetError, messageOf } from '../src/errors.ts';
 export type Globals = {
   /** --state, or $FLEET_STATE, or undefined: each verb knows its own default. */
   readonly state: string | undefined;
+  /** ` --state DIR` where it was given to a verb of the server's, for advice to repeat; else nothing. */
+  readonly stateOption: string;
   readonly json: boolean;
   readonly quiet: boolean;
   readonly verbose: boolean;
@@ -33,6 +35,8 @@ export function globalsOf(command: Command): Globals {
   return {
     // An empty variable is none.
     state: options['state'] ?? (process.env['FLEET_STATE'] || undefined),
+    stateOption:
+      options['state'] === undefined || isAgents(command) ? '' : ` --state ${options['state']}`,
     json: options['json'] === true,
     quiet: options['quiet'] === true,
     verbose: options['verbose'] === true,
@@ -42,6 +46,23 @@ export function globalsOf(command: Command): Globals {
       (process.env['NO_COLOR'] ?? '') === '' &&
       process.stdout.isTTY === true,
   };
+}
+
+/** An agent's state is another one, and it advises for itself. */
+function isAgents(command: Command): boolean {
+  for (let at: Command | null = command; at !== null; at = at.parent) {
+    if (at.name() === 'agent') return true;
+  }
+  return false;
+}
+
+/** Verbs that look into the server's state. */
+const OF_STATE =
+  /\bfleet (build|publish|status|host (list|show|enroll|remove)|token (create|list|revoke)|root (rotate|import)|key (list|generate|export|revoke)|cache (info|verify|gc|pin|unpin)|audit export)\b(?! --state)/g;
+
+/** What is advised, for the state that was named: `fleet build` → `fleet build --state DIR`. */
+export function placedText({ stateOption }: Pick<Globals, 'stateOption'>, text: string): string {
+  return text.replace(OF_STATE, (verb) => verb + stateOption);
 }
 
 /** The server's state directory: --state, else $FLEET_STATE, else /var/lib/fleet. */
@@ -154,15 +175,28 @@ export function tellError(error: unknown, options: { json: boolean; verbose: boo
   return known.exitCode;
 }
 
+/** The error, with advice for the state that was named. */
+export function placedError(globals: Globals, error: FleetError): FleetError {
+  const hint = placedText(globals, error.hint);
+  if (hint === error.hint) return error;
+  const { code, message, details } = error;
+  return new FleetError(code, message, { hint, details, cause: error });
+}
+
 /** Tells an error of a verb that has printed its result already: that was its one JSON document. */
 export function tellAfterResult(globals: Globals, error: FleetError): number {
-  return tellError(error, { json: false, verbose: globals.verbose });
+  return tellError(placedError(globals, error), { json: false, verbose: globals.verbose });
 }
 
 /** `text` as one line without control characters: what a host or a server says must not drive a terminal. */
 export function printable(text: string): string {
   // biome-ignore lint/suspicious/noControlCharactersInRegex: control characters are what is replaced
   return text.replace(/\s*\n\s*/g, ' ').replace(/[\u0000-\u001f\u007f-\u009f]/g, '?');
+}
+
+/** `1 receipt`, `2 receipts`. */
+export function counted(count: number, what: string): string {
+  return `${count} ${what}${count === 1 ? '' : 's'}`;
 }
 
 /** Bytes as people read them: `17 B`, `1.5 MiB`. */

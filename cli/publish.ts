@@ -1,9 +1,9 @@
 // fleet publish: what was signed and waits (fleet build --no-publish, or groups that want approvals) is written as a
 // proposal for those who approve, or published.
 import type { Command } from 'commander';
-import { createDurable } from '../src/durable.ts';
 import { FleetError } from '../src/errors.ts';
 import { approvalFile } from './approval-file.ts';
+import { writeNew } from './new-file.ts';
 import { type Globals, globalsOf, paint, print, say, table, tellAfterResult } from './output.ts';
 import { withStateDir } from './state.ts';
 import { shortPath } from './status.ts';
@@ -35,7 +35,7 @@ async function propose(globals: Globals, file: string): Promise<void> {
     const { hosts, files } = await proposalOf(dir);
     const chunks: Uint8Array[] = [];
     for await (const chunk of writeBundle(files)) chunks.push(chunk);
-    await createDurable(file, Buffer.concat(chunks));
+    await writeNew(file, Buffer.concat(chunks));
     print(
       globals,
       { version: 1, file, hosts },
@@ -44,7 +44,7 @@ async function propose(globals: Globals, file: string): Promise<void> {
         'Where a release key is, with a root that you trust:',
         `  fleet approve ${file} --root ROOT --key RELEASE.pem --out APPROVAL`,
         'and then here:',
-        '  fleet publish --approval APPROVAL',
+        `  fleet publish${globals.stateOption} --approval APPROVAL`,
       ].join('\n'),
     );
   });

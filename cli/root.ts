@@ -3,12 +3,13 @@
 // wherever the key is (or takes one that openssl made), `import` puts the signed root in force.
 import type { Command } from 'commander';
 import { writeDurable } from '../src/durable.ts';
-import { FleetError } from '../src/errors.ts';
+import { FleetError, isFleetError } from '../src/errors.ts';
 import { keyId, type PublicKey, parsePublicKeyFile } from '../src/keyfile.ts';
-import { pae, verifiedBy } from '../src/manifest/dsse.ts';
-import { parseRoot, type Root } from '../src/manifest/root.ts';
+import { type Envelope, pae, verifiedBy } from '../src/manifest/dsse.ts';
+import { parseRoot, type Root, roleOfKey } from '../src/manifest/root.ts';
 import { keyUses } from '../src/manifest/root-form.ts';
 import {
+  DRAFT_ADVICE,
   type KeyedRole,
   openDraft,
   parseCacheKey,
@@ -16,9 +17,10 @@ import {
   SINGLE_ROLES,
 } from '../src/manifest/rotate.ts';
 import { formatTime } from '../src/manifest/time.ts';
-import { writeDraft, writeNew } from './draft.ts';
+import { writeDraft } from './draft.ts';
 import { readInput } from './input.ts';
-import { type Globals, globalsOf, print, table } from './output.ts';
+import { writeNew } from './new-file.ts';
+import { counted, type Globals, globalsOf, placedText, print, table } from './output.ts';
 import { withSignature } from './signature.ts';
 import { withStateDir } from './state.ts';
 
@@ -44,9 +46,9 @@ export function registerRoot(program: Command): void {
     .description('show a root: version, keys, thresholds, groups, log')
     .action(async (file: string | undefined, _options, command: Command) => {
       const globals = globalsOf(command);
-      if (file !== undefined) return show(globals, (await readInput(file)).toString('utf8'));
+      if (file !== undefined) return show(globals, openNamed(file, await readInput(file)));
       await withStateDir(globals, async ({ roots }) => {
-        show(globals, roots.at(-1)?.envelope ?? '');
+        show(globals, openDraft(roots.at(-1)?.envelope ?? ''));
       });
     });
   root
@@ -89,7 +91,9 @@ export function registerRoot(program: Command): void {
     .description('put a root in force, and issue every manifest again under it')
     .action(async (file: string, _options, command: Command) => {
       const globals = globalsOf(command);
-      const text = (await readInput(file)).toString('utf8');
+      const bytes = await readInput(file);
+      openNamed(file, bytes);
+      const text = bytes.toString('utf8');
       const { importRoot } = await import('../src/server/import-root.ts');
       await withStateDir(globals, async (dir) => {
         const done = await importRoot(dir, text, Math.floor(Date.now() / 1000));
@@ -102,13 +106,18 @@ export function registerRoot(program: Command): void {
           { version: 1, rootVersion: version, isNew, reissued: hosts, waiting, removed },
           [
             `Root version ${version} is ${isNew ? 'now' : 'already'} in force, until ${formatTime(expiresAt)}.`,
-            `${hosts.length} manifests were issued again under it.`,
+            `${counted(hosts.length, 'manifest')} ${hosts.length === 1 ? 'was' : 'were'} issued again under it.`,
             ...(removed.length === 0
               ? []
               : [`Removed, since no approval is wanted for it any more: ${removed.join(', ')}`]),
             ...(waiting.length === 0
               ? []
-              : [`Waiting for approval: ${waiting.join(', ')} (fleet publish --proposal FILE)`]),
+              : [
+                  placedText(
+                    globals,
+                    `Waiting for approval: ${waiting.join(', ')} (fleet publish --proposal FILE)`,
+                  ),
+                ]),
           ].join('\n'),
         );
       });
@@ -153,7 +162,7 @@ async function rotate(options: Rotate, command: Command): Promise<void> {
 }
 
 async function signFile(file: string, options: Sign, globals: Globals): Promise<void> {
-  const envelope = openDraft((await readInput(file)).toString('utf8'));
+  const envelope = openNamed(file, await readInput(file));
   const chosen = [options.key, options.signature, options.pae].filter((one) => one !== undefined);
   if (
     chosen.length !== 1 ||
@@ -166,11 +175,12 @@ async function signFile(file: string, options: Sign, globals: Globals): Promise<
     const text = `The bytes to be signed are in ${options.pae}.`;
     return print(globals, { version: 1, file: options.pae }, text);
   }
-  const { key, text } = await withSignature(envelope, options);
-  const out = options.out ?? file;
-  await writeDurable(out, text);
   const root = parseRoot(envelope.payload);
   const { keys, threshold } = root.roles.root;
+  const { key, text } = await withSignature(envelope, options);
+  requireRootKey(root, key);
+  const out = options.out ?? file;
+  await writeDurable(out, text);
   const own = verifiedBy(openDraft(text), keys).length;
   print(
     globals,
@@ -178,12 +188,42 @@ async function signFile(file: string, options: Sign, globals: Globals): Promise<
     [
       `Signed by ${keyId(key)}: ${out}`,
       `Of its own root keys ${own} of ${threshold} have signed. (Those of the version before are counted on import.)`,
+      ...(keys.includes(key)
+        ? []
+        : [`${keyId(key)} is none of them: it counts only as a root key of the version before.`]),
     ].join('\n'),
   );
 }
 
-function show(globals: Globals, text: string): void {
-  const root = parseRoot(openDraft(text).payload);
+/**
+ * A key that has another role in it is no root key; that one of before takes another role is not foreseen. Of keys that
+ * have none, only the root before it could say more, and that is not here. @throws FleetError E_KEY_ROLE.
+ */
+function requireRootKey(root: Root, key: PublicKey): void {
+  const role = roleOfKey(root, key);
+  if (role === null || role === 'root') return;
+  const what = `${keyId(key)} is a ${role} key of this root, and no root key`;
+  const may = root.roles.root.keys.map(keyId).join(', ');
+  throw new FleetError('E_KEY_ROLE', what, {
+    hint: `these may sign it: ${may}, and the root keys of the version before`,
+  });
+}
+
+/** What is wrong with it is told with its name. */
+function openNamed(file: string, bytes: Buffer): Envelope {
+  try {
+    return openDraft(bytes.toString('utf8'));
+  } catch (cause) {
+    if (!isFleetError(cause)) throw cause;
+    const { code, message, hint } = cause;
+    const isOther = code === 'E_ENVELOPE' || code === 'E_PAYLOAD_FORM';
+    const advice = isOther ? DRAFT_ADVICE : hint;
+    throw new FleetError(code, `${file}: ${message}`, { hint: advice, cause });
+  }
+}
+
+function show(globals: Globals, { payload }: Envelope): void {
+  const root = parseRoot(payload);
   const uses = keyUses(root);
   const ids = (role: string): string =>
     uses
@@ -207,7 +247,7 @@ function show(globals: Globals, text: string): void {
       `log ${origin}, from entry ${anchor.size} on; checkpoints are good for ${root.maxAge} s`,
       ...root.groups.map(
         ({ name, hosts, approvals }) =>
-          `group ${name}: ${hosts.join(', ')}; ${approvals} approvals`,
+          `group ${name}: ${hosts.join(', ')}; ${counted(approvals, 'approval')}`,
       ),
       ...root.revoked.map(
         ({ key, notAfterIndex }) => `revoked ${keyId(key)} after entry ${notAfterIndex}`,

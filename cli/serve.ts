@@ -23,7 +23,7 @@ export function registerServe(program: Command): void {
       const tls = await readTls(options);
       const { buildApp } = await import('../src/server/app.ts');
       const { collectRegularly } = await import('../src/server/collect.ts');
-      const { keepLog } = await import('../src/server/log-keeper.ts');
+      const { Bell, keepLog } = await import('../src/server/log-keeper.ts');
       const { openLogWriter } = await import('../src/server/log-writer.ts');
       await withStateDir(
         globals,
@@ -33,7 +33,9 @@ export function registerServe(program: Command): void {
           const stopped = toldToStop();
           // What it will have to sign with is there: found out now, not in an hour.
           await openLogWriter(dir);
+          const bell = new Bell();
           const app = buildApp(dir, {
+            onEnrolled: () => bell.ring(),
             ...(tls === undefined ? {} : { tls }),
             version: program.version() ?? '',
             ...(options.accessLog === true
@@ -73,6 +75,7 @@ export function registerServe(program: Command): void {
               state: dir.state,
               now: () => Math.floor(Date.now() / 1000),
               onError,
+              bell,
             },
             ending.signal,
           );

@@ -4,9 +4,9 @@ import { accessSync, constants } from 'node:fs';
 import { stat } from 'node:fs/promises';
 import { userInfo } from 'node:os';
 import { fileURLToPath } from 'node:url';
-import { FleetError } from '../src/errors.ts';
+import { FleetError, isFleetError } from '../src/errors.ts';
 import type { StateDir } from '../src/server/statedir.ts';
-import { type Globals, serverState } from './output.ts';
+import { type Globals, placedError, serverState } from './output.ts';
 
 /** Opens the state directory, runs `use` and closes it again. */
 export async function withStateDir<T>(
@@ -18,8 +18,12 @@ export async function withStateDir<T>(
   const { openStateDir } = await import('../src/server/statedir.ts');
   const top = serverState(globals);
   await becomeOwner(top);
-  await using dir = await openStateDir(top, { writer });
-  return await use(dir);
+  try {
+    await using dir = await openStateDir(top, { writer });
+    return await use(dir);
+  } catch (error) {
+    throw isFleetError(error) ? placedError(globals, error) : error;
+  }
 }
 
 /** Root becomes the owner of `top`, where there is such a directory; anyone else stays who they are. */

@@ -6,7 +6,17 @@ import { formatTime } from '../src/manifest/time.ts';
 import { hashPartOf, nameOf, type StorePath } from '../src/nix/storepath.ts';
 import type { StateDir } from '../src/server/statedir.ts';
 import { type HostStatus, hostStatus } from '../src/server/status.ts';
-import { type Globals, globalsOf, paint, print, printable, table } from './output.ts';
+import type { Waiting } from '../src/server/waiting.ts';
+import {
+  counted,
+  type Globals,
+  globalsOf,
+  paint,
+  placedText,
+  print,
+  printable,
+  table,
+} from './output.ts';
 import { withStateDir } from './state.ts';
 
 const DAY = 86_400;
@@ -19,16 +29,23 @@ export function registerStatus(program: Command): void {
     .description('show what every host should run, what it runs, and why')
     .action(async (_options, command: Command) => {
       const globals = globalsOf(command);
+      const { waitingOf } = await import('../src/server/waiting.ts');
       await withStateDir(globals, async (dir) => {
         const now = Math.floor(Date.now() / 1000);
-        const hosts = (await dir.state.status()).map((row) => hostStatus(row, now));
-        const warnings = await warningsOf(dir, hosts, now);
+        const waiting = await waitingOf(dir, now);
+        const hosts = (await dir.state.status()).map((row) => {
+          const status = hostStatus(row, now);
+          return { ...status, waiting: waiting.get(status.host) ?? null };
+        });
+        const warnings = (await warningsOf(dir, hosts, now)).map((text) =>
+          placedText(globals, text),
+        );
         print(
           globals,
           { version: 1, fleet: dir.config.fleet, now, hosts, warnings },
           [
             hosts.length === 0
-              ? 'No hosts yet. Publish some: fleet build --flake REF'
+              ? placedText(globals, 'No hosts yet. Publish some: fleet build --flake REF')
               : hostTable(globals, hosts, now),
             ...warnings.map((warning) => `! ${warning}`),
           ].join('\n'),
@@ -50,7 +67,9 @@ function paintPhase(globals: Globals, phase: Phase): string {
   return paint(globals, color, phase);
 }
 
-function hostTable(globals: Globals, hosts: readonly HostStatus[], now: number): string {
+type Row = HostStatus & { readonly waiting: Waiting | null };
+
+function hostTable(globals: Globals, hosts: readonly Row[], now: number): string {
   return table([
     ['HOST', 'DESIRED', 'ACTUAL', 'PHASE', 'LAST SEEN', 'WHY'],
     ...hosts.map((host) => [
@@ -70,9 +89,21 @@ function desiredOf({ desired }: HostStatus): string {
   return `#${sequence} ${toplevel === null ? 'removed' : shortPath(toplevel)}`;
 }
 
-function whyOf({ why, conflict }: HostStatus): string {
-  const reasons = [why?.text, conflict === null ? undefined : 'cloned? see below'];
+function whyOf({ why, conflict, waiting, exceptions }: Row): string {
+  const reasons = [
+    why?.text,
+    conflict === null ? undefined : 'cloned? see below',
+    waiting === null ? undefined : waitingText(waiting),
+    exceptions.length === 0 ? undefined : `root there: ${exceptions.join(', ')}`,
+  ];
   return reasons.flatMap((text) => (text === undefined ? [] : [printable(text)])).join('; ');
+}
+
+/** `#2 9ab0dmia nixos-system-x waits for 2 approvals`. */
+export function waitingText({ sequence, toplevel, approvals, stale }: Waiting): string {
+  const what = `#${sequence} ${toplevel === null ? 'removes the host' : shortPath(toplevel)}`;
+  if (stale !== null) return `${what} waits, and will not be published: it ${stale}`;
+  return `${what} waits ${approvals === 0 ? 'to be published' : `for ${counted(approvals, 'approval')}`}`;
 }
 
 /** Enough of a store path to tell two apart: `9ab0dmia nixos-system-x`. */
@@ -90,7 +121,7 @@ export function ago(seconds: number): string {
 
 async function warningsOf(
   { layout, root }: StateDir,
-  hosts: readonly HostStatus[],
+  hosts: readonly Row[],
   now: number,
 ): Promise<string[]> {
   const warnings: string[] = [];
@@ -117,6 +148,17 @@ async function warningsOf(
         `the manifest of ${host} ${until(desired.expiresAt)}: run fleet build to renew it`,
       );
     }
+  }
+  const open = hosts.flatMap(({ waiting }) => (waiting?.stale === null ? [waiting] : []));
+  const unapproved = open.filter(({ approvals }) => approvals > 0).length;
+  if (unapproved > 0) {
+    warnings.push(
+      `${counted(unapproved, 'manifest')} to be approved: fleet publish --proposal FILE, fleet approve`,
+    );
+  }
+  if (open.length > unapproved) {
+    const rest = counted(open.length - unapproved, 'manifest');
+    warnings.push(`${rest} to be published: fleet publish`);
   }
   for (const name of ['root', 'release']) {
     if ((await stat(layout.key(`${name}.pem`)).catch(() => null)) !== null) {

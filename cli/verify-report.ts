@@ -4,7 +4,7 @@ import type { Head, Logged, Says, SignedBy, Verdict } from '../src/audit/file-ve
 import { keyId, type PublicKey } from '../src/keyfile.ts';
 import type { Root } from '../src/manifest/root.ts';
 import { formatTime } from '../src/manifest/time.ts';
-import { type Globals, paint, printable } from './output.ts';
+import { counted, type Globals, paint, printable } from './output.ts';
 
 const INDENT = ' '.repeat(10);
 
@@ -38,13 +38,13 @@ function words(says: Says): string[] {
       const { count, issuedAt, expiresAt } = says.approval;
       const batch = says.hasBatch ? '' : '; which ones, its batch would say';
       return [
-        `approval of ${count} manifests${batch}`,
+        `approval of ${counted(count, 'manifest')}${batch}`,
         `issued ${formatTime(issuedAt)}, good until ${formatTime(expiresAt)}, ${signed(says.signed, 'release')}`,
         entryWords(says.log),
       ];
     }
     case 'batch':
-      return [`batch of ${says.count} approved manifests`];
+      return [`batch of ${counted(says.count, 'approved manifest')}`];
     case 'enrolment': {
       const { host, publicKey, replaces } = says.enrolment;
       const before = replaces === null ? '' : `, in place of ${keyId(replaces)}`;
@@ -63,9 +63,9 @@ function words(says: Says): string[] {
     }
     case 'receipts': {
       const { host, receipts, requests, isChain } = says;
-      const more = requests === 0 ? '' : ` and ${requests} requests for tokens`;
+      const more = requests === 0 ? '' : ` and ${counted(requests, 'request')} for tokens`;
       const chain = isChain ? 'each follows the one before it' : 'and they are not one chain';
-      return [`${receipts} receipts${more} of ${host}, signed by its keys`, chain];
+      return [`${counted(receipts, 'receipt')}${more} of ${host}, signed by its keys`, chain];
     }
     case 'host-key':
       return [`the key ${keyId(says.key)} of ${says.host}`];
@@ -75,7 +75,7 @@ function words(says: Says): string[] {
       return [`proof that ${says.entry} is entry ${says.log.index} ${headWords(says.log)}`];
     case 'bundle':
       return [
-        `bundle ${headWords(says.log)}, under root version ${says.rootVersion}, with ${says.receipts} receipts`,
+        `bundle ${headWords(says.log)}, under root version ${says.rootVersion}, with ${counted(says.receipts, 'receipt')}`,
         'whole, and just what the log signed; what its entries say is checked by: fleet audit --bundle',
       ];
   }
@@ -86,7 +86,9 @@ function manifestWords(verified: Extract<Says, { kind: 'manifest' | 'closure' }>
   const what =
     manifest.intent === 'decommission' ? 'is decommissioned' : `runs ${manifest.toplevel}`;
   const approved =
-    approvals === 0 ? '' : `; approved by ${approvers.length} release keys, ${approvals} must`;
+    approvals === 0
+      ? ''
+      : `; approved by ${counted(approvers.length, 'release key')}, ${approvals} must`;
   const by = signed({ signers, of, needed: threshold }, 'director');
   return [
     `manifest ${manifest.host.id} #${manifest.sequence} (epoch ${manifest.epoch}) ${what}`,

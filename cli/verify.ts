@@ -11,12 +11,10 @@ import { isTar } from '../src/audit/kinds.ts';
 import { AUDIT_LIMITS, openBundleSource } from '../src/audit/source.ts';
 import { readBundle } from '../src/bundle/tar.ts';
 import { FleetError, messageOf } from '../src/errors.ts';
-import { parseEnvelope } from '../src/manifest/dsse.ts';
-import { verifyInitialRoot } from '../src/manifest/root.ts';
 import { formatTime, parseTime } from '../src/manifest/time.ts';
-import type { TrustedRoot } from '../src/manifest/verify-offer.ts';
 import { readHead, readInput } from './input.ts';
 import { globalsOf, print, tellAfterResult } from './output.ts';
+import { readOwnRoot } from './own-root.ts';
 import { documentOf, rootDocument, sentence } from './verify-report.ts';
 
 type Options = { root: string; at?: string; host?: string };
@@ -32,7 +30,7 @@ export function registerVerify(program: Command): void {
     .action(async (files: string[], options: Options, command: Command) => {
       const globals = globalsOf(command);
       const now = options.at === undefined ? Math.floor(Date.now() / 1000) : timeOf(options.at);
-      const own = rootOf(await readInput(options.root), options.root);
+      const own = await readOwnRoot(options.root);
       const inputs: { file: string; bytes: Buffer }[] = [];
       const bundles = new Map<string, Verdict>();
       for (const file of files) {
@@ -61,12 +59,6 @@ export function registerVerify(program: Command): void {
         process.exitCode = tellAfterResult(globals, new FleetError('E_VERIFY', summary, { hint }));
       }
     });
-}
-
-function rootOf(bytes: Buffer, file: string): TrustedRoot {
-  return withRootFile(file, () => {
-    return { root: verifyInitialRoot(parseEnvelope(bytes)), envelope: bytes.toString('utf8') };
-  });
 }
 
 /** The auditor's root, with its own file named in what is wrong with it. */

@@ -43,7 +43,10 @@ export async function createDurable(
       await link(temporary, file);
     } catch (error) {
       if (errnoOf(error) !== 'EEXIST') throw error;
-      throw new FleetError('E_STATE_EXISTS', `${file} exists already`, { cause: error });
+      throw new FleetError('E_STATE_EXISTS', `${file} exists already`, {
+        hint: 'nothing is overwritten: choose another name, or move that file away',
+        cause: error,
+      });
     }
     await rm(temporary);
   });

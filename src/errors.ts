@@ -245,7 +245,7 @@ export const ERRORS = {
   ),
   E_AGENT_STATE_CORRUPT: entry(
     1,
-    'see what would be given up, and repair it: fleet agent reset-trust --root-file FILE',
+    'see what would be given up, and repair it: fleet agent reset-trust',
   ),
   E_BODY_LIMIT: entry(
     3,

@@ -11,6 +11,7 @@ import type { Deployment } from '../manifest/manifest.ts';
 import { MAX_OFFER_BYTES, MAX_OFFER_ROOTS, type Offer, parseOffer } from '../manifest/offer.ts';
 import { type Root, verifyRootUpdate } from '../manifest/root.ts';
 import { headOf, type TrustedRoot } from '../manifest/verify-offer.ts';
+import { parseNote } from '../tlog/note.ts';
 import { type Client, errorDocument } from './client.ts';
 import { type Memory, readOffer, type StoredOffer, type Trust, writeOffer } from './memory.ts';
 import type { RunTime } from './time.ts';
@@ -35,10 +36,16 @@ const MAX_ROUNDS = 64;
 
 /**
  * Each root is persisted before the next one is looked at (SPEC §3.4). From then on `time` is the proved one, where
- * the clock needs that.
+ * the clock needs that. `onOther` takes a checkpoint that its log signed, that the server shows, and that is neither the
+ * one that was accepted nor the one that the proof of time is of: it may be of another history.
  * @throws FleetError E_OFFER_…, E_ROOT_…, E_SIGNATURE…, E_NONCE_…, E_SERVER_…
  */
-export async function askForOffer(client: Client, memory: Memory, time: RunTime): Promise<Asked> {
+export async function askForOffer(
+  client: Client,
+  memory: Memory,
+  time: RunTime,
+  onOther: (checkpoint: string) => void = () => {},
+): Promise<Asked> {
   const asked = await askAt(client, memory, time.now(memory.trust));
   const { trust, root, offer, isStored } = asked;
   if (offer === null || !(await time.needsProof(memory))) return asked;
@@ -50,9 +57,28 @@ export async function askForOffer(client: Client, memory: Memory, time: RunTime)
   if (isProved && isGood) return asked;
   // Something was published between the two questions, or it is later than the clock made believe.
   const again = await askAt(client, { ...memory, trust }, null);
-  await prove(client, { ...memory, trust: again.trust }, again, time);
+  await prove(client, { ...memory, trust: again.trust }, again, time).catch((error) => {
+    const other = isFleetError(error, 'E_NONCE_CHECKPOINT') ? shownBeside(again) : null;
+    if (other !== null) onOther(other);
+    throw error;
+  });
   return again;
 }
+
+/** The checkpoint of an offer, as others may be shown it, where its log signed it and it is not the accepted one. */
+function shownBeside({ offer, root: { root }, trust }: Asked): string | null {
+  if (offer === null) return null;
+  try {
+    const { text } = verifyCheckpoint(offer.checkpoint, root);
+    const isAccepted = trust.checkpoint !== null && textOf(trust.checkpoint) === textOf(text);
+    return isAccepted ? null : text;
+  } catch {
+    // What nobody signed proves nothing.
+    return null;
+  }
+}
+
+const textOf = (note: string): string => parseNote(note).text;
 
 async function prove(
   client: Client,

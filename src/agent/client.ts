@@ -177,7 +177,7 @@ export class Client implements AsyncDisposable {
       // The status is what counts.
     }
     const said = errorDocument(Buffer.concat(chunks));
-    const words = said === null ? '' : `: ${said.message} [${said.error}]`;
+    const words = said === null ? '' : `: ${said.message} (${said.error})`;
     const status = response.statusCode;
     const message = `${this.#address(path)} answered ${status}${words}`;
     // Enrolment shows an invitation, and there is no token yet that could be wrong.

@@ -66,7 +66,7 @@ class Run implements AsyncDisposable {
   #chain: Chain;
   #manifest: ManifestId | null = null;
   #fetched: Fetched | null = null;
-  /** A checkpoint that contradicts the one that was accepted. */
+  /** A checkpoint that contradicts the one that was accepted, or the proof of time. */
   #conflict: string | null = null;
   /** Why an outcome could not be kept to be told. */
   #untold: FleetError | null = null;
@@ -144,7 +144,9 @@ class Run implements AsyncDisposable {
     const ask = async () => {
       // Again after a renewal: what an attempt before this one came to trust is on disk.
       this.#memory = await readMemory(this.#options.dir);
-      return await askForOffer(this.#client, this.#memory, this.#time);
+      return await askForOffer(this.#client, this.#memory, this.#time, (shown) => {
+        this.#conflict = shown;
+      });
     };
     const asked = await withToken(this.#client, this.#memory, this.#options.clock(), ask);
     this.#memory = { ...this.#memory, trust: asked.trust };
@@ -207,7 +209,7 @@ class Run implements AsyncDisposable {
     await probeNamespace(place);
     const bytes = await getClosure(this.#client, manifest);
     const closure = verifyClosure(manifest, bytes);
-    say(`fetching ${toplevel} (${closure.paths.size} paths in all)`);
+    say(`fetching ${toplevel} (paths in all: ${closure.paths.size})`);
     this.#fetched = await fetchClosure({
       client: this.#client,
       place,

@@ -196,7 +196,7 @@ async function sendOne(client: Client, path: string, envelope: string): Promise<
   });
   if (answer.status < 300) return;
   const said = errorDocument(answer.body);
-  const words = said === null ? '' : `: ${said.message} [${said.error}]`;
+  const words = said === null ? '' : `: ${said.message} (${said.error})`;
   throw new FleetError('E_RECEIPT_REFUSED', `the server refuses this host's receipts${words}`);
 }
 

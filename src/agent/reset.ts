@@ -46,6 +46,8 @@ export type ResetPlan = {
   readonly root: { readonly version: number; readonly sha256: string } | null;
   /** The newest manifest that was accepted, which nothing older may follow; null: none is known. */
   readonly floor: Floor | null;
+  /** The chain of receipts begins again, of which the server has the beginning: it takes none before an enrolment. */
+  readonly enrolAnew: boolean;
 };
 
 /** What was done; `kept` are the damaged files' new names. */
@@ -84,7 +86,8 @@ export async function resetTrust(options: ResetOptions): Promise<Reset> {
   ].filter((one) => one !== null);
   const { fleet, host } = identity.config;
   const floor = (trust.whole ?? left).floor ?? null;
-  const plan: ResetPlan = { fleet, host, damaged, root: begin?.given ?? null, floor };
+  const enrolAnew = receipts.whole === null && chainOf(receipts.left) === EMPTY_CHAIN;
+  const plan = { fleet, host, damaged, root: begin?.given ?? null, floor, enrolAnew };
   if (damaged.length === 0) return { ...plan, kept: [] };
   await confirm(plan);
   // Before anything is put in their place: at no instant is one of them merely missing.
@@ -157,7 +160,7 @@ function begunFrom(left: Partial<Trust>, identity: Identity, rootFile: string | 
   }
   if (rootFile === null) {
     throw new FleetError('E_USAGE', 'the root that this host trusted is lost; give one', {
-      hint: 'give the newest root of this fleet, or an enrolment file, as it came to you: --root-file FILE',
+      hint: 'give the newest root of this fleet, or an enrolment file, as it came to you: fleet agent reset-trust --root-file FILE',
     });
   }
   const envelope = envelopeIn(rootFile);

@@ -9,13 +9,14 @@ import { equalHashes } from '../tlog/merkle.ts';
 import { parseNote } from '../tlog/note.ts';
 import { proveConsistency, type TileReader } from '../tlog/prove.ts';
 import { parseBundle, TILE_WIDTH, widthOfTile } from '../tlog/tile.ts';
+import { auditConflicts } from './conflicts.ts';
 import { floorsOf, isLaterLog, requireRoots } from './earlier-log.ts';
 import { type Facts, mayBeRoot } from './facts.ts';
 import type { FactsPool } from './facts-pool.ts';
 import type { HostHistory } from './hosts.ts';
-import type { Irregularity } from './irregular.ts';
+import type { Irregularity, Settled } from './irregular.ts';
 import { type Kept, keptOf } from './kept.ts';
-import { auditConflicts, auditReceipts, type Ran } from './receipts.ts';
+import { auditReceipts, type Ran } from './receipts.ts';
 import { type BatchReader, type Before, NOTHING, Replay } from './replay.ts';
 import { RootChain } from './root-chain.ts';
 
@@ -65,6 +66,8 @@ export type AuditReport = {
   readonly irregularities: readonly Irregularity[];
   /** How many more there are: the list is of bounded length. */
   readonly moreIrregularities: number;
+  /** What was irregular, and is no more. */
+  readonly settled: readonly Settled[];
   /** What the next audit may go on from; of use only where nothing is irregular. */
   readonly kept: () => Kept;
 };
@@ -113,6 +116,7 @@ export async function auditLog(
     hosts,
     irregularities: replay.irregular.list(),
     moreIrregularities: replay.irregular.more,
+    settled: replay.irregular.settled(),
     kept: () => keptOf(source.checkpoint, chain, replay.after()),
   };
 }
@@ -259,7 +263,7 @@ async function withReceipts(
     histories.set(host, history);
     const by = { fleet: root.fleet, log: { origin, tree, vkeys: logKeys } };
     const tell = (code: ErrorCode, message: string) => irregular.tell(null, host, code, message);
-    if (contradict) await auditConflicts(envelopes, history, by, tell);
+    if (contradict) await auditConflicts(envelopes, history, by, irregular);
     else said.set(host, await auditReceipts(envelopes, history, by, tell));
   }
   const nothing = { ran: [], receipts: 0, earlier: 0, phase: null };

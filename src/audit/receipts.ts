@@ -6,7 +6,6 @@ import { type ErrorCode, FleetError, isFleetError } from '../errors.ts';
 import type { PublicKey } from '../keyfile.ts';
 import { parseEnvelope } from '../manifest/dsse.ts';
 import { parseReceipt, type Receipt, verifyReceipt } from '../manifest/receipt.ts';
-import { TOKEN_REQUEST_PAYLOAD_TYPE, verifyTokenRequest } from '../manifest/token-request.ts';
 import { headOf } from '../manifest/verify-offer.ts';
 import type { GrowingTree } from '../tlog/growing-tree.ts';
 import { equalHashes } from '../tlog/merkle.ts';
@@ -101,42 +100,6 @@ export async function auditReceipts(
   return { receipts, earlier, ran, phase };
 }
 
-/**
- * Receipts, and requests for tokens, that a server did not take: each that a key of the host signed shows two machines,
- * or a lost memory.
- */
-export async function auditConflicts(
-  envelopes: AsyncIterable<string>,
-  history: HostHistory,
-  { fleet, log }: { readonly fleet: string; readonly log: AuditedLog },
-  tell: (code: ErrorCode, message: string) => void,
-): Promise<void> {
-  const keys = history.keys.map(({ key }) => key).reverse();
-  let place = 0;
-  for await (const text of envelopes) {
-    place += 1;
-    let name = `refused receipt ${place}`;
-    try {
-      const envelope = parseEnvelope(text);
-      if (envelope.payloadType === TOKEN_REQUEST_PAYLOAD_TYPE) {
-        name = `refused request ${place}`;
-        const { host } = history;
-        byOne(keys, host, (publicKey) => verifyTokenRequest(envelope, { publicKey, fleet, host }));
-        const what = `${name} asks for a second successor of a token`;
-        tell('E_TOKEN_SUCCESSOR', `${what}: the machine was cloned, or lost its state`);
-        continue;
-      }
-      const { receipt } = verify(text, keys, fleet, history.host);
-      const what = `${name}, of counter ${receipt.counter}, contradicts the others`;
-      tell('E_RECEIPT_CHAIN', `${what}: the machine was cloned, or lost its state`);
-      for (const { code, says } of wrongOf(receipt, log)) tell(code, `${name} ${says}`);
-    } catch (error) {
-      if (!isFleetError(error)) throw error;
-      tell(error.code, `${name}: ${error.message}`);
-    }
-  }
-}
-
 function verify(text: string, keys: readonly PublicKey[], fleet: string, host: string) {
   const envelope = parseEnvelope(text);
   return byOne(keys, host, (publicKey) => {
@@ -145,7 +108,7 @@ function verify(text: string, keys: readonly PublicKey[], fleet: string, host: s
 }
 
 /** A receipt that some key of the host signed; or one that none did that is known, as which it says that it is. */
-function verifyAny(
+export function verifyAny(
   text: string,
   keys: readonly PublicKey[],
   fleet: string,
@@ -169,13 +132,21 @@ function verifyAny(
  * Whether a receipt is of before this log: its checkpoint is of an earlier one, and signed by that; or it saw none, and
  * says what this log cannot know. `isToldHere`: that its key and its manifest are told in this log.
  */
-function isOfEarlier({ checkpoint }: Receipt, log: AuditedLog, isToldHere: boolean): boolean {
+export function isOfEarlier(
+  { checkpoint }: Receipt,
+  log: AuditedLog,
+  isToldHere: boolean,
+): boolean {
   if (checkpoint === null) return !isToldHere && !log.origin.endsWith('/log/1');
   return isLaterLog(headOf(checkpoint).origin, log.origin) && isSignedByLog(checkpoint, log);
 }
 
 /** What the first key says that does not refuse. The newest keys first: most receipts are of the one in use. */
-function byOne<T>(keys: readonly PublicKey[], host: string, verified: (key: PublicKey) => T): T {
+export function byOne<T>(
+  keys: readonly PublicKey[],
+  host: string,
+  verified: (key: PublicKey) => T,
+): T {
   let refusal: unknown = null;
   for (const key of keys) {
     try {
@@ -191,7 +162,7 @@ function byOne<T>(keys: readonly PublicKey[], host: string, verified: (key: Publ
 type Wrong = { readonly code: ErrorCode; readonly says: string };
 
 /** What the checkpoints that a host saw say against the log that was audited, or against the host. */
-function wrongOf({ checkpoint, conflict }: Receipt, log: AuditedLog): Wrong[] {
+export function wrongOf({ checkpoint, conflict }: Receipt, log: AuditedLog): Wrong[] {
   const seen = [checkpoint, conflict].filter((text) => text !== null);
   const others = seen.filter((text) => standingOf(text, log) === 'other');
   if (others.length > 0) return others.map((text) => otherLog(text, log));

@@ -15,7 +15,7 @@ export type RemoteLog = {
 const PATIENCE_MS = 30_000;
 const MAX_BYTES = TILE_WIDTH * (MAX_ENTRY_BYTES + 2);
 
-/** @throws FleetError E_SERVER_UNREACHABLE, E_SERVER_ANSWER. */
+/** @throws FleetError E_SERVER_UNREACHABLE, E_SERVER_ANSWER, E_UNAUTHORIZED, E_FORBIDDEN. */
 export async function openRemoteSource(remote: RemoteLog): Promise<LogSource & AsyncDisposable> {
   const agent = new Agent({ headersTimeout: PATIENCE_MS, bodyTimeout: PATIENCE_MS });
   const get = async (path: string): Promise<Buffer | null> => {
@@ -34,10 +34,7 @@ export async function openRemoteSource(remote: RemoteLog): Promise<LogSource & A
       }
       if (statusCode !== 200) {
         await body.dump();
-        const hint = { hint: 'give a token that may read: --token-file FILE' };
-        const options = statusCode === 401 ? hint : {};
-        const what = `${url}/tlog/${path}: status ${statusCode}`;
-        throw new FleetError('E_SERVER_ANSWER', what, options);
+        throw refusalOf(statusCode, `${url}/tlog/${path}`, token !== null);
       }
       const chunks: Uint8Array[] = [];
       let size = 0;
@@ -77,4 +74,23 @@ export async function openRemoteSource(remote: RemoteLog): Promise<LogSource & A
     async *receipts() {},
     [Symbol.asyncDispose]: dispose,
   };
+}
+
+function refusalOf(status: number, address: string, hasToken: boolean): FleetError {
+  const made = 'made on the server with: fleet token create NAME';
+  if (status === 401) {
+    return hasToken
+      ? new FleetError('E_UNAUTHORIZED', `${address}: the token is wrong, expired or revoked`, {
+          hint: `give another one with --token-file FILE, ${made}`,
+        })
+      : new FleetError('E_UNAUTHORIZED', `${address}: this log is not open without a token`, {
+          hint: `give one that may read with --token-file FILE, ${made}`,
+        });
+  }
+  if (status === 403) {
+    return new FleetError('E_FORBIDDEN', `${address}: this token may not read the log`, {
+      hint: `give one that may read with --token-file FILE, ${made}`,
+    });
+  }
+  return new FleetError('E_SERVER_ANSWER', `${address}: status ${status}`);
 }

@@ -67,7 +67,8 @@ export async function* readBundle(
       yield { name, data: Buffer.concat(chunks) };
     }
   } catch (cause) {
-    if (isFleetError(cause)) throw cause;
+    // What the system says of the file is nothing about its form.
+    if (isFleetError(cause) || (cause instanceof Error && 'syscall' in cause)) throw cause;
     throw new FleetError('E_BUNDLE_FORM', `bundle: it is no tar file: ${messageOf(cause)}`, {
       cause,
     });

@@ -67,7 +67,7 @@ export class PushClient implements AsyncDisposable {
     const { status, code } = await this.#ask('PUT', `/${hashPart}.narinfo`, text, [422]);
     if (status !== 422) return null;
     if (code === 'E_UPLOAD_NO_NAR' || code === 'E_UPLOAD_MISMATCH') return code;
-    throw new FleetError('E_PUSH', `the server refused ${hashPart}.narinfo [${code}]`);
+    throw new FleetError('E_PUSH', `the server refused ${hashPart}.narinfo (${code})`);
   }
 
   async #ask(
@@ -91,6 +91,7 @@ export class PushClient implements AsyncDisposable {
         if (error instanceof FleetError) throw error;
         if (pause === undefined) {
           throw new FleetError('E_PUSH', `${this.#target.url}${path}: ${messageOf(error)}`, {
+            hint: 'is the URL that of fleet serve, and can it be reached? what was uploaded is kept',
             cause: error,
           });
         }
@@ -129,7 +130,7 @@ function isRefusalToTell({ status, code }: Answer): boolean {
 
 function refusal(url: string, path: string, { status, text }: Answer): FleetError {
   const said = documentOf(text);
-  const words = said === null ? '' : `: ${String(said['message'])} [${String(said['error'])}]`;
+  const words = said === null ? '' : `: ${String(said['message'])} (${String(said['error'])})`;
   const hint = typeof said?.['hint'] === 'string' ? { hint: said['hint'] } : {};
   return new FleetError('E_PUSH', `${url}${path} answered ${status}${words}`, hint);
 }

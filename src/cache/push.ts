@@ -88,7 +88,7 @@ async function describe(
   if ((await client.putNarInfo(hashPartOf(path), text)) === null) return;
   await client.putNar(file, () => narOf(info, options));
   const again = await client.putNarInfo(hashPartOf(path), text);
-  if (again !== null) throw new FleetError('E_PUSH', `${path} was refused twice [${again}]`);
+  if (again !== null) throw new FleetError('E_PUSH', `${path} was refused twice (${again})`);
 }
 
 function narOf(info: RegisteredPath, options: PushOptions): AsyncIterable<Uint8Array> {

@@ -102,7 +102,9 @@ export function checkRootMeaning(root: RootPayload): void {
   }
   for (const [name, role] of Object.entries(root.roles)) {
     if (role.threshold > role.keys.length) {
-      refuse(`roles.${name} needs ${role.threshold} signatures and has ${role.keys.length} keys`);
+      refuse(
+        `roles.${name} needs ${role.threshold} signatures and has ${role.keys.length} ${role.keys.length === 1 ? 'key' : 'keys'}`,
+      );
     }
   }
   if (root.expiresAt <= root.issuedAt) refuse('it expires before it is issued');

@@ -110,6 +110,9 @@ export function formatDraft(root: Root): string {
   return `${JSON.stringify(payload, null, 2)}\n`;
 }
 
+export const DRAFT_ADVICE =
+  'give what fleet root rotate wrote, or an N.root.json, as it was made or signed';
+
 /**
  * A draft, or an envelope that may have signatures already, as an envelope.
  * @throws FleetError E_ROOT_FORM, E_KEY_ROLE, E_ENVELOPE, E_PAYLOAD_FORM.
@@ -118,7 +121,9 @@ export function openDraft(text: string): Envelope {
   if (text.includes('"payloadType"')) {
     const envelope = parseEnvelope(text);
     if (envelope.payloadType !== ROOT_PAYLOAD_TYPE) {
-      throw new FleetError('E_ROOT_FORM', 'the envelope holds something else than a root');
+      throw new FleetError('E_ROOT_FORM', 'the envelope holds something else than a root', {
+        hint: DRAFT_ADVICE,
+      });
     }
     parseRoot(envelope.payload);
     return envelope;
@@ -130,7 +135,10 @@ export function openDraft(text: string): Envelope {
     // What is read first by a person who signs would not be what is signed.
     if (namesIn(text) !== fieldsOf(draft)) throw new Error('it has a field twice');
   } catch (cause) {
-    throw new FleetError('E_ROOT_FORM', `not a draft of a root: ${messageOf(cause)}`, { cause });
+    throw new FleetError('E_ROOT_FORM', `not a draft of a root: ${messageOf(cause)}`, {
+      hint: DRAFT_ADVICE,
+      cause,
+    });
   }
   parseRoot(payload);
   return { payloadType: ROOT_PAYLOAD_TYPE, payload, signatures: [] };

@@ -62,7 +62,8 @@ export function verifyTokenRequest(
   return request;
 }
 
-function parseTokenRequest(payload: Uint8Array): TokenRequest {
+/** Unverified. @throws FleetError E_TOKEN_REQUEST, E_PAYLOAD_FORM. */
+export function parseTokenRequest(payload: Uint8Array): TokenRequest {
   const json = parseCanonical(payload);
   const request = requireShape(TokenRequestSchema, json, 'E_TOKEN_REQUEST', 'token request');
   if (request.token !== request.replaces) return request;

@@ -8,10 +8,11 @@
 // caller keeps for that: a shared /tmp can be filled by anyone.
 // Refuses settings that NIX_CONFIG cannot carry (line breaks, comments).
 import { readFileSync } from 'node:fs';
-import { mkdir, mkdtemp, rm } from 'node:fs/promises';
+import { lstat, mkdir, readdir, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { asDiskFull } from '../durable.ts';
+import { ownerOf, temporaryName } from '../temporary-names.ts';
 
 /** Environment of a child process. */
 export type Environment = ReadonlyMap<string, string>;
@@ -95,13 +96,37 @@ async function openIsolated(own: string, options: EnvironmentOptions): Promise<N
 
 async function makeScratch(given: string | undefined): Promise<string> {
   try {
-    const scratch = given ?? (await mkdtemp(join(tmpdir(), 'fleet-nix-')));
+    const scratch = given ?? (await newScratch(tmpdir()));
     for (const name of ['conf', 'cache', 'home']) {
       await mkdir(join(scratch, name), { recursive: true, mode: 0o700 });
     }
     return scratch;
   } catch (error) {
     throw asDiskFull(error, given ?? tmpdir());
+  }
+}
+
+const SCRATCH = 'fleet-nix-';
+/** Looking through a directory that everybody uses once is enough. */
+let isCleared = false;
+
+/** A directory of its own, which only this user may enter. */
+async function newScratch(dir: string): Promise<string> {
+  if (!isCleared) await clearScratches(dir);
+  isCleared = true;
+  const scratch = join(dir, SCRATCH + temporaryName());
+  await mkdir(scratch, { mode: 0o700 });
+  return scratch;
+}
+
+/** Removes what processes of this user left that were killed. What cannot be removed stays. */
+async function clearScratches(dir: string): Promise<void> {
+  const names = await readdir(dir).catch(() => []);
+  for (const name of names.filter((one) => one.startsWith(SCRATCH))) {
+    if ((await ownerOf(name.slice(SCRATCH.length))) !== 'dead') continue;
+    const found = await lstat(join(dir, name)).catch(() => null);
+    if (found?.isDirectory() !== true || found.uid !== process.geteuid?.()) continue;
+    await rm(join(dir, name), { recursive: true, force: true }).catch(() => {});
   }
 }
 

@@ -36,6 +36,8 @@ export type AppOptions = {
   readonly accessLog?: (line: string) => void;
   /** Told of what went wrong inside, and in which request of the log. */
   readonly onError?: (error: unknown, requestId?: number | null) => void;
+  /** Told when a host has a key that the log does not tell yet. */
+  readonly onEnrolled?: () => void;
   /** POSIX seconds; tests set it. */
   readonly now?: () => number;
   /** Times in milliseconds; tests set less. */
@@ -166,7 +168,7 @@ export function buildApp(dir: StateDir, options: AppOptions): App {
   registerFresh(app, dir, published, auth, now);
   registerEvents(app, published, auth, { onError: options.onError });
   registerLog(app, published, dir.state, dir.config.publicLog ? null : auth.mayRead);
-  registerEnrolment(app, dir, auth, now);
+  registerEnrolment(app, dir, auth, now, options.onEnrolled);
   registerTokenRenewal(app, dir, auth, now);
 
   app.get<{ Params: { file: string } }>(

@@ -1,5 +1,5 @@
 // Everything that an auditor needs of a state, as the files of a bundle (SPEC §11.1): the same state, the same
-// files. Read while others publish: what came after the checkpoint that it begins with is left out.
+// files. Read while others publish and report: what came after the checkpoint that it begins with is left out.
 import { buffer } from 'node:stream/consumers';
 import { BUNDLE_FILES, RECEIPTS_WIDTH } from '../audit/source.ts';
 import type { BundleFile } from '../bundle/tar.ts';
@@ -26,6 +26,8 @@ export async function* auditFiles(
 ): AsyncGenerator<BundleFile> {
   const { state, roots } = dir;
   const store = logStoreOf(dir);
+  // Before the checkpoint is read: what hosts had said by then is of manifests that it covers.
+  const mark = await state.recordsMark();
   const checkpoint = await store.checkpoint();
   if (checkpoint === null) throw new FleetError('E_LOG_DAMAGED', 'the log: it has no checkpoint');
   const { size } = parseCheckpoint(parseNote(checkpoint).text);
@@ -48,14 +50,17 @@ export async function* auditFiles(
     }
     yield { name: BUNDLE_FILES.entries(index, width), data };
   }
+  // What a key signed that the log does not tell yet could not be checked: it is left for the next time.
+  const told = await state.toldKeys(log, size);
   for (const { record } of await state.status()) {
     const lines = (envelopes: readonly string[]) => envelopes.map((one) => `${one}\n`).join('');
-    const receipts = await state.receipts(record.host);
+    const bound = { keys: told.get(record.host) ?? [], mark };
+    const receipts = await state.receipts(record.host, bound);
     for (let index = 0; index * RECEIPTS_WIDTH < receipts.length; index++) {
       const part = receipts.slice(index * RECEIPTS_WIDTH, (index + 1) * RECEIPTS_WIDTH);
       yield fileOf(BUNDLE_FILES.receipts(record.host, index), lines(part));
     }
-    const conflicts = await state.conflicts(record.host);
+    const conflicts = await state.conflicts(record.host, bound);
     if (conflicts.length === 0) continue;
     const text = lines(conflicts.map(({ envelope }) => envelope));
     yield fileOf(BUNDLE_FILES.conflicts(record.host), text);

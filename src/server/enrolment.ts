@@ -24,6 +24,7 @@ export function registerEnrolment(
   dir: StateDir,
   auth: Pick<Auth, 'mayFailAgain'>,
   now: () => number,
+  onEnrolled: () => void = () => {},
 ): void {
   const { state } = dir;
   app.post('/v1/enroll', async (request, reply) => {
@@ -47,6 +48,7 @@ export function registerEnrolment(
       ...{ secretHash, publicKey, tokenHash: hashToken(token) },
       ...{ now: at, expiresAt: at + expiresIn },
     });
+    if (outcome === 'enrolled') onEnrolled();
     if (outcome === 'enrolled' || outcome === 'replay') return reply.send({ token, expiresIn });
     return refuse(reply, 401, 'E_ENROL_REFUSED', REFUSALS[outcome]);
   });

@@ -128,15 +128,15 @@ function refuse(what: string): never {
   throw new FleetError('E_ROOT_FORM', `root: ${what}`);
 }
 
-/** Every key that the server signs with is named by the root. @throws FleetError E_STATE_DAMAGED. */
+/** Every key that the server signs with is named by the root. @throws FleetError E_STATE_INCOMPLETE. */
 async function requireOwnKeys(dir: StateDir, root: Root): Promise<void> {
   for (const role of SERVER_ROLES) {
     try {
       await readServerKey({ layout: dir.layout, root }, role);
     } catch (error) {
-      if (!isFleetError(error, 'E_STATE_DAMAGED')) throw error;
+      if (!isFleetError(error, 'E_STATE_INCOMPLETE')) throw error;
       throw new FleetError(
-        'E_STATE_DAMAGED',
+        'E_STATE_INCOMPLETE',
         `this server has no ${role} key that the new root names`,
         {
           hint: `put it into ${dir.layout.keys} as ${role}-NAME.pem, then import the root`,
@@ -147,7 +147,11 @@ async function requireOwnKeys(dir: StateDir, root: Root): Promise<void> {
   }
   const named = root.cache.keys.map((key) => formatNixPublicKey(parseNixPublicKey(key)));
   if (dir.cacheKeys.some((key) => named.includes(formatNixPublicKey(nixPublicKeyOf(key))))) return;
-  throw new FleetError('E_STATE_DAMAGED', 'this server has no cache key that the new root names', {
-    hint: `put it into ${dir.layout.keys} as cache-NAME.sec, then import the root`,
-  });
+  throw new FleetError(
+    'E_STATE_INCOMPLETE',
+    'this server has no cache key that the new root names',
+    {
+      hint: `put it into ${dir.layout.keys} as cache-NAME.sec, then import the root`,
+    },
+  );
 }

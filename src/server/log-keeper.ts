@@ -20,19 +20,49 @@ export type KeeperOptions = {
   /** POSIX seconds. */
   readonly now: () => number;
   readonly onError: (error: unknown) => void;
+  /** Rung when there is something to do at once. */
+  readonly bell?: Bell;
 };
+
+/** What a keeper waits by. */
+export class Bell {
+  #isRung = false;
+  #wake: AbortController | null = null;
+
+  ring(): void {
+    this.#isRung = true;
+    this.#wake?.abort();
+  }
+
+  /** Until it is rung, or was since it was last waited for; at most `ms`. */
+  async heard(ms: number, signal: AbortSignal): Promise<void> {
+    if (!this.#isRung) {
+      this.#wake = new AbortController();
+      await pause(ms, AbortSignal.any([signal, this.#wake.signal]));
+      this.#wake = null;
+    }
+    this.#isRung = false;
+  }
+}
+
+async function pause(ms: number, signal: AbortSignal): Promise<void> {
+  await sleep(ms, undefined, { signal, ref: false }).catch(() => {});
+}
 
 /** A publisher that died is noticed this soon, in milliseconds; so is a lock that was taken. */
 const LOOK_EVERY = 10_000;
+/** However often the bell is rung: hosts that are enrolled together are told together. */
+const LEAST_BETWEEN = 1_000;
 
 /** Renews a checkpoint once its time is an eighth of maxAge old: twice as often as agents must be served. */
 export async function keepLog(
   open: () => Promise<LogWriter>,
-  { publishLock, state, now, onError }: KeeperOptions,
+  { publishLock, state, now, onError, bell = new Bell() }: KeeperOptions,
   signal: AbortSignal,
   lookEvery: number = LOOK_EVERY,
 ): Promise<void> {
   while (!signal.aborted) {
+    const next = performance.now() + Math.min(LEAST_BETWEEN, lookEvery);
     try {
       // Anew each time: another root may name another log, and other keys.
       const writer = await open();
@@ -44,7 +74,8 @@ export async function keepLog(
     } catch (error) {
       onError(error);
     }
-    await sleep(lookEvery, undefined, { signal, ref: false }).catch(() => {});
+    await bell.heard(lookEvery, signal);
+    await pause(Math.max(0, next - performance.now()), signal);
   }
 }
 

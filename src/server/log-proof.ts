@@ -9,6 +9,21 @@ import { proveInclusion } from '../tlog/prove.ts';
 import { PublishedLog } from './published.ts';
 import type { StateDir } from './statedir.ts';
 
+type View = NonNullable<Awaited<ReturnType<PublishedLog['view']>>>;
+
+async function proofOf(view: View, index: number, extra: Uint8Array | null): Promise<string> {
+  const hashes = await proveInclusion(view.tile, index, view.checkpoint.size);
+  return formatLogProof({ extra, index, hashes, checkpoint: view.text });
+}
+
+/** What was published last, and the `.tlog-proof` of any of its entries; null where there is no log yet. */
+export async function openProver(dir: StateDir) {
+  const view = await new PublishedLog(dir).view();
+  if (view === null) return null;
+  const { log, checkpoint } = view;
+  return { log, size: checkpoint.size, prove: (index: number) => proofOf(view, index, null) };
+}
+
 export type LogProofs = {
   readonly manifest: string;
   /** As a file, and its proof; null where none was needed. */
@@ -30,10 +45,7 @@ export async function proveLogged(
     entry: { index: place, proof: formatProof(view.hosts.inclusion(place)) },
     snapshot: { text: view.snapshot.text, proof: formatProof(view.snapshot.proof) },
   });
-  const prove = async (index: number, extra: Uint8Array | null) => {
-    const hashes = await proveInclusion(view.tile, index, size);
-    return formatLogProof({ extra, index, hashes, checkpoint: view.text });
-  };
+  const prove = (index: number, extra: Uint8Array | null) => proofOf(view, index, extra);
   const { approvedBy, logIndex } = logged;
   const [approval = null] =
     approvedBy === null ? [] : await dir.state.approvals(view.log, approvedBy, approvedBy + 1);

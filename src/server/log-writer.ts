@@ -18,7 +18,7 @@ export function logStoreOf({ layout, root }: Pick<StateDir, 'layout' | 'root'>):
   return openFileLog(layout.log(logNumber(root)));
 }
 
-/** @throws FleetError E_STATE_INCOMPLETE, E_STATE_DAMAGED for keys that the root does not name. */
+/** @throws FleetError E_STATE_INCOMPLETE, also where there are only keys that the root does not name. */
 export async function openLogWriter(dir: Dir): Promise<LogWriter> {
   const { state, root, roots } = dir;
   const freshness = root.freshness.keys.map((text) => parseVerifierKey(text, NOTE_COSIGNATURE));

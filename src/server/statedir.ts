@@ -5,9 +5,10 @@ import { readdir, readFile, stat } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import { type Config, parseConfig } from '../config.ts';
 import { errnoOf, FleetError, isFleetError } from '../errors.ts';
-import { type PublicKey, parseSecretKey, publicKeyOfSecret } from '../keyfile.ts';
+import { keyId, type PublicKey, parseSecretKey, publicKeyOfSecret } from '../keyfile.ts';
 import { parseEnvelope } from '../manifest/dsse.ts';
 import { type Root, roleOfKey, verifyInitialRoot, verifyRootUpdate } from '../manifest/root.ts';
+import { keyUses } from '../manifest/root-form.ts';
 import {
   formatNixPublicKey,
   type NixSecretKey,
@@ -117,13 +118,16 @@ async function readCacheKeys(layout: StateLayout, root: Root): Promise<NixSecret
   const others = (await readdir(layout.keys)).filter((name) => /^cache-.+\.sec$/.test(name)).sort();
   // The first one may have been removed when another took its place.
   const hasFirst = (await stat(layout.key('cache.sec')).catch(() => null)) !== null;
-  const names = hasFirst || others.length === 0 ? ['cache.sec', ...others] : others;
+  const names = hasFirst ? ['cache.sec', ...others] : others;
   const keys: NixSecretKey[] = [];
   for (const name of names) keys.push(await readCacheKey(layout, name));
   const isNamed = keys.some((key) =>
     root.cache.keys.includes(formatNixPublicKey(nixPublicKeyOf(key))),
   );
-  if (!isNamed) throw foreignKey(layout.key(names[0] ?? ''), root);
+  if (!isNamed) {
+    const wanted = root.cache.keys.map((text) => text.split(':')[0] ?? '');
+    throw lackingKey(layout, root, 'cache', { names, wanted });
+  }
   const twice = keys.find((key, i) => keys.findIndex(({ name }) => name === key.name) < i);
   if (twice === undefined) return keys;
   throw new FleetError('E_STATE_DAMAGED', `two keys in ${layout.keys} are named ${twice.name}`, {
@@ -144,24 +148,25 @@ type KeyRole = (typeof SERVER_ROLES)[number];
 /**
  * The secret key that the root names in this role, and its public key: `ROLE.pem`, or a `ROLE-NAME.pem` that
  * was made for a rotation.
- * @throws FleetError E_STATE_INCOMPLETE; E_STATE_DAMAGED when the root names none of them, because no
- *   agent would believe what they sign.
+ * @throws FleetError E_STATE_INCOMPLETE when the root names none of them: no agent would believe what they sign.
  */
 export async function readServerKey(
   { layout, root }: Pick<StateDir, 'layout' | 'root'>,
   role: KeyRole,
 ): Promise<{ readonly secret: Uint8Array; readonly publicKey: PublicKey }> {
   const others = new RegExp(`^${role}-.+\\.pem$`);
-  const names = (await readdir(layout.keys)).filter((name) => others.test(name)).sort();
-  for (const file of [`${role}.pem`, ...names].map(layout.key)) {
-    // The first one may have been removed when another took its place.
-    if (names.length > 0 && (await stat(file).catch(() => null)) === null) continue;
+  const all = await readdir(layout.keys);
+  // The first one may have been removed when another took its place.
+  const first = all.filter((name) => name === `${role}.pem`);
+  const names = [...first, ...all.filter((name) => others.test(name)).sort()];
+  for (const file of names.map(layout.key)) {
     const text = await readPart(layout, file);
     const secret = naming(file, () => parseSecretKey(text));
     const publicKey = publicKeyOfSecret(secret);
     if (roleOfKey(root, publicKey) === role) return { secret, publicKey };
   }
-  throw foreignKey(layout.key(`${role}.pem`), root);
+  const keys = keyUses(root).filter((use) => use.role === role);
+  throw lackingKey(layout, root, role, { names, wanted: keys.map(({ key }) => keyId(key)) });
 }
 
 /** What `parse` refuses is told with the name of the file that it was read from. */
@@ -175,9 +180,26 @@ function naming<T>(file: string, parse: () => T): T {
   }
 }
 
-function foreignKey(file: string, root: Root): FleetError {
-  const whose = `is not a key that root version ${root.version} of fleet ${root.fleet} names`;
-  return new FleetError('E_STATE_DAMAGED', `${file} ${whose}`);
+/** `names`: the files that hold other keys of this role. `wanted`: IDs of those that the root names. */
+function lackingKey(
+  layout: StateLayout,
+  { version, fleet }: Root,
+  role: KeyRole | 'cache',
+  { names, wanted }: { readonly names: readonly string[]; readonly wanted: readonly string[] },
+): FleetError {
+  const which = `the ${role} key that root version ${version} of fleet ${fleet} names (${wanted.join(', ')})`;
+  const first = layout.key(role === 'cache' ? 'cache.sec' : `${role}.pem`);
+  const what =
+    names.length === 0
+      ? `${first} is missing: no file in keys/ is ${which}`
+      : `no file in ${layout.keys} is ${which}: other keys are in ${names.join(', ')}`;
+  // The state cannot be opened without the cache's key, so none can be made there that a new root could name.
+  const lost = `if it is lost for good, have a new root name another: fleet key generate ${role}`;
+  const hint =
+    role === 'cache'
+      ? 'restore it from a backup into keys/'
+      : `restore it from a backup into keys/; ${lost}`;
+  return new FleetError('E_STATE_INCOMPLETE', what, { hint });
 }
 
 async function readConfig(layout: StateLayout): Promise<string> {

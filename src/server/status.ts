@@ -2,7 +2,7 @@
 // last receipt), phase, last sighting, and why. The words are those of a receipt's phases; the server
 // adds only what a host cannot say of itself: never-seen, manifest-pending, offline.
 import { parseEnvelope } from '../manifest/dsse.ts';
-import { type Phase, parseReceipt, type Reason } from '../manifest/receipt.ts';
+import { type Exception, type Phase, parseReceipt, type Reason } from '../manifest/receipt.ts';
 import type { StorePath } from '../nix/storepath.ts';
 import type { ConflictKind } from '../storage/host-life.ts';
 import type { StatusRow } from '../storage/state.ts';
@@ -29,6 +29,8 @@ export type HostStatus = {
   } | null;
   readonly phase: Phase;
   readonly why: Reason | null;
+  /** What root at the machine did that the rules alone would not have, as its last receipt says. */
+  readonly exceptions: readonly Exception[];
   /** POSIX seconds; null before the first contact. */
   readonly lastSeen: number | null;
   /** What its key signed and should not have: another machine has it, or it lost its memory. */
@@ -69,7 +71,8 @@ export function hostStatus(row: StatusRow, now: number): HostStatus {
           expiresAt: manifest.expiresAt,
         };
   const { host, lastSeen } = record;
-  return { host, desired, actual, lastSeen, ...phaseOf(), conflict: conflictOf(row) };
+  const exceptions = receipt?.exceptions ?? [];
+  return { host, desired, actual, lastSeen, exceptions, ...phaseOf(), conflict: conflictOf(row) };
 
   function phaseOf(): { phase: Phase; why: Reason | null } {
     if (manifest !== null && manifest.toplevel === null) {
@@ -102,6 +105,22 @@ export function hostStatus(row: StatusRow, now: number): HostStatus {
     }
     return { phase: receipt.phase, why: receipt.reason };
   }
+}
+
+/** An exception that a receipt of a host tells. */
+export type ToldException = {
+  readonly exception: Exception;
+  readonly counter: number;
+  /** POSIX seconds, by the host's clock. */
+  readonly at: number;
+};
+
+/** All that the receipts of a host (their envelopes) tell, in their order. */
+export function exceptionsIn(receipts: readonly string[]): ToldException[] {
+  return receipts.flatMap((envelope) => {
+    const { exceptions = [], counter, times } = parseReceipt(parseEnvelope(envelope).payload);
+    return exceptions.map((exception) => ({ exception, counter, at: times.finished }));
+  });
 }
 
 /** The worst first. */

@@ -18,6 +18,7 @@ import { dirname, join } from 'node:path';
 import { Readable } from 'node:stream';
 import { asDiskFull, makeDirectoryDurable, syncDirectory } from '../durable.ts';
 import { errnoOf, FleetError } from '../errors.ts';
+import { ownerOf, temporaryName } from '../temporary-names.ts';
 import { openBlobReader } from './blob-reader.ts';
 import {
   type BlobId,
@@ -29,7 +30,6 @@ import {
 } from './blobs.ts';
 import { DirectorySync } from './directory-sync.ts';
 import { SizeCache } from './size-cache.ts';
-import { ownerOf, temporaryName } from './temporary-names.ts';
 
 const TEMPORARY = 'tmp';
 const QUARANTINE = 'quarantine';

@@ -43,9 +43,18 @@ export type RenewalOutcome =
   | { readonly outcome: 'renewed'; readonly expiresAt: number | null }
   | { readonly outcome: 'unknown' | 'successor' | 'leaving' };
 
+/** The last receipt and the last conflict of some moment, of all hosts: what comes later has greater numbers. */
+export type RecordsMark = { readonly receipts: number; readonly conflicts: number };
+
+/** What of a host's receipts and conflicts is asked for: of these keys, and of before the mark. */
+export type RecordsBound = { readonly keys: readonly string[]; readonly mark: RecordsMark };
+
 export interface HostLifeReads {
+  recordsMark(): Promise<RecordsMark>;
+  /** The envelopes of the receipts of `host`, by any key that it ever had, in the order in which they came. */
+  receipts(host: string, bound?: RecordsBound): Promise<string[]>;
   /** Evidence of what contradicts a host's receipts, by any key that it ever had, in the order in which it came. */
-  conflicts(host: string): Promise<Conflict[]>;
+  conflicts(host: string, bound?: RecordsBound): Promise<Conflict[]>;
 }
 
 export interface HostLifeWrites {

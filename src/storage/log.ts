@@ -104,6 +104,8 @@ export interface LogStateReads {
   unloggedKeys(log: number): Promise<UnloggedKey[]>;
   /** The enrolments of `host` among the first `size` entries of a log, in their order. */
   loggedEnrolments(host: string, log: number, size: number): Promise<LoggedEnrolment[]>;
+  /** The keys of each host that the first `size` entries of a log tell, or any entry of a log before it. */
+  toldKeys(log: number, size: number): Promise<ReadonlyMap<string, readonly string[]>>;
   /** What was signed and waits to be published, by host; at most one for each. */
   pendingManifests(): Promise<PublishedManifest[]>;
   /** The newest manifest of `host` among the first `size` entries of a log. */

@@ -71,7 +71,19 @@ export function createLogReads(db: Database, patience: number): LogStateReads {
     `SELECT idx AS "index", CAST(data AS TEXT) AS envelope FROM log_entry
      WHERE log = ? AND idx < ? AND host = ? ORDER BY idx`,
   );
+  const told = db.prepare<[number, number, number], { host: string; publicKey: string }>(
+    `SELECT DISTINCT host, host_key AS publicKey FROM log_entry
+     WHERE kind = 'enrolment' AND (log < ? OR (log = ? AND idx < ?))`,
+  );
+  const toldKeys = (log: number, size: number) => {
+    const keys = new Map<string, string[]>();
+    for (const { host, publicKey } of told.all(log, log, size)) {
+      keys.set(host, [...(keys.get(host) ?? []), publicKey]);
+    }
+    return keys;
+  };
   return {
+    toldKeys: (log, size) => ask(() => toldKeys(log, size)),
     loggedEnrolments: (host, log, size) => ask(() => enrolments.all(log, size, host)),
     approvals: (log, from, to) =>
       ask(() => approvals.all(log, from, to).flatMap(({ idx }) => approvalAt(log, idx) ?? [])),

@@ -1,6 +1,6 @@
 // State's questions about hosts, manifests and credentials as SQL, on a connection that cannot write.
 import type { Database } from 'better-sqlite3';
-import type { Conflict } from './host-life.ts';
+import type { Conflict, RecordsBound, RecordsMark } from './host-life.ts';
 import type { LogStateReads } from './log.ts';
 import { asking, type CacheReads } from './sqlite-cache-reads.ts';
 import { CONFLICT, CREDENTIAL, HOST, INVITATION, MANIFEST, REPORT } from './sqlite-rows.ts';
@@ -18,6 +18,17 @@ import type {
 /** The newest manifest of each host: (epoch, sequence) compares as a pair. */
 const NEWEST = `NOT EXISTS (SELECT 1 FROM committed_manifest AS n
   WHERE n.host = m.host AND (n.epoch, n.sequence) > (m.epoch, m.sequence))`;
+
+/** Receipts or conflicts of a host: those of some keys (as JSON; null: of all), up to a row. */
+type Records = { readonly host: string; readonly keys: string | null; readonly last: number };
+const BOUND = `host = @host AND id <= @last
+  AND (@keys IS NULL OR host_key IN (SELECT value FROM json_each(@keys)))`;
+
+function boundOf(host: string, bound: RecordsBound | undefined, kind: keyof RecordsMark): Records {
+  return bound === undefined
+    ? { host, keys: null, last: Number.MAX_SAFE_INTEGER }
+    : { host, keys: JSON.stringify(bound.keys), last: bound.mark[kind] };
+}
 
 type HostReads = Omit<StateReads, keyof CacheReads | keyof LogStateReads | 'writes'>;
 
@@ -57,15 +68,19 @@ export function createReads(db: Database, patience: number): HostReads {
   const lastReport = db.prepare<[string], ReportRecord>(
     `SELECT ${REPORT} FROM report WHERE host = ? ORDER BY id DESC LIMIT 1`,
   );
+  const marks = db.prepare<[], RecordsMark>(
+    `SELECT (SELECT ifnull(max(id), 0) FROM report) AS receipts,
+       (SELECT ifnull(max(id), 0) FROM conflict) AS conflicts`,
+  );
   const receipts = db
-    .prepare<[string], string>('SELECT envelope FROM report WHERE host = ? ORDER BY id')
+    .prepare<Records, string>(`SELECT envelope FROM report WHERE ${BOUND} ORDER BY id`)
     .pluck();
   const lastReports = db.prepare<[], ReportRecord>(
     `SELECT ${REPORT} FROM report WHERE id IN (SELECT max(id) FROM report
        JOIN host USING (host) WHERE host_key = public_key GROUP BY host)`,
   );
-  const conflicts = db.prepare<[string], Conflict>(
-    `SELECT ${CONFLICT} FROM conflict WHERE host = ? ORDER BY id`,
+  const conflicts = db.prepare<Records, Conflict>(
+    `SELECT ${CONFLICT} FROM conflict WHERE ${BOUND} ORDER BY id`,
   );
   const openConflicts = db.prepare<[], Pick<Conflict, 'kind' | 'seenAt'> & { host: string }>(
     `SELECT host, kind, seen_at AS seenAt FROM conflict
@@ -100,8 +115,9 @@ export function createReads(db: Database, patience: number): HostReads {
     credential: (tokenHash) => ask(() => credential.get(tokenHash) ?? null),
     credentials: () => ask(() => credentials.all()),
     invitation: (secretHash) => ask(() => invitation.get(secretHash) ?? null),
-    receipts: (name) => ask(() => receipts.all(name)),
-    conflicts: (name) => ask(() => conflicts.all(name)),
+    recordsMark: () => ask(() => marks.get() ?? { receipts: 0, conflicts: 0 }),
+    receipts: (name, bound) => ask(() => receipts.all(boundOf(name, bound, 'receipts'))),
+    conflicts: (name, bound) => ask(() => conflicts.all(boundOf(name, bound, 'conflicts'))),
     lastReport: (name) => ask(() => lastReport.get(name) ?? null),
     leaseHolder: () => ask(() => lease.get() ?? null),
   };

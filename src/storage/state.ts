@@ -251,8 +251,6 @@ export interface StateReads extends LogStateReads, HostLifeReads {
   credentials(): Promise<Credential[]>;
   invitation(secretHash: string): Promise<Invitation | null>;
   lastReport(host: string): Promise<ReportRecord | null>;
-  /** The envelopes of all receipts of `host`, in the order in which they came. */
-  receipts(host: string): Promise<string[]>;
   /** Who was the last to take the publication lease; it may have ended since. */
   leaseHolder(): Promise<LeaseHolder | null>;
 }

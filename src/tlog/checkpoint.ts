@@ -1,6 +1,6 @@
 // A checkpoint's text ↔ the head of a log's tree (C2SP tlog-checkpoint, SPEC §9.3): exactly three lines,
 // origin, size and root hash. Refuses extension lines, sizes with leading zeros or of 2^53 and more.
-// Which keys must have signed it, and how old it may be, is the root's business (manifest/log-policy.ts).
+// Which keys must have signed it, and how old it may be, is the root's business (manifest/log-view.ts).
 import { decodeBase64, encodeBase64 } from '../base64.ts';
 import { FleetError } from '../errors.ts';
 import { HASH_BYTES, type TreeHead } from './merkle.ts';

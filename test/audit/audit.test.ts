@@ -393,6 +393,80 @@ test('what a server refused: a receipt, a request for a second successor, and wh
   ]);
 });
 
+test('what a clone left behind is history once its key was replaced, or the host removed', async () => {
+  const cloned = () => {
+    const fleet = new Fleet();
+    fleet.enrol('web-1', 31);
+    fleet.publish('web-1');
+    fleet.report('web-1', 31);
+    const request = { fleet: FIRST.fleet, replaces: '1'.repeat(64), token: '2'.repeat(64) };
+    const asked = signTokenRequest({ ...request, host: 'web-1' }, secretKey(31));
+    fleet.conflicts.set('web-1', [...(fleet.receipts.get('web-1') ?? []), asked]);
+    return fleet;
+  };
+  const both = ['E_RECEIPT_CHAIN', 'E_TOKEN_SUCCESSOR'];
+  const said = async (fleet: Fleet) => {
+    const { irregularities, settled } = await fleet.audit();
+    const history = settled.map(({ host, code, saidAt, endedBy }) => [host, code, saidAt, endedBy]);
+    return [irregularities.map(({ code }) => code), history];
+  };
+  assert.deepEqual(await said(cloned()), [both, []]);
+
+  const replaced = cloned();
+  replaced.enrol('web-1', 33, 31);
+  const by = replaced.log.size - 2;
+  const history = [
+    ['web-1', 'E_RECEIPT_CHAIN', NOW + 10, by],
+    ['web-1', 'E_TOKEN_SUCCESSOR', null, by],
+  ];
+  assert.deepEqual(await said(replaced), [[], history]);
+  // The old key once more; and what the new one signs.
+  replaced.enrol('web-1', 31, 33);
+  assert.deepEqual(await said(replaced), [both, []]);
+  const again = cloned();
+  again.enrol('web-1', 33, 31);
+  again.chain.delete('web-1');
+  again.report('web-1', 33);
+  again.conflicts.set('web-1', (again.receipts.get('web-1') ?? []).slice(1));
+  assert.deepEqual(await said(again), [['E_RECEIPT_CHAIN'], []]);
+
+  // What it shows against the log is held against that, whoever signed it.
+  const fork = new Fleet();
+  fork.publish('web-7');
+  const forked = cloned();
+  forked.report('web-1', 31, { conflict: fork.log.checkpoint(fork.root, LOG_KEYS, NOW) });
+  const [first = '', second = ''] = forked.receipts.get('web-1') ?? [];
+  forked.receipts.set('web-1', [first]);
+  forked.conflicts.set('web-1', [second]);
+  forked.enrol('web-1', 33, 31);
+  assert.deepEqual((await said(forked))[0], ['E_FORK']);
+
+  const removed = cloned();
+  const ended = removed.remove('web-1');
+  const past = history.map(([host, code, saidAt]) => [host, code, saidAt, ended]);
+  assert.deepEqual(await said(removed), [[], past]);
+
+  // A log that was begun since tells the key that is in use, and not those before it.
+  const moved = cloned();
+  const conflicts = moved.conflicts.get('web-1') ?? [];
+  const later = new Fleet();
+  later.rotate(later.toLog(2));
+  later.enrol('web-1', 33);
+  later.conflicts.set('web-1', conflicts);
+  assert.deepEqual(await said(later), [
+    [],
+    [
+      ['web-1', 'E_RECEIPT_CHAIN', NOW + 10, null],
+      ['web-1', 'E_TOKEN_SUCCESSOR', null, null],
+    ],
+  ]);
+  const first1 = new Fleet();
+  first1.enrol('web-1', 33);
+  first1.conflicts.set('web-1', conflicts);
+  const unknown = ['E_SIGNATURE_UNKNOWN_KEY', 'E_SIGNATURE_UNKNOWN_KEY'];
+  assert.deepEqual(await said(first1), [unknown, []]);
+});
+
 test('a long log, in many bundles, whose hosts change one by one', async () => {
   const fleet = new Fleet();
   for (let i = 0; i < 200; i++) fleet.publish(`web-${(i * 7) % 23}`);

@@ -14,7 +14,7 @@ import {
 import { createServer } from 'node:net';
 import { join } from 'node:path';
 import { test } from 'node:test';
-import { paint, printable, table, tellError } from '../../cli/output.ts';
+import { counted, paint, placedText, printable, table, tellError } from '../../cli/output.ts';
 import { ago } from '../../cli/status.ts';
 import { parseEnvelope, signEnvelope } from '../../src/manifest/dsse.ts';
 import { formatManifest, parseManifest } from '../../src/manifest/manifest.ts';
@@ -111,11 +111,45 @@ test('keys that the root does not name are not used', async (t) => {
   for (const state of [ours, theirs])
     await fleetOk(['init', '--state', state, '--origin', 'a.test']);
   await cp(join(theirs, 'keys/cache.sec'), join(ours, 'keys/cache.sec'));
-  const message = await refused(['status', '--state', ours], 1, 'E_STATE_DAMAGED');
-  assert.match(message, /cache\.sec is not a key that root version 1 of fleet a\.test names/);
+  const message = await refused(['status', '--state', ours], 1, 'E_STATE_INCOMPLETE');
+  assert.match(
+    message,
+    /no file in .*keys is the cache key that root version 1 of fleet a\.test names \(a\.test-1\): other keys are in cache\.sec$/,
+  );
   await cp(join(ours, 'keys/director.pem'), join(theirs, 'keys/director.pem'));
   await using open = await openStateDir(theirs, { writer: 'inline' });
-  await assert.rejects(readServerKey(open, 'director'), { code: 'E_STATE_DAMAGED' });
+  await assert.rejects(readServerKey(open, 'director'), {
+    code: 'E_STATE_INCOMPLETE',
+    message: /is the director key .* \([0-9a-f]{16}\): other keys are in director\.pem$/,
+  });
+});
+
+test('a director key that was lost is named, and another takes its place as the advice says', async (t) => {
+  const dir = await temporaryDir(t);
+  const made = await makeState(dir, NOW);
+  await publishHost(made, 'lantern', 'one', NOW);
+  await made[Symbol.asyncDispose]();
+  const state = join(dir, 'state');
+  const keys = JSON.parse(await fleetOk(['key', 'list', '--state', state, '--json'])).keys;
+  const { keyId } = keys.find(({ role }: { role: string }) => role === 'director');
+  await rm(join(state, 'keys/director.pem'));
+  const { code, stderr } = await fleet(['publish', '--state', state]);
+  assert.equal(code, 1);
+  assert.match(
+    stderr,
+    new RegExp(`is the director key .* \\(${keyId}\\) \\[E_STATE_INCOMPLETE\\]`),
+  );
+  assert.match(
+    stderr,
+    /→ restore it .*; if it is lost for good, .*: fleet key generate --state \S+ director$/m,
+  );
+  const next = await fleetOk(['key', 'generate', 'director', '--state', state]);
+  const named = /fleet root rotate --state \S+ --key (\S+)/.exec(next)?.[1] ?? '';
+  const draft = join(dir, 'draft');
+  await fleetOk(['root', 'rotate', '--key', named, '--out', draft, '--state', state]);
+  await fleetOk(['root', 'sign', draft, '--key', join(state, 'keys/root.pem')]);
+  await fleetOk(['root', 'import', draft, '--state', state]);
+  await fleetOk(['publish', '--state', state]);
 });
 
 test('a key or a root that cannot be read is told with the name of its file', async (t) => {
@@ -398,7 +432,7 @@ test('a directory that this user may not write is told as that', async (t) => {
 });
 
 test('color where it is wanted, and columns as wide as what is seen', () => {
-  const globals = { state: undefined, json: false, quiet: false, verbose: false };
+  const globals = { state: undefined, stateOption: '', json: false, quiet: false, verbose: false };
   const red = paint({ ...globals, color: true }, 'bad', 'no');
   assert.equal(red, '\u001b[31mno\u001b[0m');
   assert.equal(paint({ ...globals, color: false }, 'bad', 'no'), 'no');
@@ -473,4 +507,126 @@ test('what is not foreseen is E_INTERNAL, told without a stack', (t) => {
   t.mock.method(process.stderr, 'write', (line: string) => lines.push(line));
   assert.equal(tellError(new TypeError('boom'), { json: false, verbose: false }), 1);
   assert.match(lines.join(''), /^fleet: boom \[E_INTERNAL\]\n {2}→ .*-v/);
+});
+
+test('advice for what people do wrong with keys and files', async (t) => {
+  const dir = await temporaryDir(t);
+  const file = (name: string): string => join(dir, name);
+  const made = await makeState(dir, NOW);
+  await publishHost(made, 'lantern', 'one', NOW);
+  await made[Symbol.asyncDispose]();
+  const state = file('state');
+  const at = ['--state', state];
+  await fleetOk(['host', 'show', 'lantern', ...at, '--export', file('x')]);
+  await fleetOk(['audit', 'export', ...at, '--out', file('log.tar')]);
+  await fleetOk(['key', 'export', 'root', '--move', '--out', file('root.pem'), ...at]);
+  const root = file('x/1.root.json');
+  await writeFile(file('cut.json'), (await readFile(root)).subarray(0, 900));
+  const changed = (await readFile(root, 'utf8')).replace(/"sig":"./, '"sig":"/');
+  await writeFile(file('changed.json'), changed);
+  const { keys } = JSON.parse(await fleetOk(['key', 'list', ...at, '--json']));
+  const idOf = (role: string) =>
+    keys.find((key: { role: string; keyId: string }) => key.role === role).keyId;
+  const own = /give the first root of the fleet, 1\.root\.json, as it came to you/;
+  const damaged = /it was damaged or changed; give the first root/;
+  const taken = /nothing is overwritten: choose another name, or move that file away/;
+  const place = /choose another place, in a directory that is there/;
+  const out = ['--out', file('draft')];
+  const cases: [string[], number, RegExp, RegExp][] = [
+    [
+      ['key', 'revoke', idOf('director'), ...out, ...at],
+      2,
+      /is the only director key.*E_USAGE/,
+      /generate director, and add --successor FILE/,
+    ],
+    [
+      ['key', 'revoke', idOf('release'), ...out, ...at],
+      2,
+      /is the only release key.*E_USAGE/,
+      /generate release --out FILE, and add --succ/,
+    ],
+    [
+      ['key', 'export', 'root', '--out', file('again.pem'), ...at],
+      2,
+      /the root key is not on this server.*E_USAGE/,
+      /where it was moved to/,
+    ],
+    [
+      ['key', 'export', 'release', '--out', file('root.pem'), ...at],
+      1,
+      /root\.pem exists already \[E_STATE_EXISTS\]/,
+      taken,
+    ],
+    [
+      ['key', 'generate', 'root', '--out', file('none/root.pem')],
+      2,
+      /cannot write .*: ENOENT \[E_USAGE\]/,
+      place,
+    ],
+    [
+      ['audit', 'export', '--out', file('none/x'), ...at],
+      2,
+      /there is no directory .*none \[E_USAGE\]/,
+      /make it first/,
+    ],
+    [
+      ['audit', '--bundle', file('none.tar'), '--root', root],
+      2,
+      /cannot read .*none\.tar: ENOENT \[E_USAGE\]/,
+      /that fleet audit export wrote/,
+    ],
+  ];
+  for (const verb of [
+    ['verify', root],
+    ['audit', ...at],
+    ['approve', file('log.tar')],
+  ]) {
+    for (const [name, message, advice] of [
+      ['x/lantern-1.manifest.json', /--root .* is a manifest, and no root \[E_ROOT_FORM\]/, own],
+      ['x/lantern-1.closure.fp', /is a closure file, and no root \[E_ROOT_FORM\]/, own],
+      ['log.tar', /is a bundle of a log, and no root \[E_ROOT_FORM\]/, own],
+      ['cut.json', /--root .*cut\.json: .*\[E_ENVELOPE\]/, damaged],
+      ['changed.json', /--root .*changed\.json: .*\[E_ROOT_OWN_SIGNATURE\]/, damaged],
+    ] as const) {
+      cases.push([[...verb, '--root', file(name)], 3, message, advice]);
+    }
+  }
+  for (const verb of [
+    ['root', 'show'],
+    ['root', 'sign', '--key', file('root.pem')],
+  ]) {
+    const args = [...verb, file('cut.json')];
+    cases.push([args, 3, /cut\.json: .*\[E_ROOT_FORM\]/, /give what fleet root rotate wrote/]);
+  }
+  for (const [args, code, message, advice] of cases) {
+    const said = await fleet(args);
+    assert.equal(said.code, code, `${args.join(' ')}: ${said.stderr}`);
+    const [first = '', second = ''] = said.stderr.split('\n');
+    assert.match(first, message);
+    assert.match(second, advice, args.join(' '));
+  }
+});
+
+test('advice repeats the --state that was given, and only of commands that look into it', async (t) => {
+  const state = join(await temporaryDir(t), 'state');
+  await fleetOk(['init', '--state', state, '--origin', 'a.test']);
+  const said = await fleetOk(['status', '--state', state]);
+  assert.ok(said.includes(`fleet build --state ${state} --flake REF`), said);
+  assert.ok(said.includes(`: fleet key export --state ${state} root --move --out `), said);
+  const { stderr } = await fleet(['host', 'show', 'x', '--state', state]);
+  assert.ok(stderr.includes(`fleet host list --state ${state}`), stderr);
+  assert.equal(
+    placedText(
+      { stateOption: ' --state D' },
+      'fleet approve F; fleet agent once; fleet host show H',
+    ),
+    'fleet approve F; fleet agent once; fleet host show --state D H',
+  );
+});
+
+test('one of a thing is one', () => {
+  assert.deepEqual(
+    [0, 1, 2].map((count) => counted(count, 'receipt')),
+    ['0 receipts', '1 receipt', '2 receipts'],
+  );
 });

@@ -8,6 +8,7 @@ import { formatTime } from '../../src/manifest/time.ts';
 import { fleetOk, run } from '../helpers/cli.ts';
 import { makeState, publishHost } from '../helpers/state.ts';
 import { temporaryDir } from '../helpers/temporary.ts';
+import { makeRoot, signRoot } from '../helpers/trust.ts';
 
 const NOW = Math.floor(Date.now() / 1000);
 /** Ends the process where our code loads network code. */
@@ -62,7 +63,7 @@ test('without a network: a manifest with its proof, a checkpoint, a bundle, and 
 test('the watch on network code does see it', async (t) => {
   const dir = await temporaryDir(t);
   const audit = ['audit', '--url', 'http://127.0.0.1:1', '--root', join(dir, 'r')];
-  await writeFile(join(dir, 'r'), '');
+  await writeFile(join(dir, 'r'), signRoot(makeRoot()));
   const { code, stderr } = await alone(audit);
   assert.equal(code, 70, stderr);
   assert.match(stderr, /network code is loaded: undici by \S+src\/audit\/remote\.ts/);

@@ -1,6 +1,6 @@
 // A damaged state and its repair: what cannot be read is given up with notice, all else stays, the fleet is told.
 import assert from 'node:assert/strict';
-import { mkdir, readdir, readFile, rm, writeFile } from 'node:fs/promises';
+import { mkdir, readdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { after, test } from 'node:test';
 import { tryLock } from '../../src/agent/lock.ts';
@@ -17,7 +17,7 @@ import { fleet, fleetOk, run } from '../helpers/cli.ts';
 import { all, type Setting, setting, systemsOf, type TestHost } from '../helpers/hosts.ts';
 import { buildSystem } from '../helpers/systems.ts';
 import { temporaryDirectory } from '../helpers/temporary.ts';
-import { enrolFileOf } from '../helpers/world.ts';
+import { enrolFileOf, HOST } from '../helpers/world.ts';
 
 const systems = await temporaryDirectory();
 after(() => systems[Symbol.asyncDispose]());
@@ -323,6 +323,46 @@ test('fleet agent reset-trust: says what is given up, and does it only when told
   assert.equal(await readFile(join(host.state, done.kept[0]), 'utf8'), '{');
   world.publish(two);
   await takesIt(s);
+});
+
+test('a chain of receipts that is lost: the advice is to enrol anew, and it works', async () => {
+  await using s = await setting(one);
+  const { world, host } = s;
+  world.now = Math.floor(Date.now() / 1000);
+  await host.once();
+  const place = ['--root', host.root, '--state', host.state];
+  const spelt = ` --state ${host.state} --root ${host.root}`;
+  // A run that can find out nothing has an error to tell, and nothing else.
+  world.misbehave = (_path, response) => {
+    response.writeHead(500).end();
+    return true;
+  };
+  const away = await fleet(['agent', 'once', ...place]);
+  assert.deepEqual([away.code, away.stdout], [1, ''], away.stderr);
+  world.misbehave = () => false;
+  await rm(join(host.state, 'receipts.json'));
+  const refused = await fleet(['agent', 'once', ...place]);
+  assert.equal(refused.code, 1);
+  assert.match(
+    refused.stderr,
+    /receipts\.json is damaged: it is missing.* \[E_AGENT_STATE_CORRUPT\]/,
+  );
+  assert.ok(
+    refused.stderr.endsWith(`repair it: fleet agent reset-trust${spelt}\n`),
+    refused.stderr,
+  );
+  const said = await fleetOk(['agent', 'reset-trust', '--yes', ...place]);
+  assert.doesNotMatch(said, /fleet agent once/);
+  assert.ok(said.includes(`fleet host enroll ${HOST} --replace\n`), said);
+  assert.ok(said.includes(`${host.state} moved away:\n  fleet agent enroll FILE${spelt}\n`), said);
+  // What it says.
+  await rename(host.state, `${host.state}-lost`);
+  const file = join(host.root, 'file');
+  await writeFile(file, enrolFileOf(world));
+  await fleetOk(['agent', 'enroll', file, '--host', HOST, ...place]);
+  const anew = { ...s, host: { ...host } };
+  world.publish(two);
+  await takesIt(anew);
 });
 
 test('on the machine itself, what overrides a rule is for root alone', async (t) => {

@@ -11,9 +11,12 @@ import { readChain, writeChain } from '../../src/agent/receipts.ts';
 import { generateSecretKey } from '../../src/ed25519.ts';
 import type { ErrorCode } from '../../src/errors.ts';
 import { publicKeyOfSecret } from '../../src/keyfile.ts';
+import { parseEnvelope } from '../../src/manifest/dsse.ts';
 import { type Offer, parseOffer } from '../../src/manifest/offer.ts';
+import { rootDigest } from '../../src/manifest/snapshot.ts';
 import { parseNote } from '../../src/tlog/note.ts';
 import { all, type Setting, setting, systemsOf, type TestHost } from '../helpers/hosts.ts';
+import { TestLog } from '../helpers/log.ts';
 import { buildSystem } from '../helpers/systems.ts';
 import { temporaryDirectory } from '../helpers/temporary.ts';
 import { HOST, type World } from '../helpers/world.ts';
@@ -148,6 +151,44 @@ test('proofs that lie: another question, an old answer, another checkpoint, anot
   await refuses(s, 'E_NONCE_OLD');
   world.prove = honest;
   await takesIt(s, adrift(world));
+});
+
+test('a forked log, shown to a host whose clock nobody keeps: both checkpoints are kept and told', async () => {
+  await using s = await setting(one);
+  const { world, host } = s;
+  const seen = (await trustOf(host)).checkpoint ?? '';
+  const honest = world.log;
+  // One server shows another history; another one, that knows nothing of it, proves the time.
+  const other = new TestLog();
+  const known = { version: 1, sha256: rootDigest(parseEnvelope(world.roots[0] ?? '').payload) };
+  for (const text of ['{}', '[]', '{"a":1}']) other.publish([text], known);
+  const shown = (log: TestLog) => log.checkpoint(world.root, world.logKeys, world.now);
+  const proved = parseNote(shown(honest)).text;
+  world.prove = (nonce) => world.proofOf({ nonce, checkpoint: proved });
+  world.distort = (text) => JSON.stringify({ ...parseOffer(text), checkpoint: shown(other) });
+  // The server has something new: what was stored is not enough.
+  world.publish(two);
+  await refuses(s, 'E_NONCE_CHECKPOINT');
+  const told = world.reports.at(-1);
+  assert.equal(told?.checkpoint, seen);
+  assert.equal(told?.conflict, shown(other));
+  assert.equal((await trustOf(host)).checkpoint, seen);
+  other.publish(['4'], known);
+  const third = shown(other);
+  // What its log did not sign is no evidence, nor is what was accepted before.
+  const forged = honest.checkpoint(
+    world.root,
+    { ...world.logKeys, log: generateSecretKey() },
+    world.now,
+  );
+  for (const checkpoint of [forged, seen]) {
+    world.distort = (text) => JSON.stringify({ ...parseOffer(text), checkpoint });
+    world.prove = (nonce) => world.proofOf({ nonce, checkpoint: parseNote(third).text });
+    // As if nothing had been told.
+    await writeChain(host.state, { ...(await readChain(host.state)), told: null });
+    await refuses(s, 'E_NONCE_CHECKPOINT');
+    assert.equal(world.reports.at(-1)?.conflict, null);
+  }
 });
 
 test('proofs that nobody signed whom the root names, or badly', async () => {

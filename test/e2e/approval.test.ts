@@ -8,6 +8,9 @@ import { fleet, fleetOk, run, serve } from '../helpers/cli.ts';
 import { temporaryDir } from '../helpers/temporary.ts';
 
 /** A demo fleet whose lantern wants `approvals` of three release keys, enrolled. */
+const TO_APPROVE =
+  /^1 manifest to be approved: fleet publish --state \S+ --proposal FILE, fleet approve$/;
+
 async function world(t: TestContext, approvals: number) {
   const dir = await temporaryDir(t);
   const state = join(dir, 'server');
@@ -89,6 +92,17 @@ test('two of three release keys: build, propose, approve twice, publish, switch'
   const [archive, lantern] = await w.build('one');
   assert.equal(archive?.published?.sequence, 1);
   assert.deepEqual([lantern?.published, lantern?.waiting?.sequence], [null, 1]);
+  const status = JSON.parse(await fleetOk(['status', '--state', w.state, '--json']));
+  const [, waits] = status.hosts;
+  assert.equal(status.hosts[0].waiting, null);
+  const { waiting: its } = waits;
+  assert.deepEqual([waits.host, its.approvals, its.stale], ['lantern', 2, null]);
+  assert.equal(its.digest, lantern?.waiting?.digest);
+  assert.match(status.warnings[0], TO_APPROVE);
+  const told = await fleetOk(['status', '--state', w.state]);
+  assert.match(told, /^lantern .*#1 [0-9a-z]{8} nixos-system-lantern.* waits for 2 approvals$/m);
+  const ofHost = await fleetOk(['host', 'show', 'lantern', '--state', w.state]);
+  assert.match(ofHost, /^waiting +#1 .* waits for 2 approvals$/m);
   await w.enrol();
   assert.deepEqual(await w.once(), { phase: null, sequence: null, error: null });
   // The same again is the same proposal: somebody may be looking at it.
@@ -148,7 +162,8 @@ test('two of three release keys: build, propose, approve twice, publish, switch'
       ['proof', true],
     ],
     ...[
-      ['enrolment', null],
+      ['enrolment', false],
+      ['proof', false],
       ['host-key', null],
       ['receipt', null],
     ],
@@ -205,6 +220,9 @@ test('--no-publish leaves all waiting; what is overtaken, or no longer wanted, i
   );
   // Back to what is published: what waited is forgotten.
   assert.equal((await w.build('two', '--no-publish'))[1]?.waiting?.sequence, 2);
+  const told = await fleetOk(['status', '--state', w.state]);
+  assert.match(told, /^lantern .*#2 .* waits to be published$/m);
+  assert.match(told, /^! 1 manifest to be published: fleet publish --state \S+$/m);
   await w.build('one');
   assert.deepEqual(JSON.parse((await w.publish()).stdout).hosts, []);
   // Signed under a root that is no longer the newest.

@@ -1,7 +1,7 @@
 // An audit of a real fleet: by its own state, by a bundle where there is no network, and by the server's log.
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
-import { cp, readFile, stat, writeFile } from 'node:fs/promises';
+import { cp, readdir, readFile, stat, writeFile } from 'node:fs/promises';
 import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { join, resolve } from 'node:path';
@@ -61,6 +61,14 @@ test('what a host was told and ran: of the state, of a bundle without a network,
   await fleetOk([...exported, w.file('a.tar')]);
   await fleetOk([...exported, w.file('b.tar')]);
   assert.deepEqual(await readFile(w.file('a.tar')), await readFile(w.file('b.tar')));
+  // Nothing is written over, and nothing is left beside it.
+  await writeFile(w.file('b.tar'), 'mine');
+  const taken = await fleet([...exported, w.file('b.tar')]);
+  assert.equal(taken.code, 1);
+  assert.match(taken.stderr, /b\.tar exists already \[E_STATE_EXISTS\]\n.*nothing is overwritten/);
+  assert.equal(await readFile(w.file('b.tar'), 'utf8'), 'mine');
+  const beside = (await readdir(w.dir)).filter((name) => name.includes('.tar')).sort();
+  assert.deepEqual(beside, ['a.tar', 'b.tar']);
   const alone = await run('unshare', [
     ...['--net', resolve('bin/fleet'), 'audit', '--json'],
     ...['--bundle', w.file('a.tar'), '--root', w.file('1.root.json')],
@@ -82,7 +90,7 @@ test('what a host was told and ran: of the state, of a bundle without a network,
   // The server's log, to whoever may read it; and on from there.
   assert.match(
     (await w.audit('--url', w.url)).stderr,
-    /status 401 \[E_SERVER_ANSWER\]\n.*--token-file/,
+    /not open without a token \[E_UNAUTHORIZED\]\n.*--token-file FILE.*fleet token create/,
   );
   const { token } = JSON.parse(
     await fleetOk(['token', 'create', 'auditor', '--state', w.state, '--json']),
@@ -103,6 +111,18 @@ test('what a host was told and ran: of the state, of a bundle without a network,
   assert.deepEqual(
     more.hosts[0].told.map(({ sequence }: { sequence: number }) => sequence),
     [4],
+  );
+  // Its key is older than what was read, and known all the same.
+  const again = ['audit', '--root', w.file('1.root.json'), ...remote, '--host', 'lantern'];
+  const key = lantern.keys[0].index;
+  const known = await fleetOk(again);
+  assert.match(
+    known,
+    new RegExp(`^keys of lantern: [0-9a-f]{16} \\(entry ${key}\\); those before`, 'm'),
+  );
+  assert.match(
+    known,
+    /^lantern was told:\n {2}nothing since entry \d+; before it 1\.4 \(entry \d+\)$/m,
   );
   // A file that is damaged is left as it is, and said to be.
   await writeFile(w.file('seen'), seen.slice(0, -5));
@@ -186,4 +206,31 @@ test('a server whose log is older than hosts take: irregular, and nothing is kep
   const fresh = await audit();
   assert.equal(fresh.code, 0, fresh.stderr);
   await stat(since);
+});
+
+test('a server that does not let the auditor in: no token, a wrong one, one for something else', async (t) => {
+  const dir = await temporaryDir(t);
+  const [root, file] = [join(dir, '1.root.json'), join(dir, 'token')];
+  await writeFile(root, signRoot(FIRST));
+  await writeFile(file, 'some-token');
+  let status = 401;
+  const server = createServer((_request, response) => response.writeHead(status).end());
+  t.after(() => server.close());
+  server.listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
+  const audit = (...more: string[]) => fleet(['audit', '--root', root, '--url', url, ...more]);
+  for (const [answer, given, code, what] of [
+    [401, [], 'E_UNAUTHORIZED', 'this log is not open without a token'],
+    [401, ['--token-file', file], 'E_UNAUTHORIZED', 'the token is wrong, expired or revoked'],
+    [403, ['--token-file', file], 'E_FORBIDDEN', 'this token may not read the log'],
+    [500, [], 'E_SERVER_ANSWER', 'status 500'],
+  ] as const) {
+    status = answer;
+    const said = await audit(...given);
+    assert.equal(said.code, 1);
+    const [first = '', hint = ''] = said.stderr.split('\n');
+    assert.equal(first, `fleet: ${url}/tlog/checkpoint: ${what} [${code}]`);
+    if (answer !== 500) assert.match(hint, /--token-file FILE, made .* fleet token create NAME$/);
+  }
 });

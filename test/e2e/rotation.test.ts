@@ -229,7 +229,7 @@ test('what cannot be rotated, and what is misspelt, is told', async (t) => {
     [['rotate', '--out', w.file('x'), '--threshold', 'log=2'], /E_USAGE/],
     [
       ['rotate', '--out', w.file('x'), '--threshold', 'root=2'],
-      /2 signatures and has 1 keys.*\[E_ROOT_FORM/,
+      /2 signatures and has 1 key.*\[E_ROOT_FORM/,
     ],
     [['rotate', '--out', w.file('x'), '--revoke', 'abcd'], /has no key abcd.*\[E_USAGE/],
     [['rotate', '--out', join(w.dir, 'no/where'), '--new-log'], /E_USAGE/],
@@ -257,9 +257,33 @@ test('what cannot be rotated, and what is misspelt, is told', async (t) => {
   // A director key that the server has not: nothing is imported.
   const away = await w.newKey('director', 'director.pem');
   const draft = await w.rotate('2.json', '--key', `director=${away}.pub`);
+  // Nobody but holders of root keys has a say in it.
+  const before = await readFile(draft, 'utf8');
+  for (const role of ['release', 'log']) {
+    const other = ['root', 'sign', draft, '--key', join(w.state, `keys/${role}.pem`)];
+    const { code, stderr } = await fleet(other);
+    assert.equal(code, 3, stderr);
+    assert.match(stderr, new RegExp(`is a ${role} key of this root, and no root key .*E_KEY_ROLE`));
+    assert.match(
+      stderr,
+      /→ these may sign it: [0-9a-f]{16}, and the root keys of the version before/,
+    );
+  }
+  assert.equal(await readFile(draft, 'utf8'), before);
+  const stranger = await w.newKey('root', 'stranger.pem');
+  const said = await fleetOk([
+    'root',
+    'sign',
+    draft,
+    '--key',
+    stranger,
+    '--out',
+    w.file('strange'),
+  ]);
+  assert.match(said, /is none of them: it counts only as a root key of the version before/);
   await w.sign(draft, join(w.state, 'keys/root.pem'));
   const refused = await w.load(draft);
-  assert.match(refused.stderr, /no director key that the new root names \[E_STATE_DAMAGED\]/);
+  assert.match(refused.stderr, /no director key that the new root names \[E_STATE_INCOMPLETE\]/);
   await assert.rejects(stat(join(w.state, 'root/2.root.json')));
   // Nothing is written over.
   const twice = await fleet(['root', 'rotate', '--state', w.state, '--out', draft]);
@@ -278,7 +302,7 @@ test('what cannot be rotated, and what is misspelt, is told', async (t) => {
   await stat(join(w.state, 'keys/director.pem'));
   // The same by `key revoke`: with a successor, and without one where it is the last.
   const list2 = ['key', 'revoke', log.keyId, '--state', w.state, '--out', w.file('r.json')];
-  assert.match((await fleet(list2)).stderr, /role log would have no key left/);
+  assert.match((await fleet(list2)).stderr, /is the only log key/);
   const anew = await w.newKey('log', 'log.pem');
   await fleetOk([...list2, '--successor', `${anew}.pub`]);
   const drafted = JSON.parse(await fleetOk(['root', 'show', w.file('r.json'), '--json'])).root;

@@ -6,7 +6,12 @@ import type { FactsPool } from '../../src/audit/facts-pool.ts';
 import { makeApproval } from '../../src/manifest/approval.ts';
 import { parseEnvelope, signEnvelope } from '../../src/manifest/dsse.ts';
 import { signEnrolment } from '../../src/manifest/enrolment.ts';
-import { type Deployment, formatManifest, manifestDigest } from '../../src/manifest/manifest.ts';
+import {
+  type Decommission,
+  type Deployment,
+  formatManifest,
+  manifestDigest,
+} from '../../src/manifest/manifest.ts';
 import { type Receipt, signReceipt } from '../../src/manifest/receipt.ts';
 import type { Root } from '../../src/manifest/root.ts';
 import { rootDigest, type SnapshotEntry } from '../../src/manifest/snapshot.ts';
@@ -87,6 +92,22 @@ export class Fleet {
 
   publish(host: string, changes: Partial<Deployment> = {}, ...keys: Uint8Array[]): number {
     this.append([this.manifest(host, changes, ...keys)]);
+    return this.log.size - 2;
+  }
+
+  /** The manifest that ends a host; returns its entry. */
+  remove(host: string): number {
+    const previous = this.last.get(host) ?? null;
+    const { toplevel, toplevelNarHash, closure, activation, provenance, ...rest } = makeManifest({
+      host: { id: host, system: 'x86_64-linux' },
+      sequence: (previous?.sequence ?? 0) + 1,
+      previous,
+    });
+    const manifest = { ...rest, intent: 'decommission' } as Decommission;
+    const sha256 = manifestDigest(formatManifest(manifest));
+    const { epoch, sequence } = manifest;
+    this.log.hosts.set(host, { host, epoch, sequence, sha256 });
+    this.append([signManifest(manifest)]);
     return this.log.size - 2;
   }
 

@@ -10,7 +10,10 @@ type Rule = {
   readonly packages: readonly string[];
 };
 
-const FOUNDATION = ['errors', 'durable', 'config', 'ed25519', 'base64', 'keyfile', 'thread-error'];
+const FOUNDATION = [
+  ...['errors', 'durable', 'config', 'ed25519', 'base64', 'keyfile', 'thread-error'],
+  'temporary-names',
+];
 const STORAGE_INTERFACES = ['state', 'host-life', 'blobs', 'log'].map(
   (name) => `src/storage/${name}.ts`,
 );
@@ -24,6 +27,7 @@ export const RULES: ReadonlyMap<string, Rule> = new Map([
   ['base64', { may: [], packages: [] }],
   ['keyfile', { may: ['errors', 'ed25519', 'base64'], packages: [] }],
   ['thread-error', { may: ['errors'], packages: [] }],
+  ['temporary-names', { may: [], packages: [] }],
   ['tlog', { may: FOUNDATION, packages: [] }],
   ['bundle', { may: ['errors'], packages: ['tar-stream'] }],
   ['nix', { may: FOUNDATION, packages: ['xz-decompress'] }],

@@ -4,17 +4,19 @@ import assert from 'node:assert/strict';
 import { type TestContext, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { appendEntries, finishLog } from '../../src/manifest/append.ts';
+import { formatEnrolFile } from '../../src/manifest/enrol-file.ts';
 import { verifyCheckpoint } from '../../src/manifest/log-view.ts';
 import { buildApp } from '../../src/server/app.ts';
 import { importRoot } from '../../src/server/import-root.ts';
-import { keepLog } from '../../src/server/log-keeper.ts';
+import { Bell, keepLog } from '../../src/server/log-keeper.ts';
 import { logStoreOf, openLogWriter } from '../../src/server/log-writer.ts';
 import type { StateDir } from '../../src/server/statedir.ts';
-import { generateToken, hashToken } from '../../src/server/tokens.ts';
+import { generateEnrolSecret, generateToken, hashToken } from '../../src/server/tokens.ts';
 import { tryLockFile } from '../../src/storage/lease.ts';
 import { hashLeaf, rootOf } from '../../src/tlog/merkle.ts';
 import { parseBundle } from '../../src/tlog/tile.ts';
 import { addServerKey, signNext } from '../helpers/rotation.ts';
+import { enrolByHand } from '../helpers/served.ts';
 import { makeState, publishHost } from '../helpers/state.ts';
 import { temporaryDir } from '../helpers/temporary.ts';
 
@@ -175,6 +177,50 @@ test('the keeper signs with the keys of the root that is in force once it has th
   assert.deepEqual(errors, []);
   assert.notEqual(text, imported);
   assert.equal(verifyCheckpoint(text, dir.root).freshAt, NOW + 3600);
+});
+
+test('a host that is enrolled wakes the keeper, which has the log tell its key', async (t) => {
+  const made = await makeState(await temporaryDir(t), NOW);
+  const bell = new Bell();
+  const app = buildApp(made, { now: () => NOW, onEnrolled: () => bell.ring() });
+  const url = await app.listen({ host: '127.0.0.1', port: 0 });
+  const off = new AbortController();
+  const errors: unknown[] = [];
+  let looks = 0;
+  const options = {
+    publishLock: made.layout.publishLock,
+    state: made.state,
+    now: () => NOW,
+    onError: (error: unknown) => errors.push(error),
+    bell,
+  };
+  const open = async () => {
+    looks += 1;
+    return await openLogWriter(made);
+  };
+  // It would look again only after an hour.
+  const kept = keepLog(open, options, off.signal, 3_600_000);
+  t.after(async () => {
+    off.abort();
+    await kept;
+    await app.close();
+    await made[Symbol.asyncDispose]();
+  });
+  await publishHost(made, 'lantern', 'one', NOW);
+  while (looks === 0) await sleep(5);
+  const secret = generateEnrolSecret();
+  await made.state.invite({
+    secretHash: hashToken(secret),
+    host: 'lantern',
+    expiresAt: NOW + 99,
+  });
+  const file = {
+    ...{ server: url, fleet: made.root.fleet, host: 'lantern', secret },
+    ...{ root: made.roots[0]?.envelope ?? '', expiresAt: NOW + 99 },
+  };
+  await enrolByHand(formatEnrolFile(file));
+  while ((await made.state.toldKeys(1, 99)).size === 0) await sleep(5);
+  assert.deepEqual(errors, []);
 });
 
 test('a keeper that cannot do its work says so and goes on trying', async (t) => {

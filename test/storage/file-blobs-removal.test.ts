@@ -7,7 +7,7 @@ import { test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { type BlobId, type Blobs, blobIdOf } from '../../src/storage/blobs.ts';
 import { createFileBlobs, openFileBlobs } from '../../src/storage/file-blobs.ts';
-import { temporaryName } from '../../src/storage/temporary-names.ts';
+import { temporaryName } from '../../src/temporary-names.ts';
 import { temporaryDir } from '../helpers/temporary.ts';
 
 const BYTES = Buffer.from('the bytes of a blob');
