@@ -2,7 +2,7 @@
 // signed checkpoints, and with that an auditor who has either log proves it, offline.
 import assert from 'node:assert/strict';
 import { createReadStream, createWriteStream } from 'node:fs';
-import { cp, readFile, writeFile } from 'node:fs/promises';
+import { cp, readFile, rm, writeFile } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
@@ -63,6 +63,7 @@ async function forked(t: TestContext) {
     await writeFile(config, JSON.stringify({ ...now, server: url }));
   };
   const bundle = async (state: string, name: string) => {
+    await rm(file(name), { force: true });
     await fleetOk(['audit', 'export', '--state', state, '--out', file(name)]);
     return await filesOf(file(name));
   };
