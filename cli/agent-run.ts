@@ -47,6 +47,6 @@ export function registerRun(agent: Command): void {
 
 function pollOf(text: string): number {
   const seconds = /^\d{1,6}$/.test(text) ? Number(text) : 0;
-  if (seconds > 0) return seconds;
-  throw new FleetError('E_USAGE', `--poll ${text} is no whole number of seconds from 1 on`);
+  if (seconds > 0 && seconds <= 604_800) return seconds;
+  throw new FleetError('E_USAGE', `--poll ${text} is no whole number of seconds, 1 to 604800`);
 }

@@ -89,6 +89,8 @@ in
         pkgs.util-linux
         pkgs.coreutils
       ];
+      # Services do not get it by themselves.
+      environment = config.networking.proxy.envVars or { };
       wantedBy = lib.optional cfg.continuous "multi-user.target";
       serviceConfig = {
         Type = if cfg.continuous then "notify" else "oneshot";
@@ -128,6 +130,13 @@ in
         Nice = 10;
         IOSchedulingClass = "idle";
       };
+    };
+
+    # Enrolling starts it.
+    systemd.paths.fleet-agent = mkIf cfg.continuous {
+      description = "fleet agent, once it is enrolled";
+      wantedBy = [ "multi-user.target" ];
+      pathConfig.PathChanged = "${cfg.stateDir}/agent.json";
     };
 
     systemd.timers.fleet-agent = mkIf (!cfg.continuous) {

@@ -285,6 +285,7 @@ export const ERRORS = {
   ),
   E_TOOL_MISSING: entry(1, 'install util-linux, and have its programs on PATH'),
   E_TRUST_BACKWARDS: entry(1, 'run fleet agent once again: what this host trusts is as it was'),
+  E_PROXY: entry(1, 'write it as http://HOST:PORT, or unset it'),
 
   // the server's answers
   E_ENROLLED: entry(1, 'to replace its key: fleet host enroll HOST --replace'),

@@ -5,6 +5,7 @@
 import { type Dispatcher, EnvHttpProxyAgent, errors } from 'undici';
 import { FleetError, isFleetError, messageOf } from '../errors.ts';
 import { limitBody } from './body.ts';
+import { readProxies } from './proxy.ts';
 
 export type ClientOptions = {
   /** Base URL without a final slash. */
@@ -49,7 +50,11 @@ export class Client implements AsyncDisposable {
     this.#options = options;
     this.#token = options.token;
     // By way of the proxy that the environment names, if any.
+    const { HTTP_PROXY, HTTPS_PROXY, NO_PROXY } = readProxies();
     this.#dispatcher = new EnvHttpProxyAgent({
+      httpProxy: HTTP_PROXY ?? '',
+      httpsProxy: HTTPS_PROXY ?? '',
+      noProxy: NO_PROXY ?? '',
       connect: { timeout: options.patienceSeconds * 1000 },
       headersTimeout: options.patienceSeconds * 1000,
       // limitBody does it better.

@@ -4,6 +4,7 @@
 // there all day: see run.ts.
 import type { IncomingMessage } from 'node:http';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { readProxies } from './proxy.ts';
 
 // An `import` would load all that node:http exports, Node's own undici among it: 13 MiB and 30 ms.
 const http = process.getBuiltinModule('node:http');
@@ -14,7 +15,7 @@ export type HintPlace = { readonly server: string; readonly host: string; readon
 
 export type HintOptions = {
   readonly place: () => Promise<HintPlace>;
-  /** Something may be new; also after a connection that was lost is there again. */
+  /** Something may be new; also each time a connection is there. */
   readonly onHint: () => void;
   /** Told when hints begin to come, and (with the reason) when they no longer do. */
   readonly onState?: (reason: string | null) => void;
@@ -30,6 +31,10 @@ type Limits = {
   readonly silence: number;
   /** For a connection and the head of its answer. */
   readonly patience: number;
+  /** A connection that lives so long has worked; one that does not is tried again ever later. */
+  readonly steady: number;
+  /** Between two connections that are taken for hints, where none lives long. */
+  readonly look: number;
   /** Between attempts: at first, after a connection was lost, and after an answer that was no stream. */
   readonly first: number;
   readonly lost: number;
@@ -39,6 +44,8 @@ type Limits = {
 const LIMITS: Limits = {
   silence: 90_000,
   patience: 60_000,
+  steady: 60_000,
+  look: 300_000,
   first: 1_000,
   lost: 60_000,
   refused: 600_000,
@@ -47,25 +54,39 @@ const LIMITS: Limits = {
 /** The longest line that is listened to. */
 const MOST_LINE = 4096;
 
-/** Hints came on this connection until it ended. */
-type Ended = { readonly worked: boolean; readonly reason: string; readonly refused: boolean };
+/** How a connection ended; `refused`: it never was one for hints. `lived`: in milliseconds, from its first byte on. */
+type Ended = { readonly reason: string; readonly refused: boolean; readonly lived: number };
 
 /** Listens until `signal` is aborted. */
 export async function listenForHints(options: HintOptions): Promise<void> {
   const { signal, random = Math.random, onHint, onState } = options;
   const limits = { ...LIMITS, ...options.limits };
   let failures = 0;
-  let wasLost = false;
+  /** When a connection that was there was last taken for a hint; null: never. */
+  let lookedAt: number | null = null;
+  /** What was said last, so that a line that comes and goes is not told of each time. */
+  let told: 'open' | 'lost' | null = null;
   while (!signal.aborted) {
     const ended = await listenOnce(options, limits, () => {
-      failures = 0;
-      onState?.(null);
-      // What was published while nobody listened.
-      if (wasLost) onHint();
+      if (told !== 'open' && failures < 3) {
+        told = 'open';
+        onState?.(null);
+      }
+      // What was published while nobody listened, also before the first time. Not so often where the line cuts
+      // every connection off: the usual pace does as well.
+      if (lookedAt !== null && performance.now() - lookedAt < limits.look) return;
+      lookedAt = performance.now();
+      onHint();
     });
     if (signal.aborted) return;
-    if (ended.worked || !wasLost) onState?.(ended.reason);
-    wasLost = true;
+    if (ended.lived >= limits.steady) {
+      failures = 0;
+      lookedAt = null;
+    }
+    if (told !== 'lost') {
+      told = 'lost';
+      onState?.(ended.reason);
+    }
     const most = ended.refused ? limits.refused : limits.lost;
     const wait = Math.min(most, limits.first * 2 ** Math.min(failures, 20));
     failures += 1;
@@ -79,33 +100,38 @@ async function listenOnce(
   limits: Limits,
   onOpen: () => void,
 ): Promise<Ended> {
-  let worked = false;
+  let openedAt: number | null = null;
+  const end = (reason: string, refused = false): Ended => {
+    const lived = openedAt === null ? 0 : performance.now() - openedAt;
+    return { reason, refused, lived };
+  };
   try {
     const response = await connect(await place(), limits.patience, signal);
     const type = response.headers['content-type'] ?? '';
     if (response.statusCode !== 200 || !/^text\/event-stream\b/i.test(type)) {
       response.destroy();
-      const reason = `the server answered ${response.statusCode} ${type}`.trim();
-      return { worked, reason, refused: true };
+      return end(`the server answered ${response.statusCode} ${type}`.trim(), true);
     }
-    const timer = setTimeout(() => response.destroy(new Error('silence')), limits.silence);
+    const silence = new Error(`nothing was heard for ${limits.silence / 1000} s`);
+    const timer = setTimeout(() => response.destroy(silence), limits.silence);
     try {
       const events = new EventLines();
       for await (const chunk of response as AsyncIterable<Buffer>) {
         timer.refresh();
         // Only now: a proxy may have made up the head, and keep the rest back.
-        if (!worked) onOpen();
-        worked = true;
+        if (openedAt === null) {
+          openedAt = performance.now();
+          onOpen();
+        }
         if (events.push(chunk.toString('latin1'))) onHint();
       }
     } finally {
       clearTimeout(timer);
       response.destroy();
     }
-    return { worked, reason: 'the connection was closed', refused: false };
+    return end('the connection was closed');
   } catch (error) {
-    const reason = error instanceof Error ? error.message : String(error);
-    return { worked, reason, refused: false };
+    return end(error instanceof Error ? error.message : String(error));
   }
 }
 
@@ -117,7 +143,7 @@ async function connect(
   const url = new URL(`${server}/v1/hosts/${host}/events`);
   const isTls = url.protocol === 'https:';
   // Its own connection, through the proxy that the environment names.
-  const settings = { keepAlive: false, proxyEnv: process.env };
+  const settings = { keepAlive: false, proxyEnv: { ...readProxies() } };
   const request = (isTls ? https : http).request(url, {
     agent: isTls ? new https.Agent(settings) : new http.Agent(settings),
     headers: {

@@ -30,7 +30,7 @@ import {
   since,
   string,
 } from './record.ts';
-import { DEFAULT_POLL_SECONDS } from './waiting.ts';
+import { DEFAULT_POLL_SECONDS, POLL_SECONDS } from './waiting.ts';
 
 /** agent.json: local configuration, never the server's word. */
 export type AgentConfig = {
@@ -108,7 +108,7 @@ const CONFIG: Fields<AgentConfig> = {
   switchSeconds: integer(1, 86400),
   upstreams: since(DEFAULT_UPSTREAMS, list(parsedBy(parseBaseUrl))),
   clock: since('auto', oneOf(['auto', 'trusted', 'untrusted'])),
-  pollSeconds: since(DEFAULT_POLL_SECONDS, integer(10, 7 * 86_400)),
+  pollSeconds: since(DEFAULT_POLL_SECONDS, integer(...POLL_SECONDS)),
   privacy: since(false, boolean),
 };
 

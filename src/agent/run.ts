@@ -4,9 +4,11 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { readFile, readlink } from 'node:fs/promises';
+import type { Readable } from 'node:stream';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { FleetError } from '../errors.ts';
-import { type HintPlace, listenForHints } from './hints.ts';
+import { messageOf } from '../errors.ts';
+import { type HintOptions, listenForHints } from './hints.ts';
+import { readProxies } from './proxy.ts';
 import { afterHint, type Pace, type Past, untilNext } from './schedule.ts';
 import { openSupervisor } from './supervise.ts';
 import { readWaiting } from './waiting.ts';
@@ -29,35 +31,34 @@ type Told = { readonly phase: string; readonly text: string };
 
 /** A run that takes longer is still left alone; only a service's watchdog hears of it no more. */
 const LONG_RUN_MS = 6 * 3_600_000;
+/** How long the last of a run's output may take to arrive, once it has ended. */
+const OUTPUT_MS = 2000;
 
-/** @throws FleetError E_AGENT_NOT_ENROLLED, E_AGENT_STATE_CORRUPT, E_STATE_ACCESS before it begins */
+/** @throws FleetError E_AGENT_NOT_ENROLLED, E_AGENT_STATE_CORRUPT, E_STATE_ACCESS, E_PROXY before it begins */
 export async function runAgent(options: RunOptions): Promise<void> {
   const { dir, say, signal, unitFile } = options;
-  const first = await readWaiting(dir);
-  const pace: Pace = {
-    poll: (options.pollSeconds ?? first.pollSeconds) * 1000,
-    isPrivate: first.isPrivate,
-  };
+  readProxies();
+  let waiting = await readWaiting(dir);
   let past: Past = { endedAt: null, hintedAt: null, failures: 0 };
   let busySince: number | null = null;
   const isAlive = (): boolean => busySince === null || performance.now() - busySince < LONG_RUN_MS;
   using supervisor = openSupervisor(isAlive);
   const hint = new Signal();
-  const ending = new AbortController();
-  const place = async (): Promise<HintPlace> => await readWaiting(dir);
-  const listening = pace.isPrivate
-    ? Promise.resolve()
-    : listenForHints({
-        place,
-        onHint: () => hint.set(),
-        onState: (reason) =>
-          say(reason === null ? 'listening for hints' : `no hints for now: ${reason}`),
-        signal: AbortSignal.any([signal, ending.signal]),
-      });
+  await using listener = new Listener({
+    place: async () => await readWaiting(dir),
+    onHint: () => hint.set(),
+    onState: (reason) =>
+      say(reason === null ? 'listening for hints' : `no hints for now: ${reason}`),
+  });
   supervisor.ready();
   const unit = await linkOf(unitFile);
   let last: Told | null = null;
   while (!signal.aborted) {
+    // Anew each time: agent.json may have been edited. One that is damaged is the run's to tell of.
+    waiting = await readWaiting(dir).catch(() => waiting);
+    const poll = (options.pollSeconds ?? waiting.pollSeconds) * 1000;
+    const pace: Pace = { poll, isPrivate: waiting.isPrivate };
+    await listener.listen(!pace.isPrivate);
     const isHinted = await waitFor(pace, past, hint, signal);
     if (signal.aborted) break;
     const beganAt = performance.now();
@@ -81,8 +82,30 @@ export async function runAgent(options: RunOptions): Promise<void> {
     }
   }
   supervisor.stopping();
-  ending.abort();
-  await listening;
+}
+
+/** Listens for hints while it is told to. */
+class Listener implements AsyncDisposable {
+  readonly #options: Omit<HintOptions, 'signal'>;
+  #ending: AbortController | null = null;
+  #listening: Promise<void> = Promise.resolve();
+
+  constructor(options: Omit<HintOptions, 'signal'>) {
+    this.#options = options;
+  }
+
+  async listen(isWanted: boolean): Promise<void> {
+    if (isWanted === (this.#ending !== null)) return;
+    if (!isWanted) return await this[Symbol.asyncDispose]();
+    this.#ending = new AbortController();
+    this.#listening = listenForHints({ ...this.#options, signal: this.#ending.signal });
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#ending?.abort();
+    this.#ending = null;
+    await this.#listening;
+  }
 }
 
 /** Waits until it is time to ask; returns whether that was because of a hint. */
@@ -110,21 +133,29 @@ async function runOnce(
   [program = '', ...args]: readonly string[],
   signal: AbortSignal,
 ): Promise<{ code: number | null; told: Told | null }> {
-  const child = spawn(program, args, { stdio: ['ignore', 'pipe', 'inherit'] });
-  let text = '';
-  child.stdout.setEncoding('utf8').on('data', (data: string) => {
-    if (text.length < 65_536) text += data;
-  });
   try {
-    const [code] = (await once(child, 'close', { signal })) as [number | null];
-    return { code, told: toldBy(text) };
-  } catch (error) {
-    if (signal.aborted) {
+    // A session of its own: what is meant for this process, from a terminal, does not reach it.
+    const stdio = ['ignore', 'pipe', 'inherit'] as const;
+    const child = spawn(program, args, { detached: true, stdio: [...stdio] });
+    let text = '';
+    const output = child.stdout as Readable;
+    output.setEncoding('utf8').on('data', (data: string) => {
+      if (text.length < 65_536) text += data;
+    });
+    const closed = once(output, 'close').catch(() => {});
+    try {
+      const [code] = (await once(child, 'exit', { signal })) as [number | null];
+      // Not for ever: something that it started may hold on to it.
+      await Promise.race([closed, sleep(OUTPUT_MS, undefined, { ref: false })]);
+      return { code, told: toldBy(text) };
+    } finally {
       child.unref();
-      child.stdout.destroy();
-      return { code: null, told: null };
+      output.destroy();
     }
-    throw new FleetError('E_TOOL_MISSING', `${program} cannot be started`, { cause: error });
+  } catch (error) {
+    // Too many processes, no memory, a program that is being replaced: the next time may be better.
+    const problem = `a run could not be started: ${messageOf(error)}`;
+    return { code: null, told: signal.aborted ? null : { phase: 'failed', text: problem } };
   }
 }
 
@@ -135,7 +166,8 @@ function toldBy(text: string): Told | null {
       reason?: { text: string } | null;
       error?: { message: string } | null;
     };
-    return { phase: phase ?? 'nothing new', text: reason?.text ?? error?.message ?? '' };
+    const outcome = phase ?? (error == null ? 'nothing is published yet' : 'failed');
+    return { phase: outcome, text: reason?.text ?? error?.message ?? '' };
   } catch {
     return null;
   }

@@ -23,6 +23,9 @@ const FIRST_RETRY = 30_000;
 /** A fleet that is told of something together does not ask together; an update is still seen within the second. */
 const HINT_SPREAD = 500;
 
+/** The longest that a timer can wait. */
+const LONGEST = 2 ** 31 - 1;
+
 /** How long to wait from `now` on, when no hint came. `random`: 0 to 1. */
 export function untilNext(pace: Pace, past: Past, now: number, random: number): number {
   if (past.endedAt === null) return 0;
@@ -31,7 +34,7 @@ export function untilNext(pace: Pace, past: Past, now: number, random: number): 
   // Ten percent either way; a private host's times say nothing, from half to one and a half of the pace.
   const spread = pace.isPrivate ? 1 : 0.2;
   const wait = usual * (1 + spread * (random - 0.5));
-  return Math.max(0, Math.round(past.endedAt + wait - now));
+  return Math.min(LONGEST, Math.max(0, Math.round(past.endedAt + wait - now)));
 }
 
 /** How long to wait from `now` on, once a hint came. */

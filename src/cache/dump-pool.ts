@@ -1,6 +1,7 @@
 // Threads that dump, check and compress small store paths whole, each path by synchronous calls from its
 // first file to its frame: a quarter less time than by way of libuv's pool, mostly because zstd is told at
-// once that it sees everything. Memory: per thread two buffers of WHOLE_NAR and a heap of 12 MiB.
+// once that it sees everything. Memory: per thread two buffers of WHOLE_NAR and a heap of 12 MiB;
+// and the frames that wait for the disk, of which ingest.ts has some thirty at most.
 import { availableParallelism } from 'node:os';
 import { Worker } from 'node:worker_threads';
 import { FleetError } from '../errors.ts';
@@ -63,6 +64,7 @@ export function openDumpPool(
       else asked?.resolve(reply);
     });
     worker.on('error', end);
+    worker.on('messageerror', end);
     worker.on('exit', () => end());
     return { worker, waiting };
   };

@@ -166,7 +166,7 @@ export function buildApp(dir: StateDir, options: AppOptions): App {
   const published = new PublishedLog(dir);
   registerHostRoutes(app, dir, published, auth, now, options.onError);
   registerFresh(app, dir, published, auth, now);
-  registerEvents(app, published, auth, { onError: options.onError });
+  registerEvents(app, dir, published, auth, now, { onError: options.onError });
   registerLog(app, published, dir.state, dir.config.publicLog ? null : auth.mayRead);
   registerEnrolment(app, dir, auth, now, options.onEnrolled);
   registerTokenRenewal(app, dir, auth, now);

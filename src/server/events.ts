@@ -3,6 +3,7 @@
 // who gets none asks from time to time. So a hint may be lost, and nothing here is ever retried.
 import type { ServerResponse } from 'node:http';
 import type { FastifyInstance } from 'fastify';
+import type { StateReads } from '../storage/state.ts';
 import { type Auth, guardedBy } from './auth.ts';
 import type { PublishedLog, View } from './published.ts';
 
@@ -16,7 +17,12 @@ const MOST_PER_HOST = 2;
 const MOST_WAITING = 4096;
 
 /** A host that listens, and the newest of its manifests that is known here. */
-type Listener = { readonly response: ServerResponse; shown: string | null };
+type Listener = {
+  readonly response: ServerResponse;
+  /** Of what it showed when it came: a token that is revoked ends its connection. */
+  readonly tokenHash: string;
+  shown: string | null;
+};
 
 export type EventOptions = {
   readonly lookEvery?: number;
@@ -24,23 +30,23 @@ export type EventOptions = {
   readonly onError?: ((error: unknown) => void) | undefined;
 };
 
-/** Hosts that are listening now, for metrics. */
-export type Hints = { readonly listeners: number };
-
 export function registerEvents(
   app: FastifyInstance,
+  { state }: { readonly state: Pick<StateReads, 'credential'> },
   published: PublishedLog,
   auth: Auth,
+  now: () => number,
   { lookEvery = LOOK_EVERY, keepAlive = KEEP_ALIVE, onError }: EventOptions = {},
-): Hints {
+): void {
   const hosts = new Map<string, Listener[]>();
-  let listeners = 0;
   let seen: View | null = null;
+  let isClosed = false;
 
   const look = async (): Promise<void> => {
+    if (hosts.size === 0) return;
     const view = await published.view();
     // A checkpoint that was only renewed is of the same tree.
-    if (view === null || view.hosts === seen?.hosts) return;
+    if (isClosed || view === null || view.hosts === seen?.hosts) return;
     seen = view;
     for (const [host, listening] of hosts) {
       const newest = newestOf(view, host);
@@ -51,27 +57,32 @@ export function registerEvents(
       }
     }
   };
-
-  let looking: NodeJS.Timeout | undefined;
-  const lookLater = (): void => {
-    looking = setTimeout(() => {
-      const looked = listeners === 0 ? Promise.resolve() : look();
-      void looked.catch((error) => onError?.(error)).finally(lookLater);
-    }, lookEvery).unref();
-  };
-  const beating = setInterval(() => {
-    for (const listening of hosts.values()) {
-      for (const { response } of listening) {
-        if (response.writableLength > MOST_WAITING) response.destroy();
-        else response.write(':\n\n');
-      }
+  const beat = async (): Promise<void> => {
+    for (const { response, tokenHash } of [...hosts.values()].flat()) {
+      const credential = await state.credential(tokenHash);
+      if (isClosed) return;
+      const lives = credential !== null && (credential.expiresAt ?? Number.MAX_VALUE) > now();
+      if (!lives) response.end();
+      else if (response.writableLength > MOST_WAITING) response.destroy();
+      else response.write(':\n\n');
     }
-  }, keepAlive).unref();
-  app.addHook('onReady', async () => lookLater());
+  };
+  /** Does `work` again and again, each time so many milliseconds after the last. */
+  const repeat = (ms: number, work: () => Promise<void>): void => {
+    setTimeout(() => {
+      if (isClosed) return;
+      void work()
+        .catch((error) => onError?.(error))
+        .finally(() => repeat(ms, work));
+    }, ms).unref();
+  };
+  app.addHook('onReady', async () => {
+    repeat(lookEvery, look);
+    repeat(keepAlive, beat);
+  });
   app.addHook('preClose', async () => {
-    clearTimeout(looking);
-    clearInterval(beating);
-    for (const listening of hosts.values()) for (const { response } of listening) response.end();
+    isClosed = true;
+    for (const { response } of [...hosts.values()].flat()) response.end();
   });
 
   app.get<{ Params: { host: string } }>(
@@ -79,15 +90,19 @@ export function registerEvents(
     guardedBy(auth.isHost),
     async (request, reply) => {
       const { host } = request.params;
+      const tokenHash = auth.holder(request)?.tokenHash ?? '';
       const view = await published.view();
       const response = reply.hijack().raw;
-      const listener: Listener = { response, shown: view && newestOf(view, host) };
+      // It may have gone while that was looked up, and so may this server.
+      if (isClosed || response.destroyed || response.socket === null) {
+        response.destroy();
+        return;
+      }
+      const listener: Listener = { response, tokenHash, shown: view && newestOf(view, host) };
       const others = hosts.get(host) ?? [];
       while (others.length >= MOST_PER_HOST) others.shift()?.response.end();
       hosts.set(host, [...others, listener]);
-      listeners += 1;
       response.once('close', () => {
-        listeners -= 1;
         const left = (hosts.get(host) ?? []).filter((one) => one !== listener);
         if (left.length === 0) hosts.delete(host);
         else hosts.set(host, left);
@@ -102,11 +117,6 @@ export function registerEvents(
       response.write(':\n\n');
     },
   );
-  return {
-    get listeners() {
-      return listeners;
-    },
-  };
 }
 
 /** What tells a host's newest manifest from others. */

@@ -6,7 +6,15 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { listenForHints } from '../../src/agent/hints.ts';
 import { serveHttp } from '../helpers/http.ts';
 
-const QUICK = { silence: 300, patience: 300, first: 20, lost: 80, refused: 80 };
+const QUICK = {
+  silence: 300,
+  patience: 300,
+  steady: 15,
+  look: 200,
+  first: 20,
+  lost: 80,
+  refused: 80,
+};
 
 /** Listens to `listener` until `until` says that it is enough; returns what was heard. */
 async function listen(
@@ -67,9 +75,10 @@ test('an event is a hint, whatever it says and however it is cut', async () => {
         }
       })();
     },
-    ({ hints }) => hints >= 3,
+    ({ hints }) => hints >= 4,
   );
-  assert.deepEqual([heard.hints, heard.requests, heard.states], [3, 1, [null]]);
+  // The first is that it is there at all.
+  assert.deepEqual([heard.hints, heard.requests, heard.states], [4, 1, [null]]);
   assert.equal(heard.authorizations[1], 'Bearer token-1');
 });
 
@@ -86,7 +95,7 @@ test('comments alone keep the connection, and are no hints', async () => {
     },
     () => beats >= 20,
   );
-  assert.deepEqual([heard.hints, heard.requests], [0, 1]);
+  assert.deepEqual([heard.hints, heard.requests], [1, 1]);
 });
 
 test('after a lost connection there is a new one, with the token of now, and a look at what was missed', async () => {
@@ -121,7 +130,7 @@ const USELESS: [string, RequestListener, RegExp][] = [
       response.writeHead(200, { 'content-type': 'text/event-stream' });
       response.flushHeaders();
     },
-    /silence/,
+    /nothing was heard/,
   ],
 ];
 for (const [name, listener, reason] of USELESS) {
@@ -132,6 +141,22 @@ for (const [name, listener, reason] of USELESS) {
     assert.match(heard.states[0] ?? '', reason);
   });
 }
+
+test('a line that is cut again and again is tried ever later, and makes no hint each time', async () => {
+  const at: number[] = [];
+  const heard = await listen(
+    (_request, response) => {
+      at.push(performance.now());
+      open(response);
+      setTimeout(() => response.destroy(), 1);
+    },
+    ({ requests }) => requests >= 8,
+  );
+  const waits = at.slice(1).map((time, i) => time - (at[i] ?? 0));
+  assert.ok(Math.max(...waits.slice(3)) >= 40, waits.join());
+  assert.ok(heard.hints < heard.requests - 2, `${heard.hints} of ${heard.requests}`);
+  assert.ok(heard.states.filter((state) => state === null).length <= 3, heard.states.join());
+});
 
 test('a line without end ends the connection', async () => {
   const heard = await listen(
@@ -150,5 +175,5 @@ test('silence after the beginning is a lost connection', async () => {
     (_request, response) => open(response),
     ({ requests }) => requests >= 2,
   );
-  assert.match(heard.states[1] ?? '', /silence/);
+  assert.match(heard.states[1] ?? '', /nothing was heard/);
 });

@@ -5,6 +5,7 @@ import { createServer, request as httpRequest } from 'node:http';
 import { type AddressInfo, connect, createServer as createTcpServer } from 'node:net';
 import { join } from 'node:path';
 import { type TestContext, test } from 'node:test';
+import { runAgent } from '../../src/agent/run.ts';
 import { fleet, startFleet } from '../helpers/cli.ts';
 import { atRealTime, waitFor } from '../helpers/hosts.ts';
 import { type Live, type LiveAgent, live } from '../helpers/live.ts';
@@ -240,14 +241,83 @@ test('it ends by itself once its unit is another one', async (t) => {
   assert.match(stderr, /another one now/);
 });
 
+test('a run that cannot be started is a run that failed, and the agent goes on', async (t) => {
+  const w = await live(t);
+  const agent = await agentOf(w);
+  const says: string[] = [];
+  const stop = new AbortController();
+  const running = runAgent({
+    dir: agent.state,
+    command: [join(w.top, 'no-such-program')],
+    say: (line) => says.push(line),
+    signal: stop.signal,
+    pollSeconds: 1,
+  });
+  await waitFor(() => says.some((line) => line.includes('could not be started')));
+  await writeFile(join(w.top, 'no-such-program'), '#!/bin/sh\necho \'{"phase":"in-sync"}\'\n', {
+    mode: 0o755,
+  });
+  await waitFor(() => says.includes('in-sync'));
+  stop.abort();
+  await running;
+});
+
+test('a run whose child keeps its output open does not hold the next one up', async (t) => {
+  const w = await live(t);
+  const agent = await agentOf(w);
+  const script = join(w.top, 'script');
+  const runs = join(w.top, 'runs');
+  await writeFile(script, `#!/bin/sh\necho x >>${runs}\nsleep 20 &\n`, { mode: 0o755 });
+  const stop = new AbortController();
+  const running = runAgent({
+    ...{ dir: agent.state, command: [script], say: () => {}, signal: stop.signal, pollSeconds: 1 },
+  });
+  await waitFor(async () => (await readFile(runs, 'utf8').catch(() => '')).length >= 4);
+  stop.abort();
+  await running;
+});
+
+test('agent.json is read again: a host that becomes private stops listening', async (t) => {
+  const w = await live(t);
+  const agent = await agentOf(w);
+  const says: string[] = [];
+  const stop = new AbortController();
+  const script = join(w.top, 'script');
+  await writeFile(script, '#!/bin/sh\n', { mode: 0o755 });
+  const running = runAgent({
+    ...{ dir: agent.state, command: [script], signal: stop.signal, pollSeconds: 1 },
+    say: (line) => says.push(line),
+  });
+  const connections = () =>
+    new Promise<number>((resolve) => w.server().getConnections((_, count) => resolve(count)));
+  await waitFor(() => says.includes('listening for hints'));
+  assert.equal(await connections(), 1);
+  await configure(agent, { privacy: true });
+  await waitFor(async () => (await connections()) === 0);
+  stop.abort();
+  await running;
+});
+
 test('what cannot begin says so: no agent, a damaged one, a pace that is none', async (t) => {
   const w = await live(t);
   const nobody = await fleet(['agent', 'run', '--state', join(w.top, 'nobody')]);
   assert.match(nobody.stderr, /E_AGENT_NOT_ENROLLED/);
   const agent = await agentOf(w);
-  const bad = await fleet(['agent', 'run', '--state', agent.state, '--poll', '0']);
-  assert.match(bad.stderr, /--poll 0 .*\[E_USAGE\]/s);
-  await writeFile(join(agent.state, 'agent.json'), '{"server": 7}');
-  const damaged = await fleet(['agent', 'run', '--state', agent.state]);
-  assert.match(damaged.stderr, /E_AGENT_STATE_CORRUPT/);
+  for (const poll of ['0', '604801', 'x']) {
+    const bad = await fleet(['agent', 'run', '--state', agent.state, '--poll', poll]);
+    assert.match(bad.stderr, /--poll \w+ .*\[E_USAGE\]/s);
+  }
+  for (const verb of ['run', 'once']) {
+    const env = { HTTPS_PROXY: 'user:secret@proxy:3128' };
+    const proxy = await fleet(['agent', verb, '--state', agent.state], { env });
+    assert.match(proxy.stderr, /HTTPS_PROXY .*\[E_PROXY\]/s);
+    assert.doesNotMatch(proxy.stderr, /secret/);
+  }
+  for (const wrong of [{ server: 7 }, { pollSeconds: 9 }, { privacy: 'yes' }]) {
+    const was = await readFile(join(agent.state, 'agent.json'));
+    await configure(agent, wrong);
+    const damaged = await fleet(['agent', 'run', '--state', agent.state]);
+    assert.match(damaged.stderr, /agent.json is damaged: .*E_AGENT_STATE_CORRUPT/s);
+    await writeFile(join(agent.state, 'agent.json'), was);
+  }
 });

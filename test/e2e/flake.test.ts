@@ -114,8 +114,12 @@ test('the agent module: a service that stays, and that its own switch leaves alo
     systemd: {
       services: { 'fleet-agent': Units & { wantedBy: string[] } };
       timers: Record<string, object>;
+      paths: { 'fleet-agent': { pathConfig: object } };
     };
   };
+  assert.deepEqual(found.systemd.paths['fleet-agent'].pathConfig, {
+    PathChanged: '/var/lib/fleet-agent/agent.json',
+  });
   const unit = found.systemd.services['fleet-agent'];
   assert.equal(
     unit.serviceConfig['ExecStart'],

@@ -1,7 +1,7 @@
 // The real server and real agents in one process, at times that the test sets: for what happens to hosts over months.
 // Requests and answers can be lost on the way.
 import { mkdir, writeFile } from 'node:fs/promises';
-import type { AddressInfo } from 'node:net';
+import type { AddressInfo, Server } from 'node:net';
 import { join } from 'node:path';
 import type { TestContext } from 'node:test';
 import { enroll } from '../../src/agent/enroll.ts';
@@ -30,6 +30,8 @@ export type Live = {
   readonly top: string;
   readonly dir: StateDir;
   readonly url: string;
+  /** The HTTP server of now. */
+  server(): Server;
   /** The server's clock, POSIX seconds, and what agents believe unless they are told otherwise. */
   now: number;
   /** Paths whose requests never arrive, and whose answers are lost after they were acted upon. */
@@ -79,6 +81,7 @@ export async function live(t: TestContext, now = Math.floor(Date.now() / 1000)):
     get url() {
       return `http://127.0.0.1:${port}`;
     },
+    server: () => app.server,
     now,
     lose: { request: null, answer: null },
     sent: [],

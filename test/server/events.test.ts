@@ -25,13 +25,20 @@ type Heard = { text: string; ended: boolean; readonly response: IncomingMessage 
 async function world(
   t: TestContext,
   timing: { lookEvery: number; keepAlive: number } | null = null,
+  slow = 0,
 ) {
   const dir = await makeState(await temporaryDir(t), NOW);
   const now = () => NOW;
   const app = timing === null ? buildApp(dir, { now }) : Fastify();
   if (timing !== null) {
     const auth = makeAuth(dir.state, false, now, new TurnVersion(dir.state));
-    registerEvents(app, new PublishedLog(dir), auth, timing);
+    const published = new PublishedLog(dir);
+    const view = published.view.bind(published);
+    published.view = async () => {
+      await sleep(slow);
+      return await view();
+    };
+    registerEvents(app, dir, published, auth, now, timing);
   }
   const url = await app.listen({ host: '127.0.0.1', port: 0 });
   t.after(async () => {
@@ -127,6 +134,43 @@ test('a stopping server ends the connections of those who listen', async (t) => 
   const alpha = await listen('alpha');
   await app.close();
   await waitFor(() => alpha.ended);
+});
+
+test('a connection that comes while the server stops is ended as well', async (t) => {
+  const { app, url, tokens } = await world(t, { lookEvery: 10, keepAlive: 1000 }, 300);
+  const headers = { authorization: `Bearer ${tokens.get('alpha')}` };
+  const asked = fetch(`${url}/v1/hosts/alpha/events`, { headers }).then(
+    () => 'answered',
+    () => 'ended',
+  );
+  await sleep(100);
+  const closed = app.close().then(() => 'closed');
+  assert.equal(await Promise.race([closed, sleep(5000, 'still open', { ref: false })]), 'closed');
+  assert.equal(await asked, 'ended');
+});
+
+test('who leaves before the answer takes nobody’s place', async (t) => {
+  const { dir, url, tokens, listen } = await world(t, { lookEvery: 10, keepAlive: 1000 }, 100);
+  const first = await listen('alpha');
+  const headers = { authorization: `Bearer ${tokens.get('alpha')}` };
+  for (let i = 0; i < 4; i++) {
+    const gone = new AbortController();
+    const asked = fetch(`${url}/v1/hosts/alpha/events`, { headers, signal: gone.signal });
+    setTimeout(() => gone.abort(), 30);
+    await assert.rejects(asked, /abort/);
+  }
+  await sleep(200);
+  assert.equal(first.ended, false);
+  await publishHost(dir, 'alpha', 'one', NOW);
+  await waitFor(() => first.text.endsWith(HINT));
+});
+
+test('a token that is revoked ends the connections that were opened with it', async (t) => {
+  const { dir, listen } = await world(t, { lookEvery: 1000, keepAlive: 20 });
+  const [alpha, beta] = [await listen('alpha'), await listen('beta')];
+  await dir.state.revokeCredentials('host:alpha');
+  await waitFor(() => alpha.ended);
+  assert.equal(beta.ended, false);
 });
 
 test('hints are for the host itself', async (t) => {

@@ -62,7 +62,7 @@ const isActive = async ({ machine }: Setting, unit: string) =>
 const currentOf = async ({ machine }: Setting) =>
   await machine.ok('readlink', '/run/current-system');
 
-test('the service hears of an update, and units are stopped, started and replaced', {
+test('the service finds an update, and units are stopped, started and replaced', {
   skip,
 }, async (t) => {
   const one = await system('units-one', {

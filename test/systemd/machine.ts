@@ -2,7 +2,16 @@
 // clock. What it writes goes over a cached image and is thrown away at the end. A cut of its power kills every process at
 // once; what they had written stays, also what was not synced: only real hardware forgets that.
 import { type ChildProcess, execFileSync, spawn, spawnSync } from 'node:child_process';
-import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  existsSync,
+  globSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  readlinkSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
 import { join, resolve } from 'node:path';
 import { text } from 'node:stream/consumers';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -32,7 +41,7 @@ export function whyNot(): Promise<string | null> {
 }
 
 async function findOut(): Promise<string | null> {
-  for (const program of ['debootstrap', 'systemd-nspawn', 'nsenter', 'mount']) {
+  for (const program of ['debootstrap', 'systemd-nspawn', 'nsenter', 'setpriv', 'mount']) {
     if (spawnSync('sh', ['-c', `command -v ${program}`]).status !== 0) return `no ${program}`;
   }
   const made = spawnSync('sh', [resolve('test/systemd/image.sh'), IMAGE], { encoding: 'utf8' });
@@ -44,6 +53,22 @@ async function findOut(): Promise<string | null> {
   } catch (error) {
     return `no machine boots: ${error instanceof Error ? error.message : error}`;
   }
+}
+
+const DIRS = '/var/tmp/fleet-test-';
+
+/** What tests left that were killed. */
+function removeLeft(): void {
+  for (const dir of globSync(`${DIRS}*-*`)) {
+    const pid = /-(\d+)-\w+$/.exec(dir)?.[1];
+    if (pid !== undefined && !existsSync(`/proc/${pid}`)) remove(dir);
+  }
+}
+
+function remove(dir: string): void {
+  // Lazily: what was killed may take a moment to let go of it.
+  spawnSync('umount', ['--lazy', join(dir, 'root')]);
+  rmSync(dir, { recursive: true });
 }
 
 function mountOver(dir: string): string | null {
@@ -66,21 +91,26 @@ export class Machine implements AsyncDisposable {
   #leader = 0;
 
   constructor() {
-    this.#dir = mkdtempSync('/var/tmp/fleet-test-');
+    removeLeft();
+    this.#dir = mkdtempSync(`${DIRS}${process.pid}-`);
     const problem = mountOver(this.#dir);
     if (problem !== null) {
       rmSync(this.#dir, { recursive: true });
       throw new Error(problem);
     }
-    this.write('/etc/systemd/system/fleet-boot.service', BOOT_UNIT);
-    execFileSync('systemctl', ['--root', this.path('/'), 'enable', '-q', 'fleet-boot.service']);
-    mkdirSync(this.path('/fleet'));
+    try {
+      this.write('/etc/systemd/system/fleet-boot.service', BOOT_UNIT);
+      execFileSync('systemctl', ['--root', this.path('/'), 'enable', '-q', 'fleet-boot.service']);
+      mkdirSync(this.path('/fleet'));
+    } catch (error) {
+      remove(this.#dir);
+      throw error;
+    }
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.cut();
-    execFileSync('umount', [this.path('/')]);
-    rmSync(this.#dir, { recursive: true });
+    remove(this.#dir);
   }
 
   /** Where a file of the machine is for this process, whether it runs or not; but for /run and its like. */
@@ -96,7 +126,9 @@ export class Machine implements AsyncDisposable {
   async boot(): Promise<void> {
     const args = ['-q', '-D', this.path('/'), '--boot', '--register=no', '--keep-unit'];
     const binds = [`--bind-ro=${PROJECT}:/fleet`, '--console=pipe'];
-    const nspawn = spawn('systemd-nspawn', [...args, ...binds], { stdio: 'ignore' });
+    // It does not outlive this process.
+    const command = ['--pdeathsig', 'KILL', 'systemd-nspawn', ...args, ...binds];
+    const nspawn = spawn('setpriv', command, { stdio: 'ignore' });
     this.#nspawn = nspawn;
     for (const deadline = performance.now() + BOOT_SECONDS * 1000; ; await sleep(100)) {
       if (performance.now() > deadline) throw new Error(`not up in ${BOOT_SECONDS} s`);
@@ -144,7 +176,10 @@ export class Machine implements AsyncDisposable {
 
 function childOf(pid: number): number {
   try {
-    return Number(readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').split(' ')[0]);
+    const child = readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').split(' ')[0];
+    // Another one comes first, which is not in there yet.
+    const isInside = readlinkSync(`/proc/${child}/ns/pid`) !== readlinkSync('/proc/self/ns/pid');
+    return isInside ? Number(child) : 0;
   } catch {
     return 0;
   }
