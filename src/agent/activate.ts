@@ -167,10 +167,17 @@ async function faultOf(
 async function prove(
   host: Host,
   { rules, listen }: Plan,
-  { target, failedBefore }: Transaction,
+  { target, previous, failedBefore }: Transaction,
 ): Promise<Proved> {
   const { health, confirmSeconds } = rules;
-  const proved = await proveHealthy(host, { health, confirmSeconds, failedBefore, listen });
+  // Where there is nothing to go back to, no better line is found there.
+  const isOnly = previous === null || previous === target;
+  const proved = await proveHealthy(host, {
+    health,
+    confirmSeconds,
+    failedBefore,
+    listen: isOnly ? null : listen,
+  });
   const { current } = await readSystems(host.place);
   if (proved.why !== null || current === target) return proved;
   // No fault of this system: the next run tries it again.
