@@ -59,7 +59,10 @@ in
         };
         options.activation = mkOption {
           default = { };
-          description = "mode, reboot, confirmSeconds, onFailure, windows, deferral, health.";
+          description = ''
+            mode, reboot, confirmSeconds, onFailure, serverLost, windows, deferral, health (units, commands, http, tcp):
+            what a new system has to prove before it is kept, and what happens if it does not (docs/CONFIG.md).
+          '';
           type = types.submodule { freeformType = json; };
         };
       };

@@ -252,6 +252,10 @@ export const ERRORS = {
     'the server sends more than is signed or sensible; do not trust its answers',
   ),
   E_FETCH: entry(1, 'run fleet agent once again; what was fetched is kept'),
+  E_HEALTH: entry(
+    1,
+    'read what the check said; publish a system that passes, or correct activation.health of the host',
+  ),
   E_INTERRUPTED: entry(1, 'run the same command again'),
   E_NAMESPACE: entry(
     1,
@@ -271,6 +275,10 @@ export const ERRORS = {
   E_SERVER_ANSWER: entry(1, 'check that the URL is that of fleet serve, and its version'),
   E_SERVER_AUTH: entry(1, 'the token is not (or no longer) valid; enrol this host again'),
   E_SERVER_BUSY: entry(1, 'try again later'),
+  E_SERVER_LOST: entry(
+    1,
+    'it is tried again by itself; find out whether the new system, or the line, keeps the host from its server',
+  ),
   E_SERVER_SLOW: entry(1, 'try again on a better line, or lower leastBytesPerSecond in agent.json'),
   E_SERVER_UNREACHABLE: entry(1, 'check the network, the URL, and that fleet serve runs'),
   E_STORE_DIVERGES: entry(

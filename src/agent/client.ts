@@ -50,13 +50,14 @@ export class Client implements AsyncDisposable {
     this.#options = options;
     this.#token = options.token;
     // By way of the proxy that the environment names, if any.
+    const patience = Math.ceil(options.patienceSeconds * 1000);
     const { HTTP_PROXY, HTTPS_PROXY, NO_PROXY } = readProxies();
     this.#dispatcher = new EnvHttpProxyAgent({
       httpProxy: HTTP_PROXY ?? '',
       httpsProxy: HTTPS_PROXY ?? '',
       noProxy: NO_PROXY ?? '',
-      connect: { timeout: options.patienceSeconds * 1000 },
-      headersTimeout: options.patienceSeconds * 1000,
+      connect: { timeout: patience },
+      headersTimeout: patience,
       // limitBody does it better.
       bodyTimeout: 0,
       // So that a request right after an idle second does not meet a connection the server just closed.

@@ -10,6 +10,10 @@ export type Host = {
   readonly place: Place;
   /** Which boot of the machine this is. */
   readonly bootId: string;
+  /** Whether systemd runs there, and can be asked about units. */
+  readonly hasSystemd: boolean;
+  /** POSIX seconds, as far as this run knows. */
+  readonly now: () => number;
 };
 
 /** @throws FleetError E_NAMESPACE, E_TOOL_MISSING, E_DISK_FULL */

@@ -2,22 +2,27 @@
 // activation may have touched is journalled before it is touched, and forgotten only once it is known to
 // be right again: from that, undoing (undo.ts) knows what is left to do, however often it was cut short.
 import { writeDurable } from '../durable.ts';
-import type { Reason } from '../manifest/receipt.ts';
+import type { FailedUnits, Reason } from '../manifest/receipt.ts';
 import { parseStorePath, type StorePath } from '../nix/storepath.ts';
+import type { Lost } from './lost.ts';
 import { MANIFEST_ID, type ManifestId, memoryFiles, requireState } from './memory.ts';
 import type { Attempt } from './outcome.ts';
 import {
   boolean,
+  digest,
   type Fields,
   formatRecord,
   integer,
+  list,
   nullable,
   oneOf,
   parsedBy,
   parseRecord,
   record,
+  since,
   string,
 } from './record.ts';
+import { NO_UNITS } from './units.ts';
 
 /** What may not be as it was before. */
 export type Touched = {
@@ -27,9 +32,12 @@ export type Touched = {
   readonly boot: boolean;
 };
 
+/** What a commit comes to; the units are the transaction's. */
+export type Done = Omit<Attempt, 'failedUnits'>;
+
 /** An activation under way. Each step is written before it is done. */
 export type Transaction = {
-  readonly step: 'activating' | 'committing' | 'undoing';
+  readonly step: 'activating' | 'verifying' | 'committing' | 'undoing';
   readonly manifest: ManifestId;
   readonly target: StorePath;
   /** What ran before, and what to go back to; null on a machine that ran none of ours. */
@@ -38,8 +46,12 @@ export type Transaction = {
   /** The boot it began in. */
   readonly bootId: string;
   readonly touched: Touched;
+  /** Units that were failed before it was begun. */
+  readonly failedBefore: readonly string[];
+  /** How that had changed when it was looked at. */
+  readonly failedUnits: FailedUnits;
   /** What to tell once it is committed; null before that is begun. */
-  readonly done: Attempt | null;
+  readonly done: Done | null;
   /** Why it is being undone; null while it is not. */
   readonly why: Reason | null;
 };
@@ -56,22 +68,34 @@ export type Rejected = {
 export type Journal = {
   readonly transaction: Transaction | null;
   readonly rejected: Rejected | null;
+  /** How often the newest manifest was undone because the server was not heard. */
+  readonly lost: Lost | null;
 };
+
+/** Whether the new system may run, and nothing says yet that it stays. */
+export function isOpen({ step }: Transaction): boolean {
+  return step === 'activating' || step === 'verifying';
+}
 
 const REASON = record<Reason>({ code: string, text: string });
 
 export const JOURNAL: Fields<Journal> = {
   transaction: nullable(
     record<Transaction>({
-      step: oneOf(['activating', 'committing', 'undoing']),
+      step: oneOf(['activating', 'verifying', 'committing', 'undoing']),
       manifest: MANIFEST_ID,
       target: parsedBy(parseStorePath),
       previous: nullable(parsedBy(parseStorePath)),
       previousProfile: nullable(parsedBy(parseStorePath)),
       bootId: string,
       touched: record<Touched>({ system: boolean, boot: boolean }),
+      failedBefore: since([], list(string)),
+      failedUnits: since(
+        NO_UNITS,
+        record<FailedUnits>({ added: list(string), removed: list(string) }),
+      ),
       done: nullable(
-        record<Attempt>({
+        record<Done>({
           phase: oneOf(['in-sync', 'in-sync-degraded', 'reboot-pending']),
           reason: nullable(REASON),
           exitCode: nullable(integer(0, 255)),
@@ -87,9 +111,13 @@ export const JOURNAL: Fields<Journal> = {
       reason: REASON,
     }),
   ),
+  lost: since(
+    null,
+    nullable(record<Lost>({ sha256: digest, count: integer(1), at: integer(0), reason: REASON })),
+  ),
 };
 
-export const EMPTY_JOURNAL: Journal = { transaction: null, rejected: null };
+export const EMPTY_JOURNAL: Journal = { transaction: null, rejected: null, lost: null };
 
 /** The journal as it is now. @throws FleetError E_AGENT_STATE_CORRUPT */
 export async function readJournal(dir: string): Promise<Journal> {

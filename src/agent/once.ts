@@ -14,9 +14,12 @@ import { acceptLog, acceptManifest } from './accept.ts';
 import { activate, requireSwitchable, settle } from './activate.ts';
 import { askForOffer, getClosure } from './ask.ts';
 import { Client } from './client.ts';
+import { listenForServer } from './fresh.ts';
 import type { Host } from './host.ts';
-import { readJournal } from './journal.ts';
+import { probeNamespace } from './inside.ts';
+import { isOpen, readJournal } from './journal.ts';
 import { tryLock } from './lock.ts';
+import { needsServer } from './lost.ts';
 import { type ManifestId, type Memory, memoryFiles, readMemory } from './memory.ts';
 import { type Attempt, attemptOf, DECOMMISSIONED, errorOf, idOf, type Outcome } from './outcome.ts';
 import { placeAt, readBootId, readSystems, type Systems } from './place.ts';
@@ -24,15 +27,17 @@ import { type Chain, owe, readChain, type Sent, sendQueued, tell } from './recei
 import { renewInTime, withToken } from './renew-token.ts';
 import { standingOf } from './standing.ts';
 import { type Fetched, fetchClosure, requireStore } from './store.ts';
-import { probeNamespace } from './switch.ts';
 import { type Clocks, RunTime } from './time.ts';
 import { undo } from './undo.ts';
+import { hasSystemd } from './units.ts';
 
 export type OnceOptions = Clocks & {
   /** State directory. */
   readonly dir: string;
   /** Which boot of the machine this is; found out when it is not given. */
   readonly bootId?: string;
+  /** Whether systemd can be asked about units; found out when it is not given. */
+  readonly hasSystemd?: boolean;
   /** Try a manifest again that was rolled back. */
   readonly retry?: boolean;
   /** Accept a checkpoint that is older than the root's maxAge: root's word, which the receipt has. */
@@ -71,7 +76,11 @@ class Run implements AsyncDisposable {
   /** Why an outcome could not be kept to be told. */
   #untold: FleetError | null = null;
 
-  private constructor(options: OnceOptions, lock: AsyncDisposable, host: Host, chain: Chain) {
+  private constructor(
+    options: OnceOptions,
+    lock: AsyncDisposable,
+    { host, time, chain }: { readonly host: Host; readonly time: RunTime; readonly chain: Chain },
+  ) {
     const { memory } = host;
     this.#options = options;
     this.#lock = lock;
@@ -79,7 +88,7 @@ class Run implements AsyncDisposable {
     this.#chain = chain;
     this.#client = new Client({ ...memory.config, token: memory.token });
     this.#host = host;
-    this.#time = new RunTime(options);
+    this.#time = time;
   }
 
   static async open(options: OnceOptions): Promise<Run> {
@@ -95,7 +104,11 @@ class Run implements AsyncDisposable {
       await rm(scratch, { recursive: true, force: true }).catch(() => {});
       const place = placeAt(memory.config.root, scratch);
       const bootId = options.bootId ?? (await readBootId(place));
-      return new Run(options, lock, { memory, place, bootId }, await readChain(dir));
+      const time = new RunTime(options);
+      const now = () => time.now(memory.trust);
+      const systemd = options.hasSystemd ?? (await hasSystemd(place));
+      const host = { memory, place, bootId, hasSystemd: systemd, now };
+      return new Run(options, lock, { host, time, chain: await readChain(dir) });
     } catch (error) {
       await lock[Symbol.asyncDispose]();
       throw error;
@@ -223,13 +236,17 @@ class Run implements AsyncDisposable {
     const again = this.#verify(offer, root, await this.#acceptLog(offer, root));
     await requireStore(place, closure);
     say(`activating ${toplevel}`);
-    const { transaction } = await readJournal(dir);
-    const { mode, reboot, onFailure } = manifest.activation;
+    const { transaction, lost } = await readJournal(dir);
+    const rules = manifest.activation;
+    const { acceptAge } = this.#options;
+    const id = idOf(again.manifest, again.digest);
+    const listen = (seconds: number) => listenForServer(this.#memory, root.root, seconds);
     return await activate(this.#host, {
-      manifest: idOf(again.manifest, again.digest),
+      manifest: id,
       target: toplevel,
-      mode: reboot === 'required' ? 'boot' : mode,
-      keep: onFailure === 'keep',
+      rules,
+      // It gave the offer, so it could be heard before; of one whose log is old, root took the word all the same.
+      listen: acceptAge !== true && needsServer(lost, id, rules) ? listen : null,
       unfinished: transaction,
     });
   }
@@ -245,7 +262,7 @@ class Run implements AsyncDisposable {
   async #undoUnfinished(error: unknown): Promise<Attempt | null> {
     const { transaction } = await readJournal(this.#memory.dir);
     // `committing` is finished by the next run; `undoing` was tried in this one.
-    if (transaction?.step !== 'activating') return null;
+    if (transaction === null || !isOpen(transaction)) return null;
     const text = `an activation broke off and could not go on${error === null ? '' : `: ${messageOf(error)}`}`;
     const why = makeReason('E_INTERRUPTED', text);
     this.#manifest = transaction.manifest;

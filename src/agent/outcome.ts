@@ -1,7 +1,12 @@
 // What a run of the agent came to, in the words of receipts (SPEC §6.2), and what a person is told of it:
 // errors → outcomes for the fleet, outcomes → errors with an exit code.
 import { ERRORS, type ErrorCode, FleetError } from '../errors.ts';
-import { makeReason, type Reason, type ReportedPhase } from '../manifest/receipt.ts';
+import {
+  type FailedUnits,
+  makeReason,
+  type Reason,
+  type ReportedPhase,
+} from '../manifest/receipt.ts';
 import type { ManifestId } from './memory.ts';
 import type { Systems } from './place.ts';
 
@@ -11,6 +16,8 @@ export type Attempt = {
   readonly reason: Reason | null;
   /** Of switch-to-configuration, where it ran. */
   readonly exitCode: number | null;
+  /** Where it was looked at; none otherwise. */
+  readonly failedUnits?: FailedUnits;
 };
 
 /** How a run ended. */
@@ -45,6 +52,7 @@ export function errorOf({ phase, reason }: Outcome): FleetError | null {
   const told = (code: ErrorCode): FleetError => new FleetError(code, reason?.text ?? phase);
   switch (phase) {
     case 'rolled-back':
+      if (reason?.code === 'E_SERVER_LOST') return told('E_SERVER_LOST');
       return new FleetError('E_ROLLED_BACK', `rolled back: ${reason?.text ?? 'no reason known'}`);
     case 'awaiting-lock':
       return told('E_SWITCH_LOCKED');

@@ -28,6 +28,7 @@ import {
   since,
   string,
 } from './record.ts';
+import { NO_UNITS } from './units.ts';
 
 /** The outcome that was told last, as far as a later run asks for it. */
 export type Told = {
@@ -146,7 +147,6 @@ export async function tell(
     ...(exceptions.length === 0 ? {} : { exceptions }),
     phase: outcome.phase,
     ...(memory.config.privacy ? withheld(outcome) : detail(outcome)),
-    failedUnits: { added: [], removed: [] },
     who: 'policy',
     times: { started: context.started, finished: context.finished },
   };
@@ -200,16 +200,20 @@ async function sendOne(client: Client, path: string, envelope: string): Promise<
   throw new FleetError('E_RECEIPT_REFUSED', `the server refuses this host's receipts${words}`);
 }
 
-type Detail = Pick<Receipt, 'reason' | 'booted' | 'current' | 'profile' | 'exitCode'>;
+type Detail = Pick<
+  Receipt,
+  'reason' | 'booted' | 'current' | 'profile' | 'exitCode' | 'failedUnits'
+>;
 
-function detail({ reason, systems, exitCode }: Outcome): Detail {
-  return { reason, ...systems, exitCode };
+function detail({ reason, systems, exitCode, failedUnits = NO_UNITS }: Outcome): Detail {
+  return { reason, ...systems, exitCode, failedUnits };
 }
 
 /** What a private host says: a phase may need a reason, and has its code. */
 function withheld({ reason }: Outcome): Detail {
   const code = reason === null ? null : { code: reason.code, text: '' };
-  return { reason: code, booted: null, current: null, profile: null, exitCode: null };
+  const none = { booted: null, current: null, profile: null, exitCode: null };
+  return { reason: code, ...none, failedUnits: NO_UNITS };
 }
 
 // The text may hold what changes from run to run; a host that fails alike tells it once.

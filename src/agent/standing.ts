@@ -4,6 +4,7 @@ import { makeReason } from '../manifest/receipt.ts';
 import type { StorePath } from '../nix/storepath.ts';
 import type { Host } from './host.ts';
 import { readJournal } from './journal.ts';
+import { waitingAfterLoss } from './lost.ts';
 import type { ManifestId } from './memory.ts';
 import { type Attempt, IN_SYNC } from './outcome.ts';
 import { readSystems } from './place.ts';
@@ -19,7 +20,7 @@ export async function standingOf(
 ): Promise<Attempt | null> {
   const isThis = (other: ManifestId | null | undefined): boolean =>
     other != null && other.sha256 === manifest.sha256;
-  const { transaction, rejected } = await readJournal(host.memory.dir);
+  const { transaction, rejected, lost } = await readJournal(host.memory.dir);
   if (!retry) {
     if (rejected !== null && isThis(rejected.manifest)) {
       return { phase: rejected.phase, reason: rejected.reason, exitCode: null };
@@ -29,7 +30,8 @@ export async function standingOf(
     }
   }
   const { current, profile } = await readSystems(host.place);
-  if (transaction !== null || profile !== toplevel) return null;
+  if (transaction !== null) return null;
+  if (profile !== toplevel) return retry ? null : waitingAfterLoss(lost, manifest, host.now());
   const again = isThis(told?.manifest) ? told : null;
   const reason = again?.code == null ? null : makeReason(again.code, again.text ?? '');
   if (current === toplevel) {

@@ -2,16 +2,15 @@
 // (ARCHITECTURE, "The agent"): toplevel and action → exit code and log.
 // It is a session of its own, its output goes to a file, and a lock that its parent shell holds tells a
 // later agent that it still runs. timeout(1) ends it when it takes too long, also when the agent is gone.
-// In a chroot store it runs in a mount namespace of its own where DIR/nix is /nix and DIR/run is /run;
-// this process never enters it.
-import { spawn, spawnSync } from 'node:child_process';
-import { accessSync, constants } from 'node:fs';
-import { type FileHandle, mkdir, open, realpath } from 'node:fs/promises';
-import { delimiter, join } from 'node:path';
+// In a chroot store it runs in a mount namespace of its own (inside.ts).
+import { spawn } from 'node:child_process';
+import { type FileHandle, mkdir, open } from 'node:fs/promises';
+import { join } from 'node:path';
 import { asDiskFull } from '../durable.ts';
-import { FleetError, isFleetError } from '../errors.ts';
+import { isFleetError } from '../errors.ts';
 import type { StorePath } from '../nix/storepath.ts';
 import { within } from './body.ts';
+import { cleanEnvironment, commandInside, findProgram } from './inside.ts';
 import { type HeldLock, tryLock } from './lock.ts';
 import type { Place } from './place.ts';
 
@@ -51,13 +50,6 @@ case $code in 124 | 137) kill -KILL "-$group" 2>/dev/null ;; esac
 exit "$code"
 `;
 
-// /nix last: the programs named here may themselves lie in the machine's /nix.
-const NAMESPACE = `
-mount=$1; root=$2; shift 2
-"$mount" -n --bind "$root/run" /run && "$mount" -n --bind "$root/nix" /nix || exit 125
-exec "$@"
-`;
-
 /** How long a switch that took too long may take to end in peace. */
 const GRACE_SECONDS = 5;
 
@@ -82,7 +74,7 @@ export async function runSwitch(run: SwitchRun): Promise<SwitchResult> {
   const child = spawn('/bin/sh', ['-c', SHELL, 'fleet-switch', ...command], {
     cwd: '/',
     detached: true,
-    env: switchEnvironment(),
+    env: cleanEnvironment(),
     stdio: ['ignore', output.fd, output.fd, lock.handle.fd],
   });
   const ended = Promise.withResolvers<number | null>();
@@ -97,46 +89,10 @@ export async function runSwitch(run: SwitchRun): Promise<SwitchResult> {
   return { code: timedOut ? null : code, timedOut, log, lastLines: await lastLines(output) };
 }
 
-/**
- * Refuses early where a chroot store's system cannot be activated. Nothing to do on the machine itself.
- * @throws FleetError E_NAMESPACE, E_TOOL_MISSING
- */
-export async function probeNamespace(place: Place): Promise<void> {
-  if (place.root === null) return;
-  for (const dir of ['run', 'nix']) await mkdir(join(place.root, dir), { recursive: true });
-  const [program = '', ...args] = await namespaceOf(place.root, ['/bin/sh', '-c', 'exit 0']);
-  // The chroot store need not hold a /bin/sh in /nix: exec of it only fails where /bin is linked there.
-  const run = spawnSync(program, args, { encoding: 'utf8', stdio: ['ignore', 'ignore', 'pipe'] });
-  if (run.status === 0 || run.status === 127 || run.status === 126) return;
-  const said = run.stderr?.trim().split('\n')[0] || `exit status ${run.status}`;
-  throw new FleetError('E_NAMESPACE', `no mount namespace for ${place.root}: ${said}`);
-}
-
 async function commandOf({ toplevel, action, place, seconds }: SwitchRun): Promise<string[]> {
   const limited = [await findProgram('timeout'), '-k', `${GRACE_SECONDS}`, `${seconds}`];
   const command = [`${toplevel}/bin/switch-to-configuration`, action];
-  const placed = place.root === null ? command : await namespaceOf(place.root, command);
-  return [...limited, ...placed];
-}
-
-async function namespaceOf(root: string, command: readonly string[]): Promise<string[]> {
-  const user = process.getuid?.() === 0 ? [] : ['--map-root-user'];
-  const unshare = [await findProgram('unshare'), '--mount', '--propagation', 'private', ...user];
-  const mount = await findProgram('mount');
-  return [...unshare, '/bin/sh', '-c', NAMESPACE, 'fleet-namespace', mount, root, ...command];
-}
-
-/** The real path of a program on PATH, which holds when /run and /nix are others. */
-async function findProgram(name: string): Promise<string> {
-  for (const dir of (process.env['PATH'] ?? '').split(delimiter)) {
-    if (!dir.startsWith('/')) continue;
-    try {
-      accessSync(join(dir, name), constants.X_OK);
-      // The last name is kept: busybox and its like look at what they are called.
-      return join(await realpath(dir), name);
-    } catch {}
-  }
-  throw new FleetError('E_TOOL_MISSING', `the program ${name} is missing`);
+  return [...limited, ...(await commandInside(place, command))];
 }
 
 /** Waits for the switch of an agent that died, if one still runs; null when it does not end. */
@@ -174,17 +130,6 @@ async function openLog(file: string): Promise<FileHandle> {
     if (!isFleetError(asDiskFull(error, file), 'E_DISK_FULL')) throw error;
     return await open('/dev/null', 'r+');
   }
-}
-
-// What systemd would give it: no secret and no Nix setting of ours.
-function switchEnvironment(): Record<string, string> {
-  const kept = ['PATH', 'HOME', 'LANG', 'LOCALE_ARCHIVE'];
-  return Object.fromEntries(
-    kept.flatMap((name) => {
-      const value = process.env[name];
-      return value === undefined ? [] : [[name, value]];
-    }),
-  );
 }
 
 async function lastLines(log: FileHandle): Promise<readonly string[]> {

@@ -1,14 +1,14 @@
 // What time it is in a run (SPEC §5.3): by the machine's clock, or, where nobody keeps that, by a proof of the
 // server's and what went by since it was asked for. Never earlier than the latest time that was signed.
 // Refuses proofs as manifest/nonce-proof.ts does, answers that took too long, and a server that gives none.
-import { randomBytes } from 'node:crypto';
 import { uptime } from 'node:os';
 import { FleetError } from '../errors.ts';
-import { MAX_NONCE_PROOF_BYTES, verifyNonceProof } from '../manifest/nonce-proof.ts';
+import { verifyNonceProof } from '../manifest/nonce-proof.ts';
 import type { Root } from '../manifest/root.ts';
 import { parseNote } from '../tlog/note.ts';
-import { type Client, errorDocument } from './client.ts';
+import type { Client } from './client.ts';
 import { isClockSynchronised } from './clock.ts';
+import { askFresh } from './fresh.ts';
 import type { Memory, Trust } from './memory.ts';
 
 /** The clocks of a machine; tests have their own. */
@@ -73,20 +73,16 @@ export class RunTime {
     { config, trust }: Pick<Memory, 'config' | 'trust'>,
     { root, checkpoint }: { readonly root: Root; readonly checkpoint: string },
   ): Promise<void> {
-    const nonce = randomBytes(32).toString('hex');
     const asked = this.#uptime();
-    const path = `/v1/hosts/${config.host}/fresh?nonce=${nonce}`;
-    const answer = await client.document(path, MAX_NONCE_PROOF_BYTES, { expect: [400, 404, 409] });
+    const { nonce, proof, refusal } = await askFresh(client, config.host);
     const seconds = this.#uptime() - asked;
-    if (answer.status >= 300) {
-      const said = errorDocument(answer.body);
-      const words = said === null ? `it answered ${answer.status}` : said.message;
+    if (proof === null) {
       const who = 'this machine’s clock is not synchronised, and the server gives no proof of time';
-      throw new FleetError('E_NONCE_MISSING', `${who}: ${words}`);
+      throw new FleetError('E_NONCE_MISSING', `${who}: ${refusal}`);
     }
     const { text } = parseNote(checkpoint);
     const expect = { root, nonce, checkpoint: text, floor: trust.time };
-    const time = verifyNonceProof(answer.body, expect);
+    const time = verifyNonceProof(proof, expect);
     if (!(seconds <= MAX_ROUND_TRIP_SECONDS)) {
       const took = `${Math.round(seconds)} s, more than ${MAX_ROUND_TRIP_SECONDS} s`;
       throw new FleetError('E_NONCE_SLOW', `the proof of time took ${took}`);

@@ -6,7 +6,14 @@ import { messageOf } from '../errors.ts';
 import { makeReason, type Reason } from '../manifest/receipt.ts';
 import { setProfile } from '../nix/realise.ts';
 import { type Host, switchTo } from './host.ts';
-import { journalStep, type Touched, type Transaction, writeJournal } from './journal.ts';
+import {
+  journalStep,
+  readJournal,
+  type Touched,
+  type Transaction,
+  writeJournal,
+} from './journal.ts';
+import { lostAgain } from './lost.ts';
 import type { Attempt } from './outcome.ts';
 import { readSystems } from './place.ts';
 import { isSystemsFault, toldBy } from './verdict.ts';
@@ -46,10 +53,11 @@ export async function undo(
   if (!left.boot && !left.system) {
     await succeeds('the journal', () => close(host, transaction, 'rolled-back', why));
   }
-  if (problems.length === 0) return { phase: 'rolled-back', reason: why, exitCode };
+  const { failedUnits } = transaction;
+  if (problems.length === 0) return { phase: 'rolled-back', reason: why, exitCode, failedUnits };
   await journal();
   const reason = makeReason(why.code, `${problems.join('; ')}; after: ${why.text}`);
-  return { phase: 'failed', reason, exitCode };
+  return { phase: 'failed', reason, exitCode, failedUnits };
 }
 
 /**
@@ -71,8 +79,13 @@ export async function close(
   phase: 'rolled-back' | 'failed',
   reason: Reason,
 ): Promise<void> {
+  const { dir } = host.memory;
   const rejected = isSystemsFault(reason) ? { manifest, phase, reason } : null;
-  await writeJournal(host.memory.dir, { transaction: null, rejected });
+  const before = (await readJournal(dir)).lost;
+  // In the very write that ends it, so that each is counted once, however often this run dies before.
+  const isLost = reason.code === 'E_SERVER_LOST';
+  const lost = isLost ? lostAgain(before, manifest, reason, host.now()) : before;
+  await writeJournal(dir, { transaction: null, rejected, lost: rejected === null ? lost : null });
 }
 
 async function restoreBoot(host: Host, transaction: Transaction): Promise<void> {

@@ -1,5 +1,5 @@
 // What a run of switch-to-configuration came to → what is told of it: outcomes, and reasons with codes.
-import type { ErrorCode } from '../errors.ts';
+import { type ErrorCode, messageOf } from '../errors.ts';
 import { makeReason, type Reason } from '../manifest/receipt.ts';
 import type { Attempt } from './outcome.ts';
 import { LOCKED, type SwitchAction, type SwitchResult } from './switch.ts';
@@ -21,7 +21,7 @@ export function toldBy(result: SwitchResult, action: SwitchAction): string {
 
 /** True for what the system itself did; with any other reason the same one may go well the next time. */
 export function isSystemsFault({ code }: Reason): boolean {
-  return code === 'E_SWITCH_FAILED' || code === 'E_SWITCH_TIMEOUT';
+  return code === 'E_SWITCH_FAILED' || code === 'E_SWITCH_TIMEOUT' || code === 'E_HEALTH';
 }
 
 /**
@@ -41,6 +41,13 @@ export function hasNoCheck({ code, lastLines }: SwitchResult): boolean {
 export function failedCheck(check: SwitchResult): Attempt {
   const reason = makeReason('E_PREFLIGHT', toldBy(check, 'check'));
   return { phase: 'preflight-failed', reason, exitCode: check.code };
+}
+
+/** Where nobody can say how the machine is before a switch, nobody can say how it is after. */
+export function notKnown(error: unknown): Attempt {
+  const text = `the units that failed already cannot be found out: ${messageOf(error)}`;
+  const reason = makeReason('E_PREFLIGHT', text);
+  return { phase: 'preflight-failed', reason, exitCode: null };
 }
 
 export function awaitingLock(result: SwitchResult, action: SwitchAction): Attempt {

@@ -20,6 +20,16 @@ const HealthSchema = Exact({
     }),
     { maxItems: 32 },
   ),
+  /** Where a connection must be accepted. Manifests from before it was thought of, and those that need none, lack it. */
+  tcp: Type.Optional(
+    Type.Array(
+      Exact({
+        host: Type.String({ pattern: '^[A-Za-z0-9._:%-]{1,253}$' }),
+        port: Type.Integer({ minimum: 1, maximum: 65_535 }),
+      }),
+      { maxItems: 32 },
+    ),
+  ),
 });
 
 const FIELDS = {
@@ -34,10 +44,16 @@ const FIELDS = {
   /** How long a user may put an update off; null: not at all. */
   deferral: Nullable(Exact({ maxHours: Type.Integer({ minimum: 1, maximum: 8_760 }) })),
   health: HealthSchema,
+  /**
+   * What decides once the server was silent after several switches to this system; lacking: `local-checks`.
+   * Manifests from before it was thought of lack it, too.
+   */
+  serverLost: Type.Optional(Type.Enum(['local-checks', 'rollback'])),
 };
 
 export const ActivationSchema = Exact(FIELDS);
 export type Activation = Frozen<Static<typeof ActivationSchema>>;
+export type Health = Activation['health'];
 
 /** What applies where a host's configuration says nothing. */
 export const DEFAULT_ACTIVATION: Activation = Object.freeze({

@@ -69,7 +69,8 @@ const NEEDS_REASON: ReadonlySet<Phase> = new Set<Phase>([
   'drifted',
 ]);
 
-const MAX_UNITS = 64;
+/** As many units as each list of a receipt may have. */
+export const MAX_UNITS = 64;
 const Units = Type.Array(Type.String({ pattern: '^[!-~]{1,255}$' }), {
   maxItems: MAX_UNITS,
   uniqueItems: true,
@@ -115,6 +116,9 @@ export type Receipt = Omit<ReceiptPayload, 'times' | 'phase'> & {
   readonly phase: ReportedPhase;
   readonly times: { readonly started: number; readonly finished: number };
 };
+
+/** Units that failed after and not before, and the reverse. */
+export type FailedUnits = Receipt['failedUnits'];
 
 export type Reason = NonNullable<Receipt['reason']>;
 

@@ -37,6 +37,8 @@ const TRANSACTION: Transaction = {
   previousProfile: TARGET,
   bootId: 'boot',
   touched: { system: true, boot: false },
+  failedBefore: ['old.service'],
+  failedUnits: { added: [], removed: ['old.service'] },
   done: null,
   why: null,
 };
@@ -95,16 +97,26 @@ test('what is written is read back', async () => {
     phase: 'rolled-back',
     reason: { code: 'E_SWITCH_FAILED', text: 'no' },
   } as const;
-  await writeJournal(dir.path, { transaction: null, rejected });
+  const lost = {
+    sha256: 'd'.repeat(64),
+    count: 2,
+    at: 1_800_000_000,
+    reason: { code: 'E_SERVER_LOST', text: 'silence' },
+  };
+  await writeJournal(dir.path, { transaction: null, rejected, lost });
   const reason = { code: 'units-failed', text: 'one of them' };
   const done = { phase: 'in-sync-degraded', reason, exitCode: 4 } as const;
-  for (const transaction of [TRANSACTION, { ...TRANSACTION, step: 'committing', done } as const]) {
+  for (const transaction of [
+    TRANSACTION,
+    { ...TRANSACTION, step: 'verifying' } as const,
+    { ...TRANSACTION, step: 'committing', done } as const,
+  ]) {
     await journalStep(dir.path, transaction);
-    assert.deepEqual(await readJournal(dir.path), { transaction, rejected });
+    assert.deepEqual(await readJournal(dir.path), { transaction, rejected, lost });
   }
   assert.deepEqual((await readMemory(dir.path)).trust, trust);
   await journalStep(dir.path, null);
-  assert.deepEqual(await readJournal(dir.path), { transaction: null, rejected });
+  assert.deepEqual(await readJournal(dir.path), { transaction: null, rejected, lost });
 });
 
 test('not enrolled, incomplete and damaged are three things', async () => {
@@ -202,4 +214,15 @@ test('agent.json of an older fleet, without upstreams, is read', async () => {
   const { upstreams: _, ...older } = JSON.parse(await readFile(file, 'utf8'));
   await writeFile(file, JSON.stringify(older));
   assert.deepEqual((await readMemory(dir.path)).config.upstreams, ['https://cache.nixos.org']);
+});
+
+test('a journal of an older fleet, without what failed before and what was lost, is read', async () => {
+  await using dir = await temporaryDirectory();
+  const { failedBefore: _, failedUnits: __, ...older } = TRANSACTION;
+  const journal = { version: 1, transaction: older, rejected: null };
+  await writeFile(memoryFiles(dir.path).journal, JSON.stringify(journal));
+  const { transaction, lost } = await readJournal(dir.path);
+  assert.deepEqual(transaction?.failedBefore, []);
+  assert.deepEqual(transaction.failedUnits, { added: [], removed: [] });
+  assert.equal(lost, null);
 });

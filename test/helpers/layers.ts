@@ -52,6 +52,7 @@ export const RULES: ReadonlyMap<string, Rule> = new Map([
         'nix',
         'tlog',
         ...[
+          'activation',
           'approval',
           'dsse',
           'enrol-file',

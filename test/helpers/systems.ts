@@ -20,7 +20,8 @@ export type BuiltSystem = {
 };
 
 // What happens is decided at run time by files in /run of the host: exit-ACTION-NAME holds the exit
-// status, sleep-ACTION-NAME the seconds to wait first; old-NAME makes it one that knows no `check`. `test`
+// status, sleep-ACTION-NAME the seconds to wait first, do-ACTION-NAME what else to do (for sh); old-NAME makes it one
+// that knows no `check`. `test`
 // makes the system the current one unless it ends with 1, 11, 100 or 101. `boot` writes the boot loader's
 // entry and may fail after that, as real boot loaders do; not when it ends with 11.
 const SWITCH = `#!/bin/sh
@@ -32,6 +33,7 @@ if [ "$action" = check ] && [ -f "/run/old-$name" ]; then
   exit 1
 fi
 [ ! -f "/run/sleep-$action-$name" ] || sleep "$(cat "/run/sleep-$action-$name")"
+[ ! -f "/run/do-$action-$name" ] || sh "/run/do-$action-$name"
 code=0
 [ ! -f "/run/exit-$action-$name" ] || code=$(cat "/run/exit-$action-$name")
 echo "this is $action of $name" >&2

@@ -5,6 +5,7 @@ import {
   DEFAULT_ACTIVATION,
   parseHostSettings,
 } from '../../src/manifest/activation.ts';
+import { canonicalBytes } from '../../src/manifest/jcs.ts';
 import { requireShape } from '../../src/manifest/shape.ts';
 import { refuses } from '../helpers/trust.ts';
 
@@ -27,6 +28,22 @@ test('what a host says replaces the default, field by field', () => {
     deferral: { maxHours: 8 },
     health: { units: ['a.service'], commands: [], http: [] },
   });
+});
+
+test('tcp and serverLost are there where they are set, and nowhere else', () => {
+  const health = { tcp: [{ host: '::1', port: 65_535 }] };
+  const { activation } = parseHostSettings({ activation: { serverLost: 'rollback', health } });
+  assert.equal(activation.serverLost, 'rollback');
+  assert.deepEqual(activation.health, { ...DEFAULT_ACTIVATION.health, ...health });
+  assert.deepEqual(requireShape(ActivationSchema, activation, 'E_HOST_SETTINGS', 'x'), activation);
+  // A manifest of a host that sets neither has the bytes that it had before they were thought of.
+  const before =
+    '{"confirmSeconds":120,"deferral":null,"health":{"commands":[],"http":[],"units":[]},' +
+    '"mode":"switch","onFailure":"rollback","reboot":"never","windows":[]}';
+  for (const settings of [{}, { activation: { health: {} } }]) {
+    const bytes = canonicalBytes(parseHostSettings(settings).activation);
+    assert.equal(Buffer.from(bytes).toString(), before);
+  }
 });
 
 test('a misspelt setting is named by its path, with the word that was meant', () => {
@@ -59,6 +76,15 @@ test('a setting of a wrong form is named by its path', () => {
     [
       { activation: { health: { http: [{ url: 'file:///x', status: 200 }] } } },
       /activation\.health\.http\.0\.url/,
+    ],
+    [{ activation: { serverLost: 'keep' } }, /serverLost must be one of local-checks, rollback/],
+    [
+      { activation: { health: { tcp: [{ host: 'x', port: 0 }] } } },
+      /activation\.health\.tcp\.0\.port/,
+    ],
+    [
+      { activation: { health: { tcp: [{ host: 'a b', port: 1 }] } } },
+      /activation\.health\.tcp\.0\.host/,
     ],
     [
       { activation: { health: { http: [{ url: 'http://x' }] } } },

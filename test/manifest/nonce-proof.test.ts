@@ -43,6 +43,10 @@ test('another nonce, another checkpoint, a time of before', () => {
   for (const other of [checkpointOf(5), checkpointOf(3), checkpointOf(4, 'other/log/1')]) {
     refuses('E_NONCE_CHECKPOINT', verify({ checkpoint: other }), /log of 4 entries/);
   }
+  // Where only who answers matters, and all else does still.
+  assert.equal(verify({ checkpoint: null })(), NOW);
+  refuses('E_NONCE_OTHER', verify({ checkpoint: null, nonce: 'cd'.repeat(32) }));
+  refuses('E_NONCE_OLD', verify({ checkpoint: null, floor: NOW + 301 }));
   refuses('E_NONCE_OLD', verify({ floor: NOW + 301 }));
   assert.equal(verifyNonceProof(PROOF, { ...EXPECT, floor: NOW + 300 }), NOW);
 });
