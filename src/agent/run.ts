@@ -4,7 +4,6 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { readFile, readlink } from 'node:fs/promises';
-import type { Readable } from 'node:stream';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { messageOf } from '../errors.ts';
 import { type HintOptions, listenForHints } from './hints.ts';
@@ -135,10 +134,9 @@ async function runOnce(
 ): Promise<{ code: number | null; told: Told | null }> {
   try {
     // A session of its own: what is meant for this process, from a terminal, does not reach it.
-    const stdio = ['ignore', 'pipe', 'inherit'] as const;
-    const child = spawn(program, args, { detached: true, stdio: [...stdio] });
+    const child = spawn(program, args, { detached: true, stdio: ['ignore', 'pipe', 'inherit'] });
     let text = '';
-    const output = child.stdout as Readable;
+    const output = child.stdout;
     output.setEncoding('utf8').on('data', (data: string) => {
       if (text.length < 65_536) text += data;
     });

@@ -1,7 +1,12 @@
 // `fleet agent run` as a process: what makes it ask, on lines of every kind, and how it ends.
 import assert from 'node:assert/strict';
 import { readFile, rm, symlink, writeFile } from 'node:fs/promises';
-import { createServer, request as httpRequest } from 'node:http';
+import {
+  createServer,
+  request as httpRequest,
+  type IncomingMessage,
+  type ServerResponse,
+} from 'node:http';
 import { type AddressInfo, connect, createServer as createTcpServer } from 'node:net';
 import { join } from 'node:path';
 import { type TestContext, test } from 'node:test';
@@ -50,6 +55,36 @@ function sequenceOf(envelope: string): number | null {
   return receipt.manifest?.sequence ?? null;
 }
 
+/** Asks the server for `path` what `request` asks, and answers with what it says. */
+function forward(
+  w: Live,
+  path: string | undefined,
+  request: IncomingMessage,
+  response: ServerResponse,
+): void {
+  const { method = '', headers } = request;
+  const onward = httpRequest(`${w.url}${path}`, { method, headers }, (answer) => {
+    response.writeHead(answer.statusCode ?? 500, answer.headers);
+    answer.pipe(response);
+  });
+  onward.on('error', () => response.destroy());
+  request.pipe(onward);
+}
+
+/** A proxy in front of the server, which forwards what `answers` does not take; returns its URL. */
+async function forwarding(
+  t: TestContext,
+  w: Live,
+  answers: (request: IncomingMessage, response: ServerResponse) => boolean,
+): Promise<string> {
+  const server = createServer((request, response) => {
+    if (!answers(request, response)) forward(w, request.url, request, response);
+  });
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+  t.after(() => server.close());
+  return `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
+}
+
 const HINTED = ['--poll', '3600'];
 
 async function agentOf(w: Live, host = 'a'): Promise<LiveAgent> {
@@ -74,19 +109,12 @@ test('what is published is asked for because of a hint, and once more after the 
 test('where hints are blocked, the host asks from time to time', async (t) => {
   const w = await live(t);
   const agent = await agentOf(w);
-  const blocked = createServer((request, response) => {
-    if (request.url?.endsWith('/events')) return void response.writeHead(403).end();
-    const { url, method, headers } = request;
-    const onward = httpRequest(`${w.url}${url}`, { method: method ?? '', headers }, (answer) => {
-      response.writeHead(answer.statusCode ?? 500, answer.headers);
-      answer.pipe(response);
-    });
-    request.pipe(onward);
+  const url = await forwarding(t, w, (request, response) => {
+    if (request.url?.endsWith('/events') !== true) return false;
+    response.writeHead(403).end();
+    return true;
   });
-  await new Promise<void>((resolve) => blocked.listen(0, '127.0.0.1', resolve));
-  t.after(() => blocked.close());
-  const { port } = blocked.address() as AddressInfo;
-  await configure(agent, { server: `http://127.0.0.1:${port}` });
+  await configure(agent, { server: url });
   const run = startRun(t, agent.state, ['--poll', '1']);
   await waitFor(async () => run.stderr().includes('no hints for now: the server answered 403'));
   await publishHost(w.dir, 'a', 'one', w.now);
@@ -100,16 +128,7 @@ test('an HTTP proxy that the environment names is used for hints and questions',
   const proxy = createServer((request, response) => {
     const url = new URL(request.url ?? '');
     asked.add(url.pathname);
-    const onward = httpRequest(
-      `${w.url}${url.pathname}${url.search}`,
-      { method: request.method ?? '', headers: request.headers },
-      (answer) => {
-        response.writeHead(answer.statusCode ?? 500, answer.headers);
-        answer.pipe(response);
-      },
-    );
-    onward.on('error', () => response.destroy());
-    request.pipe(onward);
+    forward(w, `${url.pathname}${url.search}`, request, response);
   });
   proxy.on('connect', (request, socket) => {
     asked.add(`CONNECT ${request.url}`);
@@ -162,19 +181,11 @@ test('a private host listens to nothing, and tells phase and manifest alone', as
   const w = await live(t);
   const agent = await agentOf(w);
   const paths: string[] = [];
-  const count = createServer((request, response) => {
+  const url = await forwarding(t, w, (request) => {
     paths.push(request.url ?? '');
-    const { url, method, headers } = request;
-    const onward = httpRequest(`${w.url}${url}`, { method: method ?? '', headers }, (answer) => {
-      response.writeHead(answer.statusCode ?? 500, answer.headers);
-      answer.pipe(response);
-    });
-    request.pipe(onward);
+    return false;
   });
-  await new Promise<void>((resolve) => count.listen(0, '127.0.0.1', resolve));
-  t.after(() => count.close());
-  const { port } = count.address() as AddressInfo;
-  await configure(agent, { server: `http://127.0.0.1:${port}`, privacy: true });
+  await configure(agent, { server: url, privacy: true });
   await publishHost(w.dir, 'a', 'one', w.now);
   startRun(t, agent.state, ['--poll', '1']);
   await toldOf(w, 'a', 1);

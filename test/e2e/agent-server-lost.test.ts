@@ -6,8 +6,7 @@ import { readFile, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { after, test } from 'node:test';
 import { readJournal } from '../../src/agent/journal.ts';
-import type { OnceResult } from '../../src/agent/once.ts';
-import { type Activation, DEFAULT_ACTIVATION } from '../../src/manifest/activation.ts';
+import { DEFAULT_ACTIVATION } from '../../src/manifest/activation.ts';
 import {
   all,
   atRealTime,
@@ -20,6 +19,7 @@ import {
   systemsOf,
   waitFor,
 } from '../helpers/hosts.ts';
+import { LOST, rules, verdictOf, WELL } from '../helpers/server-lost.ts';
 import { buildSystem } from '../helpers/systems.ts';
 import { temporaryDirectory } from '../helpers/temporary.ts';
 
@@ -28,21 +28,6 @@ after(() => systems[Symbol.asyncDispose]());
 const one = await buildSystem(systems.path, 'one');
 const two = await buildSystem(systems.path, 'two');
 const three = await buildSystem(systems.path, 'three');
-
-const rules = (changes: Partial<Activation> = {}): Activation => ({
-  ...DEFAULT_ACTIVATION,
-  confirmSeconds: 1,
-  ...changes,
-});
-
-const verdictOf = ({ outcome, error }: OnceResult) => [
-  outcome?.phase,
-  outcome?.reason?.code,
-  error?.code,
-];
-
-const LOST = ['rolled-back', 'E_SERVER_LOST', 'E_SERVER_LOST'];
-const WELL = ['in-sync', undefined, undefined];
 
 /** From the moment on that system two runs, nobody answers, until it is gone or `isCut` is taken back. */
 async function cutAfterSwitch({ world, host }: Setting): Promise<{ isCut: boolean }> {

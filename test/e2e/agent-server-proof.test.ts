@@ -1,11 +1,10 @@
 // What counts as the server's word from a new system, and when it is not asked for.
 import assert from 'node:assert/strict';
 import { after, test } from 'node:test';
-import type { OnceResult } from '../../src/agent/once.ts';
 import { generateSecretKey } from '../../src/ed25519.ts';
-import { type Activation, DEFAULT_ACTIVATION } from '../../src/manifest/activation.ts';
 import { parseNote } from '../../src/tlog/note.ts';
 import { all, setting, systemsOf } from '../helpers/hosts.ts';
+import { LOST, rules, verdictOf, WELL } from '../helpers/server-lost.ts';
 import { buildSystem } from '../helpers/systems.ts';
 import { temporaryDirectory } from '../helpers/temporary.ts';
 
@@ -14,21 +13,6 @@ after(() => systems[Symbol.asyncDispose]());
 const one = await buildSystem(systems.path, 'one');
 const two = await buildSystem(systems.path, 'two');
 const three = await buildSystem(systems.path, 'three');
-
-const rules = (changes: Partial<Activation> = {}): Activation => ({
-  ...DEFAULT_ACTIVATION,
-  confirmSeconds: 1,
-  ...changes,
-});
-
-const verdictOf = ({ outcome, error }: OnceResult) => [
-  outcome?.phase,
-  outcome?.reason?.code,
-  error?.code,
-];
-
-const LOST = ['rolled-back', 'E_SERVER_LOST', 'E_SERVER_LOST'];
-const WELL = ['in-sync', undefined, undefined];
 
 test('answers that prove nothing are silence: old, foreign, of another time, or none', async () => {
   await using s = await setting(one);
