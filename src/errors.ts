@@ -266,6 +266,14 @@ export const ERRORS = {
   E_NARINFO_UNSIGNED: entry(3, 'the cache must sign with a key that the root names'),
   E_NAR_REFUSED: entry(3, 'the server sends other bytes than the signed ones; do not trust it'),
   E_NOT_NIXOS: entry(1, 'publish a NixOS system: its toplevel has bin/switch-to-configuration'),
+  E_NOT_BOOTED: entry(
+    1,
+    'find out why the machine did not boot it (its console, the boot menu); publish one that boots',
+  ),
+  E_NOT_CONFIRMED: entry(
+    1,
+    'the new system’s own agent has to start and work; publish a system whose agent does',
+  ),
   E_PREFLIGHT: entry(1, 'read the switch log named above; nothing was changed'),
   E_RECEIPT_REFUSED: entry(1, 'enrol this host again with: fleet host enroll HOST --replace'),
   E_ROLLED_BACK: entry(

@@ -11,24 +11,23 @@ import { type VerifiedManifest, verifyClosure } from '../manifest/verify.ts';
 import { type TrustedRoot, verifyOfferedManifest } from '../manifest/verify-offer.ts';
 import { parseNixPublicKey } from '../nix/signature.ts';
 import { acceptLog, acceptManifest } from './accept.ts';
-import { activate, requireSwitchable, settle } from './activate.ts';
+import { abandon, activate, expire, requireSwitchable, settle } from './activate.ts';
 import { askForOffer, getClosure } from './ask.ts';
 import { Client } from './client.ts';
-import { listenForServer } from './fresh.ts';
 import type { Host } from './host.ts';
 import { probeNamespace } from './inside.ts';
-import { isOpen, readJournal } from './journal.ts';
-import { tryLock } from './lock.ts';
+import { readJournal } from './journal.ts';
+import { lockAgent, takeLock } from './lock.ts';
 import { needsServer } from './lost.ts';
 import { type ManifestId, type Memory, memoryFiles, readMemory } from './memory.ts';
 import { type Attempt, attemptOf, DECOMMISSIONED, errorOf, idOf, type Outcome } from './outcome.ts';
+import { unitAt } from './own-unit.ts';
 import { placeAt, readBootId, readSystems, type Systems } from './place.ts';
 import { type Chain, owe, readChain, type Sent, sendQueued, tell } from './receipts.ts';
 import { renewInTime, withToken } from './renew-token.ts';
 import { standingOf } from './standing.ts';
 import { type Fetched, fetchClosure, requireStore } from './store.ts';
 import { type Clocks, RunTime } from './time.ts';
-import { undo } from './undo.ts';
 import { hasSystemd } from './units.ts';
 
 export type OnceOptions = Clocks & {
@@ -38,6 +37,12 @@ export type OnceOptions = Clocks & {
   readonly bootId?: string;
   /** Whether systemd can be asked about units; found out when it is not given. */
   readonly hasSystemd?: boolean;
+  /** The command line that starts this program, without a verb: for the watchdog of a switch. */
+  readonly program: readonly string[];
+  /** The file of the unit that this run is a service of. */
+  readonly unitFile?: string;
+  /** The watchdog's run: gives up this transaction if nobody confirmed it, and asks for nothing. */
+  readonly expired?: string;
   /** Try a manifest again that was rolled back. */
   readonly retry?: boolean;
   /** Accept a checkpoint that is older than the root's maxAge: root's word, which the receipt has. */
@@ -95,7 +100,8 @@ class Run implements AsyncDisposable {
     const { dir } = options;
     // Read before the lock is taken: a directory that is no agent's gets no lock file.
     await readMemory(dir);
-    const lock = await tryLock(memoryFiles(dir).lock);
+    const file = memoryFiles(dir).lock;
+    const lock = await (options.expired === undefined ? lockAgent(file) : takeLock(file));
     if (lock === null) throw new FleetError('E_AGENT_BUSY', `another agent works in ${dir}`);
     try {
       const memory = await readMemory(dir);
@@ -107,7 +113,10 @@ class Run implements AsyncDisposable {
       const time = new RunTime(options);
       const now = () => time.now(memory.trust);
       const systemd = options.hasSystemd ?? (await hasSystemd(place));
-      const host = { memory, place, bootId, hasSystemd: systemd, now };
+      const { program, unitFile } = options;
+      const unit = unitFile === undefined ? null : { file: unitFile, was: await unitAt(unitFile) };
+      const mayBoot = async () => null;
+      const host = { memory, place, bootId, hasSystemd: systemd, unit, program, now, mayBoot };
       return new Run(options, lock, { host, time, chain: await readChain(dir) });
     } catch (error) {
       await lock[Symbol.asyncDispose]();
@@ -121,7 +130,9 @@ class Run implements AsyncDisposable {
   }
 
   async once(): Promise<OnceResult> {
-    await this.#settle();
+    const { expired } = this.#options;
+    if (expired !== undefined) return await this.#expire(expired);
+    const settled = await this.#settle();
     let attempt: Attempt | null;
     let error: FleetError | null = null;
     try {
@@ -139,7 +150,7 @@ class Run implements AsyncDisposable {
     // neither be taken over nor undone.
     if (attempt?.phase !== 'awaiting-lock')
       attempt = (await this.#undoUnfinished(error)) ?? attempt;
-    const outcome = attempt === null ? null : await this.#tell(attempt, this.#manifest);
+    const outcome = attempt === null ? settled : await this.#tell(attempt, this.#manifest);
     const receipts = await this.#report(error);
     const { clock, say } = this.#options;
     await renewInTime(this.#client, this.#memory, clock(), error, say);
@@ -173,7 +184,7 @@ class Run implements AsyncDisposable {
     if (manifest.intent === 'decommission') return DECOMMISSIONED;
     const id = idOf(manifest, verified.digest);
     const retry = this.#options.retry === true;
-    const standing = await standingOf(this.#host, this.#chain, id, manifest.toplevel, retry);
+    const standing = await standingOf(this.#here(), this.#chain, id, manifest.toplevel, retry);
     if (standing !== null) return standing;
     return await this.#deploy(manifest, offer, root);
   }
@@ -240,33 +251,50 @@ class Run implements AsyncDisposable {
     const rules = manifest.activation;
     const { acceptAge } = this.#options;
     const id = idOf(again.manifest, again.digest);
-    const listen = (seconds: number) => listenForServer(this.#memory, root.root, seconds);
-    return await activate(this.#host, {
+    return await activate(this.#here(), {
       manifest: id,
       target: toplevel,
       rules,
       // It gave the offer, so it could be heard before; of one whose log is old, root took the word all the same.
-      listen: acceptAge !== true && needsServer(lost, id, rules) ? listen : null,
+      needsServer: acceptAge !== true && needsServer(lost, id, rules),
       unfinished: transaction,
     });
   }
 
   /** Finishes what a run that died was in the middle of. */
-  async #settle(): Promise<void> {
+  async #settle(): Promise<Outcome | null> {
     const { transaction } = await readJournal(this.#memory.dir);
-    if (transaction === null) return;
+    if (transaction === null) return null;
     const attempt = await settle(this.#host, transaction);
-    if (attempt !== null) await this.#tell(attempt, transaction.manifest);
+    return attempt === null ? null : await this.#tell(attempt, transaction.manifest);
+  }
+
+  /** What the watchdog does. */
+  async #expire(id: string): Promise<OnceResult> {
+    const { transaction } = await readJournal(this.#memory.dir);
+    let outcome: Outcome | null = null;
+    if (transaction?.id === id) {
+      const attempt = await expire(this.#host, transaction);
+      if (attempt !== null) outcome = await this.#tell(attempt, transaction.manifest);
+    }
+    const receipts = await this.#report(null);
+    return { outcome, error: null, fetched: null, receipts };
   }
 
   async #undoUnfinished(error: unknown): Promise<Attempt | null> {
     const { transaction } = await readJournal(this.#memory.dir);
     // `committing` is finished by the next run; `undoing` was tried in this one.
-    if (transaction === null || !isOpen(transaction)) return null;
+    if (transaction === null) return null;
     const text = `an activation broke off and could not go on${error === null ? '' : `: ${messageOf(error)}`}`;
     const why = makeReason('E_INTERRUPTED', text);
-    this.#manifest = transaction.manifest;
-    return await undo(this.#host, transaction, why, null);
+    const attempt = await abandon(this.#host, transaction, why);
+    if (attempt !== null) this.#manifest = transaction.manifest;
+    return attempt;
+  }
+
+  /** The host, with what this run came to know. */
+  #here(): Host {
+    return { ...this.#host, memory: this.#memory };
   }
 
   async #tell(attempt: Attempt, manifest: ManifestId | null): Promise<Outcome> {
