@@ -2,9 +2,8 @@
 // activation may have touched is journalled before it is touched, and forgotten only once it is known to
 // be right again: from that, undoing (undo.ts) knows what is left to do, however often it was cut short.
 import { writeDurable } from '../durable.ts';
-import { type Activation, ActivationSchema, DEFAULT_ACTIVATION } from '../manifest/activation.ts';
+import { type Activation, DEFAULT_ACTIVATION, parseActivation } from '../manifest/activation.ts';
 import type { FailedUnits, Reason } from '../manifest/receipt.ts';
-import { requireShape } from '../manifest/shape.ts';
 import { parseStorePath, type StorePath } from '../nix/storepath.ts';
 import type { Lost } from './lost.ts';
 import { STEPS, type Step } from './machine.ts';
@@ -101,10 +100,6 @@ export function isOpen({ step }: Pick<Transaction, 'step'>): boolean {
 const REASON = record<Reason>({ code: string, text: string });
 const JOURNALLED = STEPS.filter((step): step is Exclude<Step, 'idle'> => step !== 'idle');
 
-function rules(value: unknown): Activation {
-  return requireShape(ActivationSchema, value, 'E_AGENT_STATE_CORRUPT', 'the rules');
-}
-
 export const JOURNAL: Fields<Journal> = {
   transaction: nullable(
     record<Transaction>({
@@ -112,7 +107,7 @@ export const JOURNAL: Fields<Journal> = {
       step: oneOf(JOURNALLED),
       manifest: MANIFEST_ID,
       target: parsedBy(parseStorePath),
-      rules: since(DEFAULT_ACTIVATION, rules),
+      rules: since<Activation>(DEFAULT_ACTIVATION, parseActivation),
       needsServer: since(false, boolean),
       previous: nullable(parsedBy(parseStorePath)),
       previousProfile: nullable(parsedBy(parseStorePath)),
