@@ -1,9 +1,9 @@
 import assert from 'node:assert/strict';
-import { createHash } from 'node:crypto';
+import { createHash, createPublicKey, verify as nodeVerify } from 'node:crypto';
 import { test } from 'node:test';
 import { etc, hashes, verify as nobleVerify, Point } from '@noble/ed25519';
 import fc from 'fast-check';
-import { admitPublicKey, publicKeyOf, sign, verify } from '../src/ed25519.ts';
+import { admitPublicKey, publicKeyOf, publicKeyToSpki, sign, verify } from '../src/ed25519.ts';
 import { isIdentity, oddMultiplesOf, sumOfMultiples } from '../src/edwards.ts';
 
 const { n: ORDER, p: PRIME } = Point.CURVE();
@@ -79,7 +79,7 @@ const numberOf = (bytes: Uint8Array): bigint =>
 const bytesOf = (value: bigint): Buffer =>
   Buffer.from(value.toString(16).padStart(64, '0'), 'hex').reverse();
 
-test('whatever is made of a signature by torsion, R and S: accepted only where noble accepts it', () => {
+test('whatever is made of a signature by torsion, R and S: accepted where noble and node:crypto both accept it', () => {
   const seen = new Set<boolean>();
   fc.assert(
     fc.property(
@@ -97,13 +97,14 @@ test('whatever is made of a signature by torsion, R and S: accepted only where n
         const signature = Buffer.concat([r, bytesOf(s)]);
         const verdict = verify(signature, message, key);
         seen.add(verdict);
-        // Noble multiplies by the cofactor, so it may accept what node:crypto does not.
+        const object = createPublicKey({ key: publicKeyToSpki(key), format: 'der', type: 'spki' });
+        const byNode = nodeVerify(null, message, object, signature);
         const byNoble = nobleVerify(signature, message, key, { zip215: false });
-        assert.ok(byNoble || !verdict);
-        // Without torsion anywhere, or with what cancels, the two agree.
-        const k = numberOf(hash) % ORDER;
-        const off = times(inKey, k % 8n).add(inR);
-        assert.equal(verdict, byNoble && more === 0n && off.is0());
+        assert.equal(verdict, byNode && byNoble);
+        // What noble's cofactor clears away has to cancel out by itself. (R of small order, which nobody's signature
+        // has, is refused by node:crypto now and then.)
+        const off = times(inKey, (numberOf(hash) % ORDER) % 8n).add(inR);
+        if (nonce !== 0n) assert.equal(verdict, more === 0n && off.is0());
       },
     ),
     { numRuns: 300 },
