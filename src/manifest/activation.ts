@@ -1,7 +1,8 @@
 // How a host is to be switched, as its own configuration says it (SPEC §4.4): the settings of
 // `config.services.fleet.agent.settings`, read at evaluation, checked here, carried by the manifest.
 // Refuses unknown fields, naming the word that was meant, and values outside what SPEC §4.4 lists.
-import { type Static, Type } from 'typebox';
+import type { Static } from 'typebox';
+import * as Type from 'typebox';
 import { Exact, Nullable } from './fields.ts';
 import { type Frozen, requireShape } from './shape.ts';
 
