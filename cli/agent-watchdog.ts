@@ -3,13 +3,16 @@ import type { Command } from 'commander';
 import { ownProgram, placed, stateOf } from './agent-place.ts';
 import { globalsOf, say } from './output.ts';
 
+type WatchdogOptions = { transaction: string; unit?: string };
+
 export function registerWatchdog(agent: Command): void {
   agent
     .command('watchdog', { hidden: true })
     .description('go back, if this transaction was not confirmed')
     .requiredOption('--transaction <id>', 'of the journal')
+    .option('--unit <file>', 'the unit of the agent, to be started again')
     .action(
-      placed(async ({ transaction }: { transaction: string }, command: Command) => {
+      placed(async ({ transaction, unit }: WatchdogOptions, command: Command) => {
         const globals = globalsOf(command);
         const dir = stateOf(command);
         const { runOnce } = await import('../src/agent/once.ts');
@@ -20,7 +23,10 @@ export function registerWatchdog(agent: Command): void {
           expired: transaction,
           say: (line) => say(globals, line),
         });
-        if (outcome !== null) say(globals, `${outcome.phase}: ${outcome.reason?.text ?? ''}`);
+        if (outcome === null) return;
+        say(globals, `${outcome.phase}: ${outcome.reason?.text ?? ''}`);
+        const { restartAgent } = await import('../src/agent/watchdog.ts');
+        if (unit !== undefined) await restartAgent(unit);
       }),
     );
 }

@@ -147,9 +147,10 @@ class Run implements AsyncDisposable {
       attempt = attemptOf(thrown, this.#manifest);
     }
     // What an earlier run began and this one did not take over. While another switch is going on it can
-    // neither be taken over nor undone.
-    if (attempt?.phase !== 'awaiting-lock')
+    // neither be taken over nor undone; and what was handed over is for another agent to decide.
+    if (attempt?.phase !== 'awaiting-lock' && attempt?.phase !== 'verifying') {
       attempt = (await this.#undoUnfinished(error)) ?? attempt;
+    }
     const outcome = attempt === null ? settled : await this.#tell(attempt, this.#manifest);
     const receipts = await this.#report(error);
     const { clock, say } = this.#options;

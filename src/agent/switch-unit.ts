@@ -1,5 +1,5 @@
 // A switch as a transient unit of systemd's: it has none of the agent's limits, is no child of it, and ends when it ends, whatever
-// becomes of the agent (systemd-run(1)). Not even its exit status passes through a process of the agent's: systemd writes that
+// becomes of the agent (systemd-run(1)). Not even its exit status passes through a process of the agent's: that is written
 // to a file in /run, which needs no disk that has space and is gone with the next boot.
 import { execFile } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
@@ -15,23 +15,23 @@ import type { HeldLock } from './lock.ts';
 const STATUS_DIR = '/run/fleet-agent';
 
 // The lock is the shell's until the switch ended; what activation starts does not keep it. timeout(1) leads a process group of
-// its own: 124 says that the time was up, 137 that SIGTERM was not enough or that the switch was killed.
+// its own: 124 says that the time was up, 137 that SIGTERM was not enough or that the switch was killed. Its words go to the
+// journal as well, after its end.
 const SHELL = `
-exec 3>>"$1"; shift
-flock --wait 10 3 || exit 11
-"$@" 3>&- &
-group=$!
-wait "$group"
-code=$?
-case $code in 124 | 137) kill -KILL "-$group" 2>/dev/null ;; esac
-exit "$code"
-`;
-
-// Its words go to the journal as well, after its end.
-const WRITE_STATUS = `
-if [ "$EXIT_CODE" = exited ]; then echo "$EXIT_STATUS"; else echo killed; fi >"$1.new"
-mv "$1.new" "$1"
-if [ -f "$2" ]; then systemd-cat -t fleet-switch cat "$2"; fi
+lock=$1 status=$2 log=$3
+shift 3
+exec 3>>"$lock"
+code=11
+if flock --wait 10 3; then
+  "$@" 3>&- &
+  group=$!
+  wait "$group"
+  code=$?
+  case $code in 124 | 137) kill -KILL "-$group" 2>/dev/null ;; esac
+fi
+echo "$code" >"$status.new" && mv "$status.new" "$status"
+exec 3>&-
+if [ -f "$log" ]; then systemd-cat -t fleet-switch cat "$log"; fi
 `;
 
 /** How often the end is looked for, and how often systemd is asked whether there is anything to wait for. */
@@ -57,11 +57,11 @@ export async function runInUnit(
   await mkdir(STATUS_DIR, { recursive: true, mode: 0o755 });
   const status = join(STATUS_DIR, `${unit}.status`);
   const log = await readlink(`/proc/self/fd/${output.fd}`);
-  const words = ['-c', SHELL, 'fleet-switch', join(dir, 'lock'), ...command];
+  const words = ['-c', SHELL, 'fleet-switch', join(dir, 'lock'), status, log, ...command];
   // From here on it is the unit's.
   await lock.handle.close();
   try {
-    await startUnit(unit, { status, log }, [await findProgram('sh'), ...words]);
+    await startUnit(unit, log, [await findProgram('sh'), ...words]);
     const deadline = performance.now() + patience;
     for (let asked = performance.now(); performance.now() < deadline; await sleep(LOOK_MS)) {
       const code = await readStatus(status);
@@ -76,20 +76,13 @@ export async function runInUnit(
   }
 }
 
-async function startUnit(
-  unit: string,
-  { status, log }: { status: string; log: string },
-  command: readonly string[],
-): Promise<void> {
+async function startUnit(unit: string, log: string, command: readonly string[]): Promise<void> {
   const env = Object.entries(cleanEnvironment()).map(
     ([name, value]) => `--setenv=${name}=${value}`,
   );
-  const sh = await findProgram('sh');
-  const properties = [
-    `StandardOutput=append:${log}`,
-    `StandardError=append:${log}`,
-    `ExecStopPost=${[sh, '-c', WRITE_STATUS, 'fleet-status', status, log].map(quoted).join(' ')}`,
-  ].map((property) => `--property=${property}`);
+  const properties = [`StandardOutput=append:${log}`, `StandardError=append:${log}`].map(
+    (property) => `--property=${property}`,
+  );
   const kind = ['--quiet', '--no-block', '--collect', '--service-type=exec', `--unit=${unit}`];
   // systemd would look for its own variables.
   const words = command.map((word) => word.replaceAll('$', '$$$$'));
@@ -119,10 +112,4 @@ async function isThere(unit: string): Promise<boolean> {
     // It is busy; it is asked again.
     return true;
   }
-}
-
-/** As systemd reads a word of a command line. */
-function quoted(word: string): string {
-  const text = word.replaceAll('\\', '\\\\').replaceAll('"', '\\"').replaceAll('\n', '\\n');
-  return `"${text.replaceAll('$', '$$$$')}"`;
 }

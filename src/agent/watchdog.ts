@@ -3,8 +3,9 @@
 // system finds. Each runs the program of now (`fleet agent watchdog`), which lies in the old closure and so works as it did
 // when it was armed. It does what the journal says: an activation that ended in the meantime is none of its business.
 import { execFile, spawn } from 'node:child_process';
-import { mkdir, rm, writeFile } from 'node:fs/promises';
-import { dirname, join, resolve } from 'node:path';
+import { randomBytes } from 'node:crypto';
+import { mkdir, rm, symlink, writeFile } from 'node:fs/promises';
+import { basename, dirname, join, resolve } from 'node:path';
 import { promisify } from 'node:util';
 import { syncDirectory, writeDurable } from '../durable.ts';
 import { errnoOf, FleetError, messageOf } from '../errors.ts';
@@ -54,7 +55,7 @@ export async function arm(host: Host, transaction: Transaction): Promise<void> {
 export async function disarm(host: Host, id: string): Promise<void> {
   await rm(armedFile(host, id), { force: true }).catch(() => {});
   if (!runsUnits(host)) return;
-  await systemctl('stop', `${nameOf(id)}.timer`).catch(() => {});
+  await systemctl('stop', `${nameOf(id)}-*.timer`, `${BOOT_UNIT}.timer`).catch(() => {});
   for (const file of lastingFiles()) await rm(file, { force: true }).catch(() => {});
 }
 
@@ -72,7 +73,9 @@ function runsUnits({ hasSystemd, place }: Host): boolean {
 async function armTimer(host: Host, { id }: Transaction, seconds: number): Promise<void> {
   const timer = [`--on-active=${seconds}s`, '--timer-property=AccuracySec=1s'];
   const path = [`--setenv=PATH=${process.env['PATH'] ?? ''}`];
-  const args = ['--quiet', '--collect', `--unit=${nameOf(id)}`, ...timer, ...path, '--'];
+  // A name of its own each time: systemd may not have let go of the one before.
+  const name = `${nameOf(id)}-${randomBytes(4).toString('hex')}`;
+  const args = ['--quiet', '--collect', `--unit=${name}`, ...timer, ...path, '--'];
   const limits = { timeout: 30_000, killSignal: 'SIGKILL' } as const;
   const command = [...args, ...watchdogCommand(host, id)];
   await promisify(execFile)('systemd-run', command, { ...limits, env: cleanEnvironment() });
@@ -105,9 +108,9 @@ async function armForBoot(host: Host, { id, rules }: Transaction): Promise<void>
     await writeDurable(service, `[Service]\nType=oneshot\n${path}\nExecStart=${command}\n`);
     const text = `[Timer]\nOnBootSec=${seconds}s\nAccuracySec=1s\n[Install]\nWantedBy=timers.target\n`;
     await writeDurable(timer, text);
-    // A link, as `systemctl enable` makes it, or a copy: systemd looks at the name alone.
-    await writeDurable(wanted, text);
-    await syncDirectory(LASTING);
+    await rm(wanted, { force: true });
+    await symlink(timer, wanted);
+    for (const dir of [dirname(wanted), LASTING]) await syncDirectory(dir);
   } catch (error) {
     // An /etc that nobody can write has no place for it; such a boot is confirmed by its own agent alone.
     if (errnoOf(error) !== 'EROFS' && errnoOf(error) !== 'EACCES') throw error;
@@ -123,8 +126,17 @@ function lastingFiles(): readonly [string, string, string] {
   ];
 }
 
-function watchdogCommand({ memory, program }: Host, id: string): readonly string[] {
-  return [...program, 'agent', 'watchdog', '--state', resolve(memory.dir), '--transaction', id];
+function watchdogCommand({ memory, program, unit }: Host, id: string): readonly string[] {
+  const which = ['--state', resolve(memory.dir), '--transaction', id];
+  const service = unit === null ? [] : ['--unit', unit.file];
+  return [...program, 'agent', 'watchdog', ...which, ...service];
+}
+
+/** Has systemd start the agent again, which may have failed too often with the system that was given up. */
+export async function restartAgent(unitFile: string): Promise<void> {
+  const unit = basename(unitFile);
+  await systemctl('reset-failed', unit).catch(() => {});
+  await systemctl('start', '--no-block', unit);
 }
 
 function nameOf(id: string): string {

@@ -2,65 +2,20 @@
 // own unit replaced while it works, power that goes away at any moment.
 import assert from 'node:assert/strict';
 import { randomInt } from 'node:crypto';
-import { type TestContext, test } from 'node:test';
+import { test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
-import type { BuiltSystem } from '../helpers/systems.ts';
 import { temporaryDirectory } from '../helpers/temporary.ts';
-import { enrolFileOf, World } from '../helpers/world.ts';
-import { Machine, whyNot } from './machine.ts';
+import { whyNot } from './machine.ts';
+import { currentOf, isActive, setting, update, waitFor } from './setting.ts';
 import { agentUnit, service, systemdSystem } from './system.ts';
 
 const skip = (await whyNot()) ?? false;
 const CUTS = Number(process.env['FLEET_POWER_CUTS'] ?? 10);
-/** Of a first update, on a busy machine. */
-const PATIENCE = 90_000;
 
 const top = await temporaryDirectory();
 test.after(() => top[Symbol.asyncDispose]());
 const system = (name: string, units: Readonly<Record<string, string>> = {}) =>
   systemdSystem(top.path, name, { 'fleet-agent.service': agentUnit(), ...units });
-
-async function waitFor(what: string, holds: () => boolean | Promise<boolean>): Promise<void> {
-  for (const deadline = performance.now() + PATIENCE; !(await holds()); await sleep(100)) {
-    if (performance.now() > deadline) throw new Error(`waited in vain: ${what}`);
-  }
-}
-
-type Setting = { readonly world: World; readonly machine: Machine };
-
-/** A machine that runs `first`, its agent with it. */
-async function setting(t: TestContext, first: BuiltSystem): Promise<Setting> {
-  const stack = new AsyncDisposableStack();
-  t.after(() => stack.disposeAsync());
-  const world = stack.use(await World.open(top.path));
-  world.now = Math.floor(Date.now() / 1000);
-  const machine = stack.use(new Machine());
-  await machine.boot();
-  machine.write('/root/enroll.json', enrolFileOf(world));
-  await machine.ok('/fleet/bin/fleet', 'agent', 'enroll', '/root/enroll.json');
-  // There is no time server here; that is not what these tests are about.
-  await machine.ok(
-    'sed',
-    '-i',
-    's/"clock": "auto"/"clock": "trusted"/',
-    '/var/lib/fleet-agent/agent.json',
-  );
-  world.publish(first);
-  await machine.ok('/fleet/bin/fleet', 'agent', 'once');
-  assert.equal(world.reports.at(-1)?.phase, 'in-sync');
-  return { world, machine };
-}
-
-/** Publishes `next` and waits until the host told of it. */
-async function update({ world }: Setting, next: BuiltSystem): Promise<void> {
-  const digest = world.publish(next);
-  await waitFor(`${next.name} is told of`, () => world.reports.at(-1)?.manifest?.sha256 === digest);
-}
-
-const isActive = async ({ machine }: Setting, unit: string) =>
-  (await machine.run('systemctl', 'is-active', unit)).stdout.trim();
-const currentOf = async ({ machine }: Setting) =>
-  await machine.ok('readlink', '/run/current-system');
 
 test('the service finds an update, and units are stopped, started and replaced', {
   skip,
@@ -73,16 +28,15 @@ test('the service finds an update, and units are stopped, started and replaced',
     'stays.service': service('exec sleep infinity'),
     'comes.service': service('exec sleep infinity'),
   });
-  const s = await setting(t, one);
-  const { world, machine } = s;
+  const s = await setting(t, top.path, one);
+  const { machine } = s;
   assert.deepEqual(
     await Promise.all(['stays', 'goes', 'fleet-agent'].map((unit) => isActive(s, unit))),
     ['active', 'active', 'active'],
   );
   const pid = await machine.ok('systemctl', 'show', '-P', 'MainPID', 'stays');
   const agent = await machine.ok('systemctl', 'show', '-P', 'MainPID', 'fleet-agent');
-  await update(s, two);
-  assert.equal(world.reports.at(-1)?.phase, 'in-sync');
+  assert.equal((await update(s, two)).phase, 'in-sync');
   assert.equal(await currentOf(s), two.toplevel);
   assert.deepEqual(await Promise.all(['stays', 'goes', 'comes'].map((unit) => isActive(s, unit))), [
     'active',
@@ -120,11 +74,15 @@ test('an update that replaces the agent’s own unit: the switch goes on, and th
   const three = await systemdSystem(top.path, 'own-three', {
     'fleet-agent.service': agentUnit('Environment=GENERATION=two\n'),
   });
-  const s = await setting(t, one);
+  const s = await setting(t, top.path, one);
   const { world, machine } = s;
   const agent = await machine.ok('systemctl', 'show', '-P', 'MainPID', 'fleet-agent');
   await update(s, two);
-  assert.equal(world.reports.at(-1)?.phase, 'in-sync');
+  const told = world.reports.slice(-2).map(({ phase, reason }) => [phase, reason]);
+  assert.deepEqual(told, [
+    ['verifying', null],
+    ['in-sync', null],
+  ]);
   assert.equal(await machine.ok('grep', '-c', 'own-two', '/var/log/switches'), '1');
   await waitFor('another agent', async () => {
     const now = await machine.ok('systemctl', 'show', '-P', 'MainPID', 'fleet-agent');
@@ -137,7 +95,7 @@ test('an update that replaces the agent’s own unit: the switch goes on, and th
 });
 
 test('an agent that is killed or hangs is started anew by systemd', { skip }, async (t) => {
-  const s = await setting(t, await system('killed-one'));
+  const s = await setting(t, top.path, await system('killed-one'));
   const { machine, world } = s;
   const pidOf = async () => await machine.ok('systemctl', 'show', '-P', 'MainPID', 'fleet-agent');
   for (const signal of ['KILL', 'STOP']) {
@@ -161,7 +119,7 @@ test(`${CUTS} power cuts in mid-update: the old or the new system, whole, and th
     await system('cut-a', { 'a.service': service('exec sleep infinity') }),
     await system('cut-b', { 'b.service': service('exec sleep infinity') }),
   ] as const;
-  const s = await setting(t, systems[0]);
+  const s = await setting(t, top.path, systems[0]);
   const { world, machine } = s;
   const ended = new Map<string, number>();
   for (let round = 1; round <= CUTS; round++) {

@@ -20,6 +20,8 @@ import { setTimeout as sleep } from 'node:timers/promises';
 const IMAGE = '/var/cache/fleet-test/debian-12';
 const PROJECT = resolve('.');
 const BOOT_SECONDS = 60;
+/** Exit status of systemd-nspawn for a machine that is to be started anew. */
+const REBOOTS = 133;
 
 /** Starts what the boot loader would: the entry that `switch-to-configuration boot` wrote. */
 const BOOT_UNIT = `[Unit]
@@ -88,7 +90,6 @@ export type Result = {
 export class Machine implements AsyncDisposable {
   readonly #dir: string;
   #nspawn: ChildProcess | null = null;
-  #leader = 0;
 
   constructor() {
     removeLeft();
@@ -124,21 +125,40 @@ export class Machine implements AsyncDisposable {
 
   /** Starts it, and waits until nothing is being started any more. */
   async boot(): Promise<void> {
+    this.#start();
+    await this.up();
+  }
+
+  #start(): void {
     const args = ['-q', '-D', this.path('/'), '--boot', '--register=no', '--keep-unit'];
     const binds = [`--bind-ro=${PROJECT}:/fleet`, '--console=pipe'];
     // It does not outlive this process.
     const command = ['--pdeathsig', 'KILL', 'systemd-nspawn', ...args, ...binds];
     const nspawn = spawn('setpriv', command, { stdio: 'ignore' });
     this.#nspawn = nspawn;
+    // The machine boots itself anew: whoever keeps its unit is to start it.
+    nspawn.once('exit', (code) => {
+      if (code === REBOOTS && this.#nspawn === nspawn) this.#start();
+    });
+  }
+
+  /** Waits until it is up: it may be booting itself anew. */
+  async up(): Promise<void> {
     for (const deadline = performance.now() + BOOT_SECONDS * 1000; ; await sleep(100)) {
       if (performance.now() > deadline) throw new Error(`not up in ${BOOT_SECONDS} s`);
-      if (nspawn.exitCode !== null) throw new Error(`systemd-nspawn ended with ${nspawn.exitCode}`);
-      this.#leader = childOf(nspawn.pid ?? 0);
-      if (this.#leader === 0 || !existsSync(`/proc/${this.#leader}/root/run/systemd/system`))
-        continue;
+      const exit = this.#nspawn?.exitCode;
+      if (typeof exit === 'number' && exit !== REBOOTS)
+        throw new Error(`systemd-nspawn ended with ${exit}`);
+      const leader = this.#leader();
+      if (leader === 0 || !existsSync(`/proc/${leader}/root/run/systemd/system`)) continue;
       const state = (await this.run('systemctl', 'is-system-running')).stdout.trim();
       if (state === 'running' || state === 'degraded') return;
     }
+  }
+
+  /** The machine's first process, as it is seen from here; 0: there is none. */
+  #leader(): number {
+    return childOf(this.#nspawn?.pid ?? 0);
   }
 
   /** Takes the power away. */
@@ -147,16 +167,16 @@ export class Machine implements AsyncDisposable {
     if (nspawn === null || nspawn.exitCode !== null || nspawn.signalCode !== null) return;
     const ended = new Promise((done) => nspawn.once('exit', done));
     // The first process of its PID namespace: the kernel kills all others with it.
-    if (this.#leader !== 0) process.kill(this.#leader, 'SIGKILL');
+    const leader = this.#leader();
+    if (leader !== 0) process.kill(leader, 'SIGKILL');
     nspawn.kill('SIGKILL');
     await ended;
     this.#nspawn = null;
-    this.#leader = 0;
   }
 
   /** Runs a command in there; this process, which may be the server that it asks, goes on. */
   async run(...command: string[]): Promise<Result> {
-    const args = ['-t', String(this.#leader), '-a', '--', ...command];
+    const args = ['-t', String(this.#leader()), '-a', '--', ...command];
     const child = spawn('nsenter', args, {
       stdio: ['ignore', 'pipe', 'pipe'],
       env: { PATH: '/usr/sbin:/usr/bin:/sbin:/bin', HOME: '/root' },

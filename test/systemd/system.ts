@@ -7,7 +7,8 @@ const SWITCH = `#!/bin/sh
 PATH=/usr/bin:/bin
 top=\${0%/bin/*}; action=$1; units=/run/systemd/system
 case $action in
-  check | dry-activate) exit 0 ;;
+  check) exit 0 ;;
+  dry-activate) echo "would start $(ls "$top/units" | tr '\\n' ' ')"; exit 0 ;;
   boot)
     echo "$top" >/boot/entry.new && sync /boot/entry.new && mv /boot/entry.new /boot/entry
     exit ;;
@@ -33,14 +34,16 @@ for unit in $(ls "$top/units"); do systemctl start "$unit" || code=4; done
 exit "$code"
 `;
 
-/** `units`: by name, what their files say. */
+/** `units`: by name, what their files say; `more`: other files of the system. */
 export function systemdSystem(
   dir: string,
   name: string,
   units: Readonly<Record<string, string>>,
+  more: Readonly<Record<string, string>> = {},
 ): Promise<BuiltSystem> {
   const files = Object.entries(units).map(([unit, text]) => [join('units', unit), text] as const);
-  return buildFrom(dir, name, new Map([['bin/switch-to-configuration', SWITCH], ...files]));
+  const all = [['bin/switch-to-configuration', SWITCH] as const, ...files, ...Object.entries(more)];
+  return buildFrom(dir, name, new Map(all));
 }
 
 /** A unit that runs `script` and stays. */
@@ -48,8 +51,13 @@ export function service(script: string): string {
   return `[Service]\nExecStart=/bin/sh -c '${script}'\n`;
 }
 
+/** A unit that fails where `script` does, and has nothing more to do. */
+export function oneshot(script: string): string {
+  return `[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=/bin/sh -c '${script}'\n`;
+}
+
 /** The agent's own unit, as nix/agent.nix has it. */
-export function agentUnit(extra = ''): string {
+export function agentUnit(extra = '', program = '/fleet/bin/fleet'): string {
   return `[Unit]
 X-RestartIfChanged=false
 X-StopOnRemoval=false
@@ -60,6 +68,6 @@ WatchdogSec=10
 Restart=always
 RestartSec=1
 KillMode=process
-ExecStart=/fleet/bin/fleet agent run --state /var/lib/fleet-agent --poll 1 --unit /run/systemd/system/fleet-agent.service
+ExecStart=${program} agent run --state /var/lib/fleet-agent --poll 1 --unit /run/systemd/system/fleet-agent.service
 ${extra}`;
 }
