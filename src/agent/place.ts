@@ -90,7 +90,8 @@ export async function readBootId({ root }: Place): Promise<string> {
 }
 
 // A profile is a link to a generation, which is a link to the store path; 8 is more than anyone has.
-async function readStoreLink(place: Place, link: string): Promise<StorePath | null> {
+/** The store path that a link leads to, over others; null: none. */
+export async function readStoreLink(place: Place, link: string): Promise<StorePath | null> {
   let at = link;
   for (let hops = 0; hops < 8; hops++) {
     let target: string;

@@ -1,0 +1,65 @@
+// The generations of the system profile and what a host's policy keeps → the rest is deleted, and what only it kept in the
+// store (SPEC §4.4, `keepGenerations`). What is booted, what runs, what boots and what there is to go back to is kept, whatever the
+// policy says. Done before the boot loader is written: a /boot that is full of old entries would never take a new one.
+import { lstat, readdir } from 'node:fs/promises';
+import { basename, dirname, join } from 'node:path';
+import { deleteDead, deleteGenerations } from '../nix/generations.ts';
+import type { StorePath } from '../nix/storepath.ts';
+import { type Place, readStoreLink, readSystems } from './place.ts';
+
+export type Generation = {
+  readonly number: number;
+  /** null: it leads nowhere that is a store path. */
+  readonly path: StorePath | null;
+  /** When it was made, POSIX seconds. */
+  readonly at: number;
+};
+
+export type Keep = { readonly count: number; readonly days: number };
+
+/** Which of `all` are to go, oldest first. `held`: systems that stay. */
+export function unwanted(
+  all: readonly Generation[],
+  { count, days }: Keep,
+  held: ReadonlySet<StorePath | null>,
+  now: number,
+): readonly Generation[] {
+  const newest = [...all].sort((a, b) => b.number - a.number);
+  const isOld = ({ at }: Generation): boolean => at < now - days * 86_400;
+  return newest
+    .slice(count)
+    .filter((one) => isOld(one) && !held.has(one.path))
+    .reverse();
+}
+
+/** Deletes what `keep` does not keep. `held`: systems to go back to. */
+export async function prune(
+  place: Place,
+  keep: Keep,
+  held: readonly (StorePath | null)[],
+  now: number,
+): Promise<void> {
+  const all = await readGenerations(place);
+  const { booted, current, profile } = await readSystems(place);
+  const stays = new Set([...held, booted, current, profile]);
+  const gone = unwanted(all, keep, stays, now);
+  if (gone.length === 0) return;
+  const numbers = gone.map(({ number }) => number);
+  await deleteGenerations(place.profile, numbers, place.nix);
+  const paths = new Set(gone.flatMap(({ path }) => (path === null ? [] : [path])));
+  await deleteDead([...paths], place.nix);
+}
+
+async function readGenerations(place: Place): Promise<readonly Generation[]> {
+  const dir = dirname(place.profile);
+  const pattern = new RegExp(`^${basename(place.profile)}-(\\d{1,9})-link$`);
+  const all: Generation[] = [];
+  for (const name of await readdir(dir)) {
+    const number = Number(pattern.exec(name)?.[1] ?? Number.NaN);
+    if (!Number.isSafeInteger(number)) continue;
+    const link = join(dir, name);
+    const { mtimeMs } = await lstat(link);
+    all.push({ number, path: await readStoreLink(place, link), at: Math.floor(mtimeMs / 1000) });
+  }
+  return all;
+}
