@@ -4,6 +4,7 @@
 import { writeDurable } from '../durable.ts';
 import type { FailedUnits, Reason } from '../manifest/receipt.ts';
 import { parseStorePath, type StorePath } from '../nix/storepath.ts';
+import type { Ready } from './begin.ts';
 import type { Lost } from './lost.ts';
 import { MANIFEST_ID, type ManifestId, memoryFiles, requireState } from './memory.ts';
 import type { Attempt } from './outcome.ts';
@@ -70,6 +71,8 @@ export type Journal = {
   readonly rejected: Rejected | null;
   /** How often the newest manifest was undone because the server was not heard. */
   readonly lost: Lost | null;
+  /** The manifest that waits for its switch, and since when. */
+  readonly ready: Ready | null;
 };
 
 /** Whether the new system may run, and nothing says yet that it stays. */
@@ -115,9 +118,15 @@ export const JOURNAL: Fields<Journal> = {
     null,
     nullable(record<Lost>({ sha256: digest, count: integer(1), at: integer(0), reason: REASON })),
   ),
+  ready: since(null, nullable(record<Ready>({ sha256: digest, at: integer(0) }))),
 };
 
-export const EMPTY_JOURNAL: Journal = { transaction: null, rejected: null, lost: null };
+export const EMPTY_JOURNAL: Journal = {
+  transaction: null,
+  rejected: null,
+  lost: null,
+  ready: null,
+};
 
 /** The journal as it is now. @throws FleetError E_AGENT_STATE_CORRUPT */
 export async function readJournal(dir: string): Promise<Journal> {

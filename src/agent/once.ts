@@ -7,13 +7,14 @@ import { type VerifiedCheckpoint, verifyCheckpoint } from '../manifest/log-view.
 import type { Deployment } from '../manifest/manifest.ts';
 import type { Offer } from '../manifest/offer.ts';
 import { makeReason } from '../manifest/receipt.ts';
-import { type VerifiedManifest, verifyClosure } from '../manifest/verify.ts';
+import type { VerifiedManifest } from '../manifest/verify.ts';
 import { type TrustedRoot, verifyOfferedManifest } from '../manifest/verify-offer.ts';
-import { parseNixPublicKey } from '../nix/signature.ts';
 import { acceptLog, acceptManifest } from './accept.ts';
-import { activate, requireSwitchable, settle } from './activate.ts';
-import { askForOffer, getClosure } from './ask.ts';
+import { activate, settle } from './activate.ts';
+import { askForOffer } from './ask.ts';
+import { updateOf, type Want, waitBeforeFetch, waitBeforeSwitch } from './begin.ts';
 import { Client } from './client.ts';
+import { fetchSystem } from './fetch-system.ts';
 import { listenForServer } from './fresh.ts';
 import type { Host } from './host.ts';
 import { probeNamespace } from './inside.ts';
@@ -23,10 +24,11 @@ import { needsServer } from './lost.ts';
 import { type ManifestId, type Memory, memoryFiles, readMemory } from './memory.ts';
 import { type Attempt, attemptOf, DECOMMISSIONED, errorOf, idOf, type Outcome } from './outcome.ts';
 import { placeAt, readBootId, readSystems, type Systems } from './place.ts';
+import type { Wait } from './policy.ts';
 import { type Chain, owe, readChain, type Sent, sendQueued, tell } from './receipts.ts';
 import { renewInTime, withToken } from './renew-token.ts';
 import { standingOf } from './standing.ts';
-import { type Fetched, fetchClosure, requireStore } from './store.ts';
+import { type Fetched, requireStore } from './store.ts';
 import { type Clocks, RunTime } from './time.ts';
 import { undo } from './undo.ts';
 import { hasSystemd } from './units.ts';
@@ -42,6 +44,8 @@ export type OnceOptions = Clocks & {
   readonly retry?: boolean;
   /** Accept a checkpoint that is older than the root's maxAge: root's word, which the receipt has. */
   readonly acceptAge?: boolean;
+  /** What people at the machine want of this manifest; without it, nothing. */
+  readonly wishes?: Want;
   /** A line of progress for people. */
   readonly say?: (line: string) => void;
 };
@@ -53,6 +57,8 @@ export type OnceResult = {
   readonly error: FleetError | null;
   readonly fetched: Fetched | null;
   readonly receipts: Sent;
+  /** When what it waits for is over, POSIX seconds; null: it waits for nothing, or nobody knows. */
+  readonly next: number | null;
 };
 
 /** Thrown where nothing could be found out: the server cannot be reached, the state is damaged, … */
@@ -71,6 +77,7 @@ class Run implements AsyncDisposable {
   #chain: Chain;
   #manifest: ManifestId | null = null;
   #fetched: Fetched | null = null;
+  #next: number | null = null;
   /** A checkpoint that contradicts the one that was accepted, or the proof of time. */
   #conflict: string | null = null;
   /** Why an outcome could not be kept to be told. */
@@ -144,7 +151,7 @@ class Run implements AsyncDisposable {
     const { clock, say } = this.#options;
     await renewInTime(this.#client, this.#memory, clock(), error, say);
     error ??= outcome === null ? null : errorOf(outcome);
-    return { outcome, error, fetched: this.#fetched, receipts };
+    return { outcome, error, fetched: this.#fetched, receipts, next: this.#next };
   }
 
   /** null: there is nothing to do and nothing to say. */
@@ -215,27 +222,23 @@ class Run implements AsyncDisposable {
   }
 
   async #deploy(manifest: Deployment, offer: Offer, root: TrustedRoot): Promise<Attempt> {
-    const { toplevel } = manifest;
+    const { toplevel, emergency } = manifest;
     const { place } = this.#host;
-    const { config, dir } = this.#memory;
+    const { dir } = this.#memory;
     const say = this.#options.say ?? (() => {});
+    const update = await updateOf(this.#manifest, manifest, this.#options.wishes);
+    const before = await waitBeforeFetch(this.#host, update);
+    if (before !== null) return this.#wait(before);
     await probeNamespace(place);
-    const bytes = await getClosure(this.#client, manifest);
-    const closure = verifyClosure(manifest, bytes);
-    say(`fetching ${toplevel} (paths in all: ${closure.paths.size})`);
-    this.#fetched = await fetchClosure({
-      client: this.#client,
-      place,
-      closure,
-      keys: root.root.cache.keys.map(parseNixPublicKey),
-      roots: memoryFiles(dir).roots,
-      repair: config.repair,
-    });
-    await requireSwitchable(place, toplevel);
+    const what = { manifest, root: root.root };
+    const { closure, fetched } = await fetchSystem(this.#client, this.#host, what, say);
+    this.#fetched = fetched;
+    const wait = await waitBeforeSwitch(this.#host, update);
+    if (wait !== null) return this.#wait(wait);
     // 11: fetching may have taken days.
     const again = this.#verify(offer, root, await this.#acceptLog(offer, root));
     await requireStore(place, closure);
-    say(`activating ${toplevel}`);
+    say(`activating ${toplevel}${emergency ? ' (an emergency)' : ''}`);
     const { transaction, lost } = await readJournal(dir);
     const rules = manifest.activation;
     const { acceptAge } = this.#options;
@@ -249,6 +252,11 @@ class Run implements AsyncDisposable {
       listen: acceptAge !== true && needsServer(lost, id, rules) ? listen : null,
       unfinished: transaction,
     });
+  }
+
+  #wait({ attempt, next }: Wait): Attempt {
+    this.#next = next;
+    return attempt;
   }
 
   /** Finishes what a run that died was in the middle of. */
