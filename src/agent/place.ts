@@ -54,12 +54,17 @@ export async function readSystems(place: Place): Promise<Systems> {
 
 /** True when `toplevel` has the program that switches to it, as every NixOS system does. */
 export async function canSwitchTo(place: Place, toplevel: StorePath): Promise<boolean> {
-  // Resolved by hand: a link on the way (`bin` may be one) holds a logical path, too.
-  const todo = `${toplevel}/bin/switch-to-configuration`.split('/').reverse();
+  return (await resolveInside(place, `${toplevel}/bin/switch-to-configuration`)) !== null;
+}
+
+/** The logical path that `logical` leads to, without links; null: to nothing. */
+export async function resolveInside(place: Place, logical: string): Promise<string | null> {
+  // By hand: a link on the way (`bin` may be one) holds a logical path, too.
+  const todo = logical.split('/').reverse();
   let at = '/';
   for (let hops = 0; hops < 64; hops++) {
     const name = todo.pop();
-    if (name === undefined) return true;
+    if (name === undefined) return at;
     const next = resolve(at, name);
     try {
       if ((await lstat(realPathOf(place, next))).isSymbolicLink()) {
@@ -68,11 +73,11 @@ export async function canSwitchTo(place: Place, toplevel: StorePath): Promise<bo
         if (target.startsWith('/')) at = '/';
       } else at = next;
     } catch (error) {
-      if (errnoOf(error) === 'ENOENT' || errnoOf(error) === 'ENOTDIR') return false;
+      if (errnoOf(error) === 'ENOENT' || errnoOf(error) === 'ENOTDIR') return null;
       throw error;
     }
   }
-  return false;
+  return null;
 }
 
 /**
