@@ -36,7 +36,7 @@ export type Situation = {
   readonly metered?: boolean | Unknown;
   /** Who blocks shutdown or sleep. */
   readonly inhibitors?: readonly string[] | Unknown;
-  /** Who is logged in. */
+  /** Who is logged in. Names go no further than this. */
   readonly sessions?: readonly string[] | Unknown;
 };
 
@@ -77,16 +77,14 @@ export const WAITS = {
 } as const satisfies Readonly<Record<string, ReportedPhase>>;
 type WaitCode = keyof typeof WAITS;
 
+/** Those that say until when: another time is news. */
+export const TIMED: ReadonlySet<string> = new Set<WaitCode>(['asked', 'deferred', 'window-closed']);
+
 /** How long a person is asked where the rules do not say for how long they may put it off. */
 const ASK_HOURS = 24;
 const HOUR = 3600;
 
-/** null: go. @throws FleetError E_WINDOW */
-export function decide(plea: Plea, situation: Situation): Wait | null {
-  return waitByClock(plea) ?? waitBySituation(plea, situation);
-}
-
-/** What rules, wishes and time alone say: then nothing else needs to be asked. @throws FleetError E_WINDOW */
+/** What rules, wishes and time alone say. null: the situation decides. @throws FleetError E_WINDOW */
 export function waitByClock(plea: Plea): Wait | null {
   const { action, rules, wishes, emergency, now } = plea;
   if (action === 'reboot' && rules.reboot === 'never') {
@@ -128,7 +126,7 @@ export function questionsOf({ action, rules, wishes, emergency }: Plea): Questio
   ];
 }
 
-/** What the situation says, as far as it matters. */
+/** What the situation says, as far as it matters. null: go. */
 export function waitBySituation(plea: Plea, situation: Situation): Wait | null {
   for (const question of questionsOf(plea)) {
     const found = situation[question];
@@ -158,10 +156,9 @@ function causeOf(
 ): [WaitCode, string] | null {
   if (Array.isArray(found)) {
     if (found.length === 0) return null;
-    const who = found.join(', ');
     return question === 'inhibitors'
-      ? ['inhibited', `shutdown or sleep is blocked by ${who}`]
-      : ['logged-in', `logged in: ${who}`];
+      ? ['inhibited', `shutdown or sleep is blocked by ${found.join(', ')}`]
+      : ['logged-in', 'somebody is logged in'];
   }
   if (question === 'metered') {
     return found === true ? ['metered', 'the line is metered'] : null;
