@@ -128,6 +128,16 @@ test('a window goes past midnight and the end of the week, and belongs to the da
   assert.equal(iso(nextOpen(windows, at('2026-03-02T04:00:00Z'))), '2026-03-08T21:00');
 });
 
+test('a whole day is open from its first minute to its last', () => {
+  const windows = [parseWindow('Sat 00:00-24:00 UTC')];
+  const open = (text: string) => isOpen(windows, at(text));
+  assert.deepEqual(
+    ['2026-03-06T23:59:59Z', '2026-03-07T00:00:00Z', '2026-03-07T12:00:00Z'].map(open),
+    [false, true, true],
+  );
+  assert.deepEqual(['2026-03-07T23:59:59Z', '2026-03-08T00:00:00Z'].map(open), [true, false]);
+});
+
 test('an hour that the clock skips has no window; one that comes twice has it twice', () => {
   const windows = [parseWindow('02:15-02:45 Europe/Berlin')];
   assert.equal(iso(nextOpen(windows, at('2026-03-28T12:00:00Z'))), '2026-03-30T00:15');
