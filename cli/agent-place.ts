@@ -42,6 +42,11 @@ export function placedError(error: FleetError, command: Command): FleetError {
     : new FleetError(code, message, { hint, details, cause: error });
 }
 
+/** The command line that started this program, without its verb. */
+export function ownProgram(): readonly string[] {
+  return [process.execPath, ...process.execArgv, resolve(process.argv[1] ?? '')];
+}
+
 /** --state; else below --root, so that many agents live on one machine; else /var/lib/fleet-agent. */
 export function stateOf(command: Command): string {
   // Not $FLEET_STATE, which is the server's.

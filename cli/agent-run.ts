@@ -1,7 +1,7 @@
 // fleet agent run: there all day. It asks by starting `fleet agent once` each time.
 import type { Command } from 'commander';
 import { FleetError } from '../src/errors.ts';
-import { placed, rootOf, stateOf } from './agent-place.ts';
+import { ownProgram, placed, rootOf, stateOf } from './agent-place.ts';
 import { globalsOf, say } from './output.ts';
 
 type RunOptions = { poll?: string; unit?: string };
@@ -22,17 +22,9 @@ export function registerRun(agent: Command): void {
         for (const signal of ['SIGTERM', 'SIGINT'] as const) {
           process.once(signal, () => stopping.abort());
         }
-        const entry = process.argv[1] ?? '';
         const place = ['--state', dir, ...(root === null ? [] : ['--root', root])];
-        const once = [
-          process.execPath,
-          ...process.execArgv,
-          entry,
-          'agent',
-          ...place,
-          'once',
-          '--json',
-        ];
+        const unit = options.unit === undefined ? [] : ['--unit', options.unit];
+        const once = [...ownProgram(), 'agent', ...place, 'once', '--json', ...unit];
         await runAgent({
           dir,
           command: once,

@@ -4,6 +4,7 @@ import type { OnceResult } from '../src/agent/once.ts';
 import type { AgentStatus } from '../src/agent/status.ts';
 import { formatTime } from '../src/manifest/time.ts';
 import {
+  ownProgram,
   placed,
   placedError,
   placeOptions,
@@ -14,6 +15,7 @@ import {
 } from './agent-place.ts';
 import { registerReset } from './agent-reset.ts';
 import { registerRun } from './agent-run.ts';
+import { registerWatchdog } from './agent-watchdog.ts';
 import { readInput } from './input.ts';
 import {
   counted,
@@ -27,7 +29,7 @@ import {
 } from './output.ts';
 
 type EnrollOptions = { host?: string; system?: string };
-type OnceOptions = { retry?: boolean; acceptAge?: boolean };
+type OnceOptions = { retry?: boolean; acceptAge?: boolean; unit?: string };
 
 export function registerAgent(program: Command): void {
   const agent = program
@@ -70,6 +72,7 @@ export function registerAgent(program: Command): void {
     .description('ask, verify, fetch, switch, report; then end')
     .option('--retry', 'try a manifest again that was rolled back')
     .option('--accept-age', 'accept a log that was last heard of longer ago than the root allows')
+    .option('--unit <file>', 'the unit of this service: one that an update brings anew confirms it')
     .action(
       placed(async (options: OnceOptions, command: Command) => {
         const globals = globalsOf(command);
@@ -80,6 +83,8 @@ export function registerAgent(program: Command): void {
         const result = await runOnce({
           dir,
           clock: now,
+          program: ownProgram(),
+          ...(options.unit === undefined ? {} : { unitFile: options.unit }),
           retry: options.retry === true,
           acceptAge: options.acceptAge === true,
           say: (line) => say(globals, line),
@@ -101,6 +106,7 @@ export function registerAgent(program: Command): void {
       }),
     );
   registerRun(agent);
+  registerWatchdog(agent);
   registerReset(agent);
 }
 

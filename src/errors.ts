@@ -270,6 +270,14 @@ export const ERRORS = {
   E_NARINFO_UNSIGNED: entry(3, 'the cache must sign with a key that the root names'),
   E_NAR_REFUSED: entry(3, 'the server sends other bytes than the signed ones; do not trust it'),
   E_NOT_NIXOS: entry(1, 'publish a NixOS system: its toplevel has bin/switch-to-configuration'),
+  E_NOT_BOOTED: entry(
+    1,
+    'find out why the machine did not boot it (its console, the boot menu); publish one that boots',
+  ),
+  E_NOT_CONFIRMED: entry(
+    1,
+    'the new system’s own agent has to start and work; publish a system whose agent does',
+  ),
   E_PREFLIGHT: entry(
     1,
     'do what the message asks for, or read the log it names; nothing was changed',

@@ -1,235 +1,156 @@
 // A verified system in the store → the running system and the next boot's, or the old ones again
-// (ARCHITECTURE, "The agent"). `switch-to-configuration switch` is never used: it
-// writes the boot loader before it activates, so that a failed switch would boot the bad system. Here:
-// check → which units are failed already → test → it runs, is the current system, and proves healthy (health.ts) →
-// profile and boot loader. Until then a crash or a power cut returns to the old system by itself; every step is
-// journalled, durably, before it is done, and nothing is committed that did not pass.
+// (ARCHITECTURE, "The agent"; the steps and what follows from what: machine.ts). `switch-to-configuration switch` is never used: it
+// writes the boot loader before it activates, so that a failed switch would boot the bad system. Until a system proved
+// healthy, a crash or a power cut returns to the old one by itself.
 import { join } from 'node:path';
-import { FleetError, isFleetError, messageOf } from '../errors.ts';
+import { FleetError } from '../errors.ts';
 import type { Activation } from '../manifest/activation.ts';
 import { makeReason, type Reason } from '../manifest/receipt.ts';
 import { invalidPaths } from '../nix/query.ts';
-import { addRoot, setProfile } from '../nix/realise.ts';
+import { addRoot } from '../nix/realise.ts';
 import type { StorePath } from '../nix/storepath.ts';
-import type { Listen } from './fresh.ts';
-import { changedUnits, type Proved, proveHealthy } from './health.ts';
-import { type Host, switchTo } from './host.ts';
-import {
-  type Done,
-  EMPTY_JOURNAL,
-  isOpen,
-  journalStep,
-  type Transaction,
-  writeJournal,
-} from './journal.ts';
+import { BOOT_FIRST } from './check.ts';
+import { drive, newId } from './drive.ts';
+import type { Host } from './host.ts';
+import { isOpen, type Transaction } from './journal.ts';
 import { type ManifestId, memoryFiles } from './memory.ts';
-import { type Attempt, IN_SYNC, INTERRUPTED } from './outcome.ts';
+import { type Attempt, INTERRUPTED } from './outcome.ts';
 import { canSwitchTo, type Place, readSystems } from './place.ts';
-import { LOCKED, type SwitchResult } from './switch.ts';
-import { asOfThisBoot, close, undo } from './undo.ts';
-import { failedUnits, NO_UNITS } from './units.ts';
-import {
-  awaitingLock,
-  failedCheck,
-  hasNoCheck,
-  isSystemsFault,
-  notKnown,
-  rebootPending,
-  toldBy,
-  whyOf,
-} from './verdict.ts';
+import { type At, backBecause } from './transaction.ts';
+import { asOfThisBoot } from './undo.ts';
+import { NO_UNITS } from './units.ts';
 
 export type Plan = {
   readonly manifest: ManifestId;
   readonly target: StorePath;
   /** `onFailure: keep`: a system that failed is left as it is; it is not booted again. */
   readonly rules: Activation;
-  /** How to find out whether the server is heard from the new system; null: it decides nothing. */
-  readonly listen: Listen | null;
+  /** Whether the server has to be heard from the new system. */
+  readonly needsServer: boolean;
   /** One that an earlier run left unfinished: what was before it is what there is to go back to. */
   readonly unfinished: Transaction | null;
 };
 
-/** switch-to-configuration's status for what only a reboot can do; nothing was activated. */
-const NEEDS_REBOOT = 100;
-
 /** Switches to `plan.target`. Throws only where nothing was begun that the journal does not tell of. */
 export async function activate(host: Host, plan: Plan): Promise<Attempt> {
-  const { target, unfinished, rules } = plan;
-  const { dir } = host.memory;
-  if (rules.mode === 'boot' || rules.reboot === 'required') {
-    return await setForNextBoot(host, plan, rebootPending('mode-boot', 'set for the next boot'));
-  }
-  const text = 'the switch to it needs a reboot';
-  const needsReboot = rebootPending('reboot-required', text, NEEDS_REBOOT);
-
-  const check = await switchTo(host, target, 'check');
-  if (check.code === LOCKED) return awaitingLock(check, 'check');
-  if (check.code === NEEDS_REBOOT) return await setForNextBoot(host, plan, needsReboot);
-  if (check.code !== 0 && !hasNoCheck(check)) return failedCheck(check);
-
-  const failedBefore = await baseline(host, unfinished).catch(notKnown);
-  if ('phase' in failedBefore) return failedBefore;
-  const begun = await begin(host, plan, failedBefore);
-  const transaction = { ...begun, touched: { ...begun.touched, system: true } };
-  await journalStep(dir, transaction);
-  const test = await switchTo(host, target, 'test');
-  if (test.code === LOCKED) {
-    await journalStep(dir, unfinished);
-    return awaitingLock(test, 'test');
-  }
-  if (test.code === NEEDS_REBOOT) return await setForNextBoot(host, plan, needsReboot);
-  const fault = await faultOf(host, transaction, test);
-  if (fault !== null) {
-    const failed = await changedUnits(host, transaction.failedBefore);
-    return await giveUp(host, plan, { ...transaction, failedUnits: failed }, fault, test.code);
-  }
-
-  const verifying: Transaction = { ...transaction, step: 'verifying' };
-  await journalStep(dir, verifying);
-  const proved = await prove(host, plan, verifying);
-  const verified = { ...verifying, failedUnits: proved.failedUnits };
-  if (proved.why !== null) return await giveUp(host, plan, verified, proved.why, test.code);
-  return await commit(host, verified, doneBy(test, proved));
+  const attempt = await required(drive(host, await begin(host, plan), { event: 'deploy' }));
+  if (attempt.phase !== 'rolled-back' || attempt.reason?.text !== BOOT_FIRST.text) return attempt;
+  // What an earlier run half activated is undone; now it can be set for the next boot.
+  const anew = await begin(host, { ...plan, unfinished: null });
+  return await required(drive(host, anew, { event: 'deploy' }));
 }
 
 /**
- * Deals with what a run that died left behind: finishes a commit, finishes an undoing. One that was still
- * activating stays open (null): the caller tries again, or undoes it.
+ * Deals with what a run that died left behind: finishes a commit, an undoing, a confirmation. One that was still
+ * activating stays open, and so does one that waits for a boot (null): the caller tries again, or gives it up.
  */
 export async function settle(host: Host, transaction: Transaction): Promise<Attempt | null> {
   const { step, target, touched } = transaction;
-  if (step === 'undoing') {
-    return await undo(host, transaction, transaction.why ?? INTERRUPTED, null);
-  }
-  if (isOpen(transaction)) {
-    const left = (await asOfThisBoot(host, transaction)).touched;
-    if (!left.system && !left.boot) await journalStep(host.memory.dir, null);
-    return null;
-  }
   const { current } = await readSystems(host.place);
-  // A reboot, or someone else's switch, came before the boot loader was finished.
-  const lost = touched.system && current !== target;
-  if (lost) return await undo(host, transaction, INTERRUPTED, null);
-  return await commit(host, transaction, transaction.done ?? IN_SYNC);
+  const isSameBoot = transaction.bootId === host.bootId;
+  const interrupted = (event: 'missed' | 'abandoned') =>
+    drive(host, transaction, backBecause(event, transaction.why ?? INTERRUPTED));
+  switch (step) {
+    case 'undoing':
+      return await drive(host, transaction, { event: 'resumed' });
+    case 'checking':
+    case 'activating':
+    case 'verifying': {
+      const now = await asOfThisBoot(host, transaction);
+      if (!now.touched.boot && !now.touched.system) {
+        return await drive(host, now, { event: 'forgotten' });
+      }
+      if (step !== 'verifying' || !isSameBoot) return null;
+      return current === target
+        ? await drive(host, transaction, { event: 'resumed' })
+        : await interrupted('abandoned');
+    }
+    case 'committing':
+    case 'setting':
+      // A reboot, or someone else's switch, came before the boot loader was finished.
+      if (touched.system && current !== target) return await interrupted('missed');
+      return await drive(host, transaction, { event: 'resumed' });
+    case 'awaiting-boot':
+      if (current === target) return await drive(host, transaction, { event: 'arrived' });
+      return isSameBoot ? null : await missed(host, transaction, current);
+    case 'confirming':
+      if (current === target) return await drive(host, transaction, { event: 'resumed' });
+      return await missed(host, transaction, current);
+  }
 }
 
-async function begin(
+/** Goes on with what waits for a boot. */
+export async function goOnWaiting(host: Host, transaction: Transaction): Promise<Attempt | null> {
+  return await drive(host, transaction, { event: 'resumed' });
+}
+
+/** Gives up what is open, or (null) leaves what is not. */
+export async function abandon(
   host: Host,
-  { manifest, target, unfinished }: Plan,
-  failedBefore: readonly string[],
-): Promise<Transaction> {
+  transaction: Transaction,
+  why: Reason,
+): Promise<Attempt | null> {
+  if (!isOpen(transaction)) return null;
+  return await drive(host, transaction, backBecause('abandoned', why));
+}
+
+/** What its watchdog does: gives up what nobody confirmed, and finishes the rest. */
+export async function expire(host: Host, transaction: Transaction): Promise<Attempt | null> {
+  const { step, handedOver, bootId, rules } = transaction;
+  const isBooted = step === 'confirming' || (step === 'awaiting-boot' && bootId !== host.bootId);
+  if (!isBooted && !isOpen(transaction)) return await settle(host, transaction);
+  const why =
+    handedOver || isBooted
+      ? makeReason('E_NOT_CONFIRMED', `its agent did not confirm it in ${rules.confirmSeconds} s`)
+      : INTERRUPTED;
+  const now = await asOfThisBoot(host, transaction);
+  return await drive(host, now, backBecause('abandoned', why));
+}
+
+async function begin(host: Host, { unfinished, ...plan }: Plan): Promise<At> {
+  const { manifest, target, rules, needsServer } = plan;
   const { current, profile } = await readSystems(host.place);
+  const before = unfinished ?? {
+    previous: await keepPrevious(host, current),
+    previousProfile: profile,
+    touched: { system: false, boot: false },
+    failedBefore: [],
+  };
   return {
-    step: 'activating',
+    id: unfinished?.id ?? newId(),
+    step: unfinished?.step ?? 'idle',
     manifest,
     target,
-    previous: unfinished === null ? await keepPrevious(host, current) : unfinished.previous,
-    previousProfile: unfinished === null ? profile : unfinished.previousProfile,
+    rules,
+    needsServer,
+    previous: before.previous,
+    previousProfile: before.previousProfile,
     bootId: host.bootId,
-    touched: { system: false, boot: unfinished?.touched.boot ?? false },
-    failedBefore,
+    again: unfinished !== null,
+    touched: before.touched,
+    failedBefore: before.failedBefore,
     failedUnits: NO_UNITS,
+    foretold: null,
+    rebootFor: null,
+    exitCode: null,
+    handedOver: false,
     done: null,
     why: null,
   };
 }
 
-/** Leaves what runs as it is; what an earlier run half activated does not belong to that, and is undone first. */
-async function setForNextBoot(host: Host, plan: Plan, done: Done): Promise<Attempt> {
-  const { unfinished } = plan;
-  if (unfinished !== null) {
-    const back = await undo(host, unfinished, INTERRUPTED, null);
-    if (back.phase !== 'rolled-back') return back;
-  }
-  return await commit(host, await begin(host, { ...plan, unfinished: null }, []), done);
+async function missed(host: Host, transaction: Transaction, current: StorePath | null) {
+  const text = `the machine was to boot it, and booted ${current ?? 'something else'}`;
+  // What it booted instead is somebody's choice, or a boot loader's: it stays.
+  const change = { touched: { ...transaction.touched, system: false }, bootId: host.bootId };
+  const happened = backBecause('missed', makeReason('E_NOT_BOOTED', text), change);
+  return await drive(host, transaction, happened);
 }
 
-/** The units that are failed before anything is done; of one that broke off, before that was begun. */
-async function baseline(host: Host, unfinished: Transaction | null): Promise<readonly string[]> {
-  if (unfinished !== null) return unfinished.failedBefore;
-  return host.hasSystemd ? await failedUnits() : [];
-}
-
-/** Why the system that was switched to is none that runs; null: it runs. */
-async function faultOf(
-  host: Host,
-  { target }: Transaction,
-  test: SwitchResult,
-): Promise<Reason | null> {
-  if (test.code !== 0 && test.code !== 4) return whyOf(test, 'test');
-  const { current } = await readSystems(host.place);
-  if (current === target) return null;
-  const text = `its switch ended with ${test.code}, but the current system is ${current}`;
-  return makeReason('E_SWITCH_FAILED', text);
-}
-
-async function prove(
-  host: Host,
-  { rules, listen }: Plan,
-  { target, previous, failedBefore }: Transaction,
-): Promise<Proved> {
-  const { health, confirmSeconds } = rules;
-  // Where there is nothing to go back to, no better line is found there.
-  const isOnly = previous === null || previous === target;
-  const proved = await proveHealthy(host, {
-    health,
-    confirmSeconds,
-    failedBefore,
-    listen: isOnly ? null : listen,
-  });
-  const { current } = await readSystems(host.place);
-  if (proved.why !== null || current === target) return proved;
-  // No fault of this system: the next run tries it again.
-  const text = `another switch came before it was confirmed: the current system is ${current}`;
-  return { ...proved, why: makeReason('E_INTERRUPTED', text) };
-}
-
-/** Back to what was before; or, where the host wants to keep what failed, no further. */
-async function giveUp(
-  host: Host,
-  { rules }: Plan,
-  transaction: Transaction,
-  why: Reason,
-  exitCode: number | null,
-): Promise<Attempt> {
-  const { failedUnits } = transaction;
-  const mayStay = rules.onFailure === 'keep' && isSystemsFault(why);
-  // What an earlier run did to the boot loader is not kept.
-  if (!mayStay || transaction.touched.boot) return await undo(host, transaction, why, exitCode);
-  await close(host, transaction, 'failed', why);
-  return { phase: 'failed', reason: why, exitCode, failedUnits };
-}
-
-/** Exit 4 says that some unit failed. Where all that are failed were so before, it is no news of this system. */
-function doneBy(test: SwitchResult, { failedNow }: Proved): Done {
-  if (test.code === 0 || failedNow.length > 0) {
-    return { phase: 'in-sync', reason: null, exitCode: test.code };
-  }
-  const reason = makeReason('units-failed', toldBy(test, 'test'));
-  return { phase: 'in-sync-degraded', reason, exitCode: test.code };
-}
-
-/** Makes the target what the machine boots. */
-async function commit(host: Host, transaction: Transaction, done: Done): Promise<Attempt> {
-  const { memory, place } = host;
-  const { target } = transaction;
-  const touched = { ...transaction.touched, boot: true };
-  const committing: Transaction = { ...transaction, step: 'committing', touched, done };
-  await journalStep(memory.dir, committing);
-  let boot: SwitchResult;
-  try {
-    await setProfile(place.profile, target, place.nix);
-    boot = await switchTo(host, target, 'boot');
-  } catch (error) {
-    const code = isFleetError(error) ? error.code : 'E_INTERNAL';
-    return await undo(host, committing, makeReason(code, messageOf(error)), null);
-  }
-  // The journal stays: the next run commits.
-  if (boot.code === LOCKED) return awaitingLock(boot, 'boot');
-  if (boot.code !== 0) return await undo(host, committing, whyOf(boot, 'boot'), boot.code);
-  await writeJournal(memory.dir, EMPTY_JOURNAL);
-  return { ...done, failedUnits: transaction.failedUnits };
+async function required(driven: Promise<Attempt | null>): Promise<Attempt> {
+  const attempt = await driven;
+  if (attempt === null) throw new Error('an activation ended with nothing to tell');
+  return attempt;
 }
 
 /** The system to go back to, held from the garbage collector; null when there is none that could be. */

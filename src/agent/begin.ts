@@ -2,6 +2,7 @@
 // machine want, and how things stand there, which is only looked at where a rule asks for it. Since when a system
 // that waits is there, whole, is kept in the journal: a person's time to put it off counts from then, and later runs
 // need not fetch anything to wait on.
+import type { Activation } from '../manifest/activation.ts';
 import type { Deployment } from '../manifest/manifest.ts';
 import type { Host } from './host.ts';
 import { isOpen, readJournal, writeJournal } from './journal.ts';
@@ -38,11 +39,10 @@ export type Want = (manifest: ManifestId) => Promise<Wishes>;
 
 /** `manifest` names the accepted manifest that `deployment` is. */
 export async function updateOf(
-  manifest: ManifestId | null,
+  manifest: ManifestId,
   deployment: Update['deployment'],
   want?: Want,
 ): Promise<Update> {
-  if (manifest === null) throw new RangeError('no manifest was accepted');
   return { manifest, deployment, wishes: (await want?.(manifest)) ?? NO_WISHES };
 }
 
@@ -75,19 +75,32 @@ export async function waitBeforeSwitch(host: Host, update: Update): Promise<Wait
   return wait;
 }
 
-/** For a reboot into a system that is set to be booted since `since`. null: go on. @throws FleetError E_WINDOW */
+/**
+ * Before the machine is booted by `rules`, those of a transaction. `update`: what this run was told of, as far as it was.
+ * null: go on. @throws FleetError E_WINDOW
+ */
 export async function waitBeforeReboot(
-  host: Pick<Host, 'now'>,
-  update: Update,
-  since: number,
+  { memory, now }: Pick<Host, 'memory' | 'now'>,
+  rules: Activation,
+  update: Update | null,
 ): Promise<Wait | null> {
-  return await ask(host, 'reboot', update, since);
+  const { ready } = await readJournal(memory.dir);
+  // What nobody was asked about before its switch, nobody is asked about after it.
+  const since = update !== null && isThis(ready, update) ? (ready?.at ?? 0) : 0;
+  const emergency = update?.deployment.emergency ?? false;
+  const wishes = update?.wishes ?? NO_WISHES;
+  return await ask(
+    { now },
+    'reboot',
+    { deployment: { activation: rules, emergency }, wishes },
+    since,
+  );
 }
 
 async function ask(
   { now }: Pick<Host, 'now'>,
   action: Action,
-  { deployment, wishes }: Update,
+  { deployment, wishes }: Omit<Update, 'manifest'>,
   readySince: number,
 ): Promise<Wait | null> {
   const { activation: rules, emergency } = deployment;

@@ -2,10 +2,12 @@
 // activation may have touched is journalled before it is touched, and forgotten only once it is known to
 // be right again: from that, undoing (undo.ts) knows what is left to do, however often it was cut short.
 import { writeDurable } from '../durable.ts';
+import { type Activation, DEFAULT_ACTIVATION, parseActivation } from '../manifest/activation.ts';
 import type { FailedUnits, Reason } from '../manifest/receipt.ts';
 import { parseStorePath, type StorePath } from '../nix/storepath.ts';
 import type { Ready } from './begin.ts';
 import type { Lost } from './lost.ts';
+import { STEPS, type Step } from './machine.ts';
 import { MANIFEST_ID, type ManifestId, memoryFiles, requireState } from './memory.ts';
 import type { Attempt } from './outcome.ts';
 import {
@@ -34,23 +36,39 @@ export type Touched = {
 };
 
 /** What a commit comes to; the units are the transaction's. */
-export type Done = Omit<Attempt, 'failedUnits'>;
+export type Done = Omit<Attempt, 'failedUnits' | 'foretold'>;
 
 /** An activation under way. Each step is written before it is done. */
 export type Transaction = {
-  readonly step: 'activating' | 'verifying' | 'committing' | 'undoing';
+  /** Names its watchdog. */
+  readonly id: string;
+  readonly step: Exclude<Step, 'idle'>;
   readonly manifest: ManifestId;
   readonly target: StorePath;
+  /** What the manifest says of it. */
+  readonly rules: Activation;
+  /** Whether the server has to be heard before it stays. */
+  readonly needsServer: boolean;
   /** What ran before, and what to go back to; null on a machine that ran none of ours. */
   readonly previous: StorePath | null;
   readonly previousProfile: StorePath | null;
   /** The boot it began in. */
   readonly bootId: string;
+  /** Whether something of an earlier transaction is still there. */
+  readonly again: boolean;
   readonly touched: Touched;
   /** Units that were failed before it was begun. */
   readonly failedBefore: readonly string[];
   /** How that had changed when it was looked at. */
   readonly failedUnits: FailedUnits;
+  /** What the system's own program said that it would do; null where it did not say. */
+  readonly foretold: string | null;
+  /** Why the new system is not all there before the next boot; null: it is. */
+  readonly rebootFor: string | null;
+  /** Of the switch. */
+  readonly exitCode: number | null;
+  /** Whether the agent of the new system is to find out whether it stays. */
+  readonly handedOver: boolean;
   /** What to tell once it is committed; null before that is begun. */
   readonly done: Done | null;
   /** Why it is being undone; null while it is not. */
@@ -69,34 +87,45 @@ export type Rejected = {
 export type Journal = {
   readonly transaction: Transaction | null;
   readonly rejected: Rejected | null;
-  /** How often the newest manifest was undone because the server was not heard. */
+  /** How often the newest manifest was undone because of something that may be over the next time. */
   readonly lost: Lost | null;
+  /** What this agent made current last; null: nothing yet. */
+  readonly ours: StorePath | null;
   /** The manifest that waits for its switch, and since when. */
   readonly ready: Ready | null;
 };
 
-/** Whether the new system may run, and nothing says yet that it stays. */
-export function isOpen({ step }: Transaction): boolean {
-  return step === 'activating' || step === 'verifying';
+/** Whether something of the new system may be there, and nothing says yet that it stays. */
+export function isOpen({ step }: Pick<Transaction, 'step'>): boolean {
+  return ['checking', 'activating', 'verifying', 'confirming'].includes(step);
 }
 
 const REASON = record<Reason>({ code: string, text: string });
+const JOURNALLED = STEPS.filter((step): step is Exclude<Step, 'idle'> => step !== 'idle');
 
 export const JOURNAL: Fields<Journal> = {
   transaction: nullable(
     record<Transaction>({
-      step: oneOf(['activating', 'verifying', 'committing', 'undoing']),
+      id: since('', string),
+      step: oneOf(JOURNALLED),
       manifest: MANIFEST_ID,
       target: parsedBy(parseStorePath),
+      rules: since<Activation>(DEFAULT_ACTIVATION, parseActivation),
+      needsServer: since(false, boolean),
       previous: nullable(parsedBy(parseStorePath)),
       previousProfile: nullable(parsedBy(parseStorePath)),
       bootId: string,
+      again: since(false, boolean),
       touched: record<Touched>({ system: boolean, boot: boolean }),
       failedBefore: since([], list(string)),
       failedUnits: since(
         NO_UNITS,
         record<FailedUnits>({ added: list(string), removed: list(string) }),
       ),
+      foretold: since(null, nullable(string)),
+      rebootFor: since(null, nullable(string)),
+      exitCode: since(null, nullable(integer(0, 255))),
+      handedOver: since(false, boolean),
       done: nullable(
         record<Done>({
           phase: oneOf(['in-sync', 'in-sync-degraded', 'reboot-pending']),
@@ -118,6 +147,7 @@ export const JOURNAL: Fields<Journal> = {
     null,
     nullable(record<Lost>({ sha256: digest, count: integer(1), at: integer(0), reason: REASON })),
   ),
+  ours: since(null, nullable(parsedBy(parseStorePath))),
   ready: since(null, nullable(record<Ready>({ sha256: digest, at: integer(0) }))),
 };
 
@@ -125,6 +155,7 @@ export const EMPTY_JOURNAL: Journal = {
   transaction: null,
   rejected: null,
   lost: null,
+  ours: null,
   ready: null,
 };
 

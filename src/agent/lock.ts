@@ -3,7 +3,8 @@
 // on a descriptor it inherits from us, exits, and the lock stays with ours. Nothing stale can be left
 // behind, and only who may open the file can hold it up (an abstract socket's name could be taken by anyone).
 import { spawnSync } from 'node:child_process';
-import { type FileHandle, open } from 'node:fs/promises';
+import { type FileHandle, open, readFile } from 'node:fs/promises';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { asAccess } from '../durable.ts';
 import { errnoOf, FleetError } from '../errors.ts';
 
@@ -35,4 +36,35 @@ export async function tryLock(file: string): Promise<HeldLock | null> {
   }
   await handle.close();
   return null;
+}
+
+/** As tryLock, and says in the file who holds it. */
+export async function lockAgent(file: string): Promise<HeldLock | null> {
+  const lock = await tryLock(file);
+  if (lock === null) return null;
+  // Who only wants to know who works does not need a disk that has space.
+  await lock.handle.truncate(0).catch(() => {});
+  await lock.handle.write(`${process.pid}\n`).catch(() => {});
+  return lock;
+}
+
+/** How long one that works may go on before its time is over, in milliseconds. */
+const PATIENCE = 30_000;
+
+/** As lockAgent, for who has to have it: a holder that does not end in time is killed. */
+export async function takeLock(file: string): Promise<HeldLock | null> {
+  for (const deadline = performance.now() + PATIENCE; performance.now() < deadline; ) {
+    const lock = await lockAgent(file);
+    if (lock !== null) return lock;
+    await sleep(500);
+  }
+  const pid = Number(await readFile(file, 'utf8').catch(() => ''));
+  // It holds the lock, so it is alive, and the number is its own.
+  if (Number.isSafeInteger(pid) && pid > 1 && pid !== process.pid) {
+    try {
+      process.kill(pid, 'SIGKILL');
+    } catch {}
+  }
+  await sleep(500);
+  return await lockAgent(file);
 }

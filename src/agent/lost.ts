@@ -1,13 +1,14 @@
-// Switches that were undone because the server was not heard from the new system → when the same is tried again, and
-// what decides then (SPEC §5.5). Such a loss is nobody's fault that could be told: the new system's network may be
-// broken, or the line may have been, or somebody cut it at that moment. So it is tried again by itself, less and less
+// Switches that were undone because of what may be over the next time → when the same is tried again, and
+// what decides then (SPEC §5.5). That the server was not heard from the new system is nobody's fault that could be told:
+// its network may be broken, or the line may have been, or somebody cut it at that moment. So it is tried again by itself, less and less
 // often; and unless the host's policy is another, whoever can cut the line can put an update off, but not prevent it.
+// An agent that died in mid-switch is no fault of the system either, unless it always dies there.
 import type { Activation } from '../manifest/activation.ts';
 import { makeReason, type Reason } from '../manifest/receipt.ts';
 import { formatTime } from '../manifest/time.ts';
 import type { Attempt } from './outcome.ts';
 
-/** In a row, of one manifest. */
+/** In a row, of one manifest, for one reason. */
 export type Lost = {
   /** The manifest's digest. */
   readonly sha256: string;
@@ -31,7 +32,8 @@ export function lostAgain(
   reason: Reason,
   now: number,
 ): Lost {
-  const count = before?.sha256 === sha256 ? before.count : 0;
+  const isSame = before?.sha256 === sha256 && before.reason.code === reason.code;
+  const count = isSame ? before.count : 0;
   return { sha256, count: count + 1, at: now, reason };
 }
 
@@ -42,6 +44,7 @@ export function needsServer(
   { serverLost = 'local-checks' }: Pick<Activation, 'serverLost'>,
 ): boolean {
   if (serverLost === 'rollback' || lost?.sha256 !== sha256) return true;
+  if (lost.reason.code !== 'E_SERVER_LOST') return true;
   return lost.count < MOST_LOST;
 }
 
@@ -53,7 +56,9 @@ export function waitingAfterLoss(
 ): Attempt | null {
   if (lost?.sha256 !== sha256) return null;
   const { count, at, reason } = lost;
-  const next = at + FIRST_WAIT * 4 ** Math.min(count - 1, MOST_STEPS);
+  // That a run broke off is mostly over with it; that the line did, not.
+  const steps = reason.code === 'E_SERVER_LOST' ? count - 1 : count - 2;
+  const next = steps < 0 ? at : at + FIRST_WAIT * 4 ** Math.min(steps, MOST_STEPS);
   // A clock that went back says nothing about how long it was.
   if (now >= next || now < at) return null;
   const text = `${reason.text}; tried again from ${formatTime(next)} on`;

@@ -3,6 +3,7 @@
 // system as it was, or takes it back there.
 import { rm } from 'node:fs/promises';
 import { FleetError, isFleetError, messageOf } from '../errors.ts';
+import type { Activation } from '../manifest/activation.ts';
 import { type VerifiedCheckpoint, verifyCheckpoint } from '../manifest/log-view.ts';
 import type { Deployment } from '../manifest/manifest.ts';
 import type { Offer } from '../manifest/offer.ts';
@@ -10,19 +11,26 @@ import { makeReason } from '../manifest/receipt.ts';
 import type { VerifiedManifest } from '../manifest/verify.ts';
 import { type TrustedRoot, verifyOfferedManifest } from '../manifest/verify-offer.ts';
 import { acceptLog, acceptManifest } from './accept.ts';
-import { activate, settle } from './activate.ts';
+import { abandon, activate, expire, settle } from './activate.ts';
 import { askForOffer } from './ask.ts';
-import { updateOf, type Want, waitBeforeFetch, waitBeforeSwitch } from './begin.ts';
+import {
+  type Update,
+  updateOf,
+  type Want,
+  waitBeforeFetch,
+  waitBeforeReboot,
+  waitBeforeSwitch,
+} from './begin.ts';
 import { Client } from './client.ts';
 import { fetchSystem } from './fetch-system.ts';
-import { listenForServer } from './fresh.ts';
 import type { Host } from './host.ts';
 import { probeNamespace } from './inside.ts';
-import { isOpen, readJournal } from './journal.ts';
-import { tryLock } from './lock.ts';
+import { readJournal } from './journal.ts';
+import { lockAgent, takeLock } from './lock.ts';
 import { needsServer } from './lost.ts';
 import { type ManifestId, type Memory, memoryFiles, readMemory } from './memory.ts';
 import { type Attempt, attemptOf, DECOMMISSIONED, errorOf, idOf, type Outcome } from './outcome.ts';
+import { unitAt } from './own-unit.ts';
 import { placeAt, readBootId, readSystems, type Systems } from './place.ts';
 import type { Wait } from './policy.ts';
 import { type Chain, owe, readChain, type Sent, sendQueued, tell } from './receipts.ts';
@@ -30,7 +38,6 @@ import { renewInTime, withToken } from './renew-token.ts';
 import { standingOf } from './standing.ts';
 import { type Fetched, requireStore } from './store.ts';
 import { type Clocks, RunTime } from './time.ts';
-import { undo } from './undo.ts';
 import { hasSystemd } from './units.ts';
 
 export type OnceOptions = Clocks & {
@@ -40,6 +47,12 @@ export type OnceOptions = Clocks & {
   readonly bootId?: string;
   /** Whether systemd can be asked about units; found out when it is not given. */
   readonly hasSystemd?: boolean;
+  /** The command line that starts this program, without a verb: for the watchdog of a switch. */
+  readonly program: readonly string[];
+  /** The file of the unit that this run is a service of. */
+  readonly unitFile?: string;
+  /** The watchdog's run: gives up this transaction if nobody confirmed it, and asks for nothing. */
+  readonly expired?: string;
   /** Try a manifest again that was rolled back. */
   readonly retry?: boolean;
   /** Accept a checkpoint that is older than the root's maxAge: root's word, which the receipt has. */
@@ -77,6 +90,8 @@ class Run implements AsyncDisposable {
   #chain: Chain;
   #manifest: ManifestId | null = null;
   #fetched: Fetched | null = null;
+  /** What the server told of, verified, and who wants what of it. */
+  #update: Update | null = null;
   #next: number | null = null;
   /** A checkpoint that contradicts the one that was accepted, or the proof of time. */
   #conflict: string | null = null;
@@ -102,7 +117,8 @@ class Run implements AsyncDisposable {
     const { dir } = options;
     // Read before the lock is taken: a directory that is no agent's gets no lock file.
     await readMemory(dir);
-    const lock = await tryLock(memoryFiles(dir).lock);
+    const file = memoryFiles(dir).lock;
+    const lock = await (options.expired === undefined ? lockAgent(file) : takeLock(file));
     if (lock === null) throw new FleetError('E_AGENT_BUSY', `another agent works in ${dir}`);
     try {
       const memory = await readMemory(dir);
@@ -114,7 +130,11 @@ class Run implements AsyncDisposable {
       const time = new RunTime(options);
       const now = () => time.now(memory.trust);
       const systemd = options.hasSystemd ?? (await hasSystemd(place));
-      const host = { memory, place, bootId, hasSystemd: systemd, now };
+      const { program, unitFile } = options;
+      const unit = unitFile === undefined ? null : { file: unitFile, was: await unitAt(unitFile) };
+      const mayBoot = async (rules: Activation) =>
+        (await waitBeforeReboot({ memory, now }, rules, null))?.attempt ?? null;
+      const host = { memory, place, bootId, hasSystemd: systemd, unit, program, now, mayBoot };
       return new Run(options, lock, { host, time, chain: await readChain(dir) });
     } catch (error) {
       await lock[Symbol.asyncDispose]();
@@ -128,7 +148,9 @@ class Run implements AsyncDisposable {
   }
 
   async once(): Promise<OnceResult> {
-    await this.#settle();
+    const { expired } = this.#options;
+    if (expired !== undefined) return await this.#expire(expired);
+    const settled = await this.#settle();
     let attempt: Attempt | null;
     let error: FleetError | null = null;
     try {
@@ -146,7 +168,7 @@ class Run implements AsyncDisposable {
     // neither be taken over nor undone.
     if (attempt?.phase !== 'awaiting-lock')
       attempt = (await this.#undoUnfinished(error)) ?? attempt;
-    const outcome = attempt === null ? null : await this.#tell(attempt, this.#manifest);
+    const outcome = attempt === null ? settled : await this.#tell(attempt, this.#manifest);
     const receipts = await this.#report(error);
     const { clock, say } = this.#options;
     await renewInTime(this.#client, this.#memory, clock(), error, say);
@@ -180,9 +202,10 @@ class Run implements AsyncDisposable {
     if (manifest.intent === 'decommission') return DECOMMISSIONED;
     const id = idOf(manifest, verified.digest);
     const retry = this.#options.retry === true;
-    const standing = await standingOf(this.#host, this.#chain, id, manifest.toplevel, retry);
+    this.#update = await updateOf(id, manifest, this.#options.wishes);
+    const standing = await standingOf(this.#here(), this.#chain, id, manifest.toplevel, retry);
     if (standing !== null) return standing;
-    return await this.#deploy(manifest, offer, root);
+    return await this.#deploy(manifest, this.#update, offer, root);
   }
 
   /** Verifies the log's checkpoint, and keeps what it says. */
@@ -221,12 +244,16 @@ class Run implements AsyncDisposable {
     this.#memory = { ...this.#memory, trust };
   }
 
-  async #deploy(manifest: Deployment, offer: Offer, root: TrustedRoot): Promise<Attempt> {
+  async #deploy(
+    manifest: Deployment,
+    update: Update,
+    offer: Offer,
+    root: TrustedRoot,
+  ): Promise<Attempt> {
     const { toplevel, emergency } = manifest;
     const { place } = this.#host;
     const { dir } = this.#memory;
     const say = this.#options.say ?? (() => {});
-    const update = await updateOf(this.#manifest, manifest, this.#options.wishes);
     const before = await waitBeforeFetch(this.#host, update);
     if (before !== null) return this.#wait(before);
     await probeNamespace(place);
@@ -243,13 +270,12 @@ class Run implements AsyncDisposable {
     const rules = manifest.activation;
     const { acceptAge } = this.#options;
     const id = idOf(again.manifest, again.digest);
-    const listen = (seconds: number) => listenForServer(this.#memory, root.root, seconds);
-    return await activate(this.#host, {
+    return await activate(this.#here(), {
       manifest: id,
       target: toplevel,
       rules,
       // It gave the offer, so it could be heard before; of one whose log is old, root took the word all the same.
-      listen: acceptAge !== true && needsServer(lost, id, rules) ? listen : null,
+      needsServer: acceptAge !== true && needsServer(lost, id, rules),
       unfinished: transaction,
     });
   }
@@ -260,21 +286,43 @@ class Run implements AsyncDisposable {
   }
 
   /** Finishes what a run that died was in the middle of. */
-  async #settle(): Promise<void> {
+  async #settle(): Promise<Outcome | null> {
     const { transaction } = await readJournal(this.#memory.dir);
-    if (transaction === null) return;
+    if (transaction === null) return null;
     const attempt = await settle(this.#host, transaction);
-    if (attempt !== null) await this.#tell(attempt, transaction.manifest);
+    return attempt === null ? null : await this.#tell(attempt, transaction.manifest);
+  }
+
+  /** What the watchdog does. */
+  async #expire(id: string): Promise<OnceResult> {
+    const { transaction } = await readJournal(this.#memory.dir);
+    let outcome: Outcome | null = null;
+    if (transaction?.id === id) {
+      const attempt = await expire(this.#host, transaction);
+      if (attempt !== null) outcome = await this.#tell(attempt, transaction.manifest);
+    }
+    const receipts = await this.#report(null);
+    return { outcome, error: null, fetched: null, receipts, next: null };
   }
 
   async #undoUnfinished(error: unknown): Promise<Attempt | null> {
     const { transaction } = await readJournal(this.#memory.dir);
     // `committing` is finished by the next run; `undoing` was tried in this one.
-    if (transaction === null || !isOpen(transaction)) return null;
+    if (transaction === null) return null;
     const text = `an activation broke off and could not go on${error === null ? '' : `: ${messageOf(error)}`}`;
     const why = makeReason('E_INTERRUPTED', text);
-    this.#manifest = transaction.manifest;
-    return await undo(this.#host, transaction, why, null);
+    const attempt = await abandon(this.#host, transaction, why);
+    if (attempt !== null) this.#manifest = transaction.manifest;
+    return attempt;
+  }
+
+  /** The host, with what this run came to know. */
+  #here(): Host {
+    const mayBoot = async (rules: Activation): Promise<Attempt | null> => {
+      const wait = await waitBeforeReboot(this.#host, rules, this.#update);
+      return wait === null ? null : this.#wait(wait);
+    };
+    return { ...this.#host, memory: this.#memory, mayBoot };
   }
 
   async #tell(attempt: Attempt, manifest: ManifestId | null): Promise<Outcome> {

@@ -18,6 +18,8 @@ export type Attempt = {
   readonly exitCode: number | null;
   /** Where it was looked at; none otherwise. */
   readonly failedUnits?: FailedUnits;
+  /** What the system's own program said beforehand that it would do; null where it did not say. */
+  readonly foretold?: string | null;
 };
 
 /** How a run ended. */

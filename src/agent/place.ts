@@ -57,9 +57,9 @@ export async function canSwitchTo(place: Place, toplevel: StorePath): Promise<bo
   return (await resolveInside(place, `${toplevel}/bin/switch-to-configuration`)) !== null;
 }
 
-/** The logical path that `logical` leads to, without links; null: to nothing. */
+/** Where a logical path leads in the end, as a logical path; null: nowhere. */
 export async function resolveInside(place: Place, logical: string): Promise<string | null> {
-  // By hand: a link on the way (`bin` may be one) holds a logical path, too.
+  // By hand: a link on the way holds a logical path, too.
   const todo = logical.split('/').reverse();
   let at = '/';
   for (let hops = 0; hops < 64; hops++) {

@@ -203,11 +203,12 @@ async function sendOne(client: Client, path: string, envelope: string): Promise<
 
 type Detail = Pick<
   Receipt,
-  'reason' | 'booted' | 'current' | 'profile' | 'exitCode' | 'failedUnits'
+  'reason' | 'booted' | 'current' | 'profile' | 'exitCode' | 'failedUnits' | 'foretold'
 >;
 
-function detail({ reason, systems, exitCode, failedUnits = NO_UNITS }: Outcome): Detail {
-  return { reason, ...systems, exitCode, failedUnits };
+function detail({ reason, systems, exitCode, failedUnits = NO_UNITS, foretold }: Outcome): Detail {
+  const words = foretold == null ? {} : { foretold };
+  return { reason, ...systems, exitCode, failedUnits, ...words };
 }
 
 /** What a private host says: a phase may need a reason, and has its code. */

@@ -3,10 +3,10 @@
 // the one does not end the other. This file and what it imports load neither undici, noble nor TypeBox.
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { readFile, readlink } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { messageOf } from '../errors.ts';
 import { type HintOptions, listenForHints } from './hints.ts';
+import { unitAt } from './own-unit.ts';
 import { readProxies } from './proxy.ts';
 import { afterHint, dueAt, type Pace, type Past, untilNext } from './schedule.ts';
 import { openSupervisor } from './supervise.ts';
@@ -55,7 +55,7 @@ export async function runAgent(options: RunOptions): Promise<void> {
       say(reason === null ? 'listening for hints' : `no hints for now: ${reason}`),
   });
   supervisor.ready();
-  const unit = await linkOf(unitFile);
+  const unit = await unitOf(unitFile);
   let last: Told | null = null;
   while (!signal.aborted) {
     // Anew each time: agent.json may have been edited. One that is damaged is the run's to tell of.
@@ -82,7 +82,7 @@ export async function runAgent(options: RunOptions): Promise<void> {
       failures: code === 0 ? 0 : past.failures + 1,
       due: dueAt(told?.next ?? null, Date.now(), now),
     };
-    if ((await linkOf(unitFile)) !== unit) {
+    if ((await unitOf(unitFile)) !== unit) {
       say('this service is another one now: ending, to be started anew');
       break;
     }
@@ -183,10 +183,8 @@ function toldBy(text: string): Told | null {
   }
 }
 
-async function linkOf(file: string | undefined): Promise<string | null> {
-  if (file === undefined) return null;
-  // A unit of NixOS is a symlink into the store; another one's contents say it as well.
-  return await readlink(file).catch(async () => await readFile(file, 'utf8').catch(() => null));
+async function unitOf(file: string | undefined): Promise<string | null> {
+  return file === undefined ? null : await unitAt(file);
 }
 
 /** Something that may be said at any time, and is heard by whoever waits. */

@@ -2,6 +2,7 @@
 // activation, or null: then it is to be deployed.
 import { makeReason } from '../manifest/receipt.ts';
 import type { StorePath } from '../nix/storepath.ts';
+import { goOnWaiting } from './activate.ts';
 import type { Host } from './host.ts';
 import { readJournal } from './journal.ts';
 import { waitingAfterLoss } from './lost.ts';
@@ -9,6 +10,15 @@ import type { ManifestId } from './memory.ts';
 import { type Attempt, IN_SYNC } from './outcome.ts';
 import { readSystems } from './place.ts';
 import type { Chain } from './receipts.ts';
+
+const COMMIT_WAITS: Attempt = {
+  phase: 'awaiting-lock',
+  reason: makeReason(
+    'E_SWITCH_LOCKED',
+    'another switch of this machine keeps this one from its end',
+  ),
+  exitCode: null,
+};
 
 export async function standingOf(
   host: Host,
@@ -30,15 +40,18 @@ export async function standingOf(
     }
   }
   const { current, profile } = await readSystems(host.place);
-  if (transaction !== null) return null;
+  if (transaction !== null) {
+    // It could not be finished when this run began.
+    const isCommitting = transaction.step === 'committing' || transaction.step === 'setting';
+    if (isCommitting) return COMMIT_WAITS;
+    if (transaction.step !== 'awaiting-boot' || !isThis(transaction.manifest)) return null;
+    return await goOnWaiting(host, transaction);
+  }
   if (profile !== toplevel) return retry ? null : waitingAfterLoss(lost, manifest, host.now());
   const again = isThis(told?.manifest) ? told : null;
   const reason = again?.code == null ? null : makeReason(again.code, again.text ?? '');
-  if (current === toplevel) {
-    if (again?.phase !== 'in-sync-degraded') return IN_SYNC;
-    return { phase: again.phase, reason, exitCode: 4 };
-  }
-  if (again?.phase !== 'reboot-pending') return null;
-  if (again.bootId !== host.bootId) return null;
-  return { phase: again.phase, reason, exitCode: null };
+  if (current !== toplevel) return null;
+  const isPending = again?.phase === 'reboot-pending' && again.bootId === host.bootId;
+  if (!isPending && again?.phase !== 'in-sync-degraded') return IN_SYNC;
+  return { phase: again.phase, reason, exitCode: isPending ? null : 4 };
 }

@@ -1,8 +1,8 @@
 // switch-to-configuration run so that nothing that happens to the agent can stop it half-way
 // (ARCHITECTURE, "The agent"): toplevel and action → exit code and log.
-// It is a session of its own, its output goes to a file, and a lock that its parent shell holds tells a
-// later agent that it still runs. timeout(1) ends it when it takes too long, also when the agent is gone.
-// In a chroot store it runs in a mount namespace of its own (inside.ts).
+// It is a transient unit of systemd's, or where none runs a session of its own; its output goes to a file, and a lock that
+// its parent shell holds tells a later agent that it still runs. timeout(1) ends it when it takes too long, also when the agent
+// is gone. In a chroot store it runs in a mount namespace of its own (inside.ts).
 import { spawn } from 'node:child_process';
 import { type FileHandle, mkdir, open } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -13,8 +13,9 @@ import { within } from './body.ts';
 import { cleanEnvironment, commandInside, findProgram } from './inside.ts';
 import { type HeldLock, tryLock } from './lock.ts';
 import type { Place } from './place.ts';
+import { runInUnit } from './switch-unit.ts';
 
-export type SwitchAction = 'check' | 'test' | 'boot';
+export type SwitchAction = 'check' | 'dry-activate' | 'test' | 'boot';
 
 export type SwitchResult = {
   /** Exit status (LOCKED also when it could not be begun); null when it took too long, or its shell was killed. */
@@ -24,6 +25,8 @@ export type SwitchResult = {
   readonly log: string;
   /** The last lines of that, at most 10. */
   readonly lastLines: readonly string[];
+  /** The first 4 KiB of it. */
+  readonly words: string;
 };
 
 export type SwitchRun = {
@@ -33,6 +36,8 @@ export type SwitchRun = {
   /** Directory for logs and the lock. */
   readonly dir: string;
   readonly seconds: number;
+  /** Whether systemd of this machine is to run it. */
+  readonly inUnit: boolean;
 };
 
 /** Another switch of this machine is going on: switch-to-configuration's own status for that (EAGAIN). */
@@ -51,7 +56,7 @@ exit "$code"
 `;
 
 /** How long a switch that took too long may take to end in peace. */
-const GRACE_SECONDS = 5;
+export const SWITCH_GRACE_SECONDS = 5;
 
 /** Room that a log has to have. */
 const LOG_BYTES = 64 * 1024;
@@ -66,11 +71,27 @@ export async function runSwitch(run: SwitchRun): Promise<SwitchResult> {
   await using lock = await lockSwitch(dir, seconds);
   if (lock === null) {
     const lastLines = ['one that an earlier agent began still runs'];
-    return { code: LOCKED, timedOut: false, log, lastLines };
+    return { code: LOCKED, timedOut: false, log, lastLines, words: '' };
   }
   const command = await commandOf(run);
   await using output = await openLog(log);
   const start = performance.now();
+  // Longer than timeout(1) waits: only what not even SIGKILL ends is left alone, holding the lock.
+  const patience = (seconds + 2 * SWITCH_GRACE_SECONDS) * 1000;
+  const code =
+    run.inUnit && run.place.root === null
+      ? await runInUnit(command, { dir, lock, output, patience })
+      : await runDetached(command, { lock, output, patience });
+  const late = performance.now() - start >= seconds * 1000;
+  const timedOut = late && (code === null || code === 124 || code === 137);
+  const said = { words: await firstWords(output), lastLines: await lastLines(output) };
+  return { code: timedOut ? null : code, timedOut, log, ...said };
+}
+
+async function runDetached(
+  command: readonly string[],
+  { lock, output, patience }: { lock: HeldLock; output: FileHandle; patience: number },
+): Promise<number | null> {
   const child = spawn('/bin/sh', ['-c', SHELL, 'fleet-switch', ...command], {
     cwd: '/',
     detached: true,
@@ -80,17 +101,13 @@ export async function runSwitch(run: SwitchRun): Promise<SwitchResult> {
   const ended = Promise.withResolvers<number | null>();
   child.once('error', ended.reject);
   child.once('exit', ended.resolve);
-  // Longer than timeout(1) waits: only what not even SIGKILL ends is left alone, holding the lock.
-  const patience = (seconds + 2 * GRACE_SECONDS) * 1000;
   const code = (await within(ended.promise, patience)) ? await ended.promise : null;
   if (code === null) child.unref();
-  const late = performance.now() - start >= seconds * 1000;
-  const timedOut = late && (code === null || code === 124 || code === 137);
-  return { code: timedOut ? null : code, timedOut, log, lastLines: await lastLines(output) };
+  return code;
 }
 
 async function commandOf({ toplevel, action, place, seconds }: SwitchRun): Promise<string[]> {
-  const limited = [await findProgram('timeout'), '-k', `${GRACE_SECONDS}`, `${seconds}`];
+  const limited = [await findProgram('timeout'), '-k', `${SWITCH_GRACE_SECONDS}`, `${seconds}`];
   const command = [`${toplevel}/bin/switch-to-configuration`, action];
   return [...limited, ...(await commandInside(place, command))];
 }
@@ -98,7 +115,7 @@ async function commandOf({ toplevel, action, place, seconds }: SwitchRun): Promi
 /** Waits for the switch of an agent that died, if one still runs; null when it does not end. */
 async function lockSwitch(dir: string, seconds: number): Promise<HeldLock | null> {
   // timeout(1) ends it before.
-  const deadline = performance.now() + (seconds + GRACE_SECONDS) * 1000;
+  const deadline = performance.now() + (seconds + SWITCH_GRACE_SECONDS) * 1000;
   try {
     await mkdir(dir, { recursive: true, mode: 0o700 });
     while (true) {
@@ -130,6 +147,11 @@ async function openLog(file: string): Promise<FileHandle> {
     if (!isFleetError(asDiskFull(error, file), 'E_DISK_FULL')) throw error;
     return await open('/dev/null', 'r+');
   }
+}
+
+async function firstWords(log: FileHandle): Promise<string> {
+  const { buffer, bytesRead } = await log.read(Buffer.alloc(4096), 0, 4096, 0);
+  return buffer.toString('utf8', 0, bytesRead);
 }
 
 async function lastLines(log: FileHandle): Promise<readonly string[]> {

@@ -21,7 +21,20 @@ export function toldBy(result: SwitchResult, action: SwitchAction): string {
 
 /** True for what the system itself did; with any other reason the same one may go well the next time. */
 export function isSystemsFault({ code }: Reason): boolean {
-  return code === 'E_SWITCH_FAILED' || code === 'E_SWITCH_TIMEOUT' || code === 'E_HEALTH';
+  return SYSTEMS_FAULTS.has(code);
+}
+
+const SYSTEMS_FAULTS: ReadonlySet<string> = new Set<ErrorCode>([
+  'E_SWITCH_FAILED',
+  'E_SWITCH_TIMEOUT',
+  'E_HEALTH',
+  'E_NOT_CONFIRMED',
+  'E_NOT_BOOTED',
+]);
+
+/** True for what is tried again by itself, less and less often. */
+export function isTransient({ code }: Reason): boolean {
+  return code === 'E_SERVER_LOST' || code === 'E_INTERRUPTED';
 }
 
 /**

@@ -83,6 +83,11 @@ export const ActivationSchema = Exact(FIELDS);
 export type Activation = Frozen<Static<typeof ActivationSchema>>;
 export type Health = Activation['health'];
 
+/** Rules that were kept apart from their manifest. @throws FleetError E_MANIFEST_FORM */
+export function parseActivation(value: unknown): Activation {
+  return requireShape(ActivationSchema, value, 'E_MANIFEST_FORM', 'activation');
+}
+
 /** What applies where a host's configuration says nothing. */
 export const DEFAULT_ACTIVATION: Activation = Object.freeze({
   mode: 'switch',

@@ -105,6 +105,8 @@ export const ReceiptSchema = Exact({
   profile: Nullable(StorePathText),
   exitCode: Nullable(Type.Integer({ minimum: -255, maximum: 255 })),
   failedUnits: Exact({ added: Units, removed: Units }),
+  /** What the new system's program said that its switch would do. Left out where it did not say. */
+  foretold: Type.Optional(Type.String({ pattern: '^[\\P{Cc}\n]{1,2048}$' })),
   who: Type.Enum(['policy', 'local group', 'root']),
   times: Exact({ started: Time, finished: Time }),
 });

@@ -41,6 +41,17 @@ test('a clock that went back, another manifest, and no loss wait for nothing', (
   assert.equal(waitingAfterLoss(null, MANIFEST, one.at), null);
 });
 
+test('a run that broke off is tried again at once, and then as one that lost the server', () => {
+  let broke: Lost | null = null;
+  for (const minutes of [0, 1, 4, 16]) {
+    broke = lostAgain(broke, MANIFEST, { code: 'E_INTERRUPTED', text: 'cut' }, 1000);
+    assert.equal(waitingAfterLoss(broke, MANIFEST, 1000 + minutes * 60), null);
+    if (minutes > 0) assert.ok(waitingAfterLoss(broke, MANIFEST, 1000 + minutes * 60 - 1));
+    assert.ok(needsServer(broke, MANIFEST, {}));
+  }
+  assert.equal(lostAgain(broke, MANIFEST, REASON, 5).count, 1);
+});
+
 test('another manifest is counted from the beginning', () => {
   assert.equal(lost(3).count, 3);
   const next = lostAgain(lost(3), OTHER, REASON, 5);

@@ -22,6 +22,7 @@ import type { Outcome } from '../../src/agent/outcome.ts';
 import { type Chain, EMPTY_CHAIN, readChain, tell, writeChain } from '../../src/agent/receipts.ts';
 import { generateSecretKey } from '../../src/ed25519.ts';
 import { formatSecretKey, publicKeyOfSecret } from '../../src/keyfile.ts';
+import { DEFAULT_ACTIVATION } from '../../src/manifest/activation.ts';
 import { parseEnvelope } from '../../src/manifest/dsse.ts';
 import { verifyReceipt } from '../../src/manifest/receipt.ts';
 import { parseStorePath } from '../../src/nix/storepath.ts';
@@ -30,15 +31,23 @@ import { temporaryDirectory } from '../helpers/temporary.ts';
 const TARGET = parseStorePath(`/nix/store/${'a'.repeat(32)}-system`);
 
 const TRANSACTION: Transaction = {
+  id: '0a1b',
   step: 'activating',
   manifest: { epoch: 1, sequence: 2, sha256: 'a'.repeat(64) },
   target: TARGET,
+  rules: DEFAULT_ACTIVATION,
+  needsServer: true,
   previous: null,
   previousProfile: TARGET,
   bootId: 'boot',
+  again: false,
   touched: { system: true, boot: false },
   failedBefore: ['old.service'],
   failedUnits: { added: [], removed: ['old.service'] },
+  foretold: 'would start new.service',
+  rebootFor: null,
+  exitCode: 4,
+  handedOver: false,
   done: null,
   why: null,
 };
@@ -103,8 +112,9 @@ test('what is written is read back', async () => {
     at: 1_800_000_000,
     reason: { code: 'E_SERVER_LOST', text: 'silence' },
   };
+  const ours = TARGET;
   const ready = { sha256: 'e'.repeat(64), at: 7 };
-  await writeJournal(dir.path, { transaction: null, rejected, lost, ready });
+  await writeJournal(dir.path, { transaction: null, rejected, lost, ours, ready });
   const reason = { code: 'units-failed', text: 'one of them' };
   const done = { phase: 'in-sync-degraded', reason, exitCode: 4 } as const;
   for (const transaction of [
@@ -113,11 +123,11 @@ test('what is written is read back', async () => {
     { ...TRANSACTION, step: 'committing', done } as const,
   ]) {
     await journalStep(dir.path, transaction);
-    assert.deepEqual(await readJournal(dir.path), { transaction, rejected, lost, ready });
+    assert.deepEqual(await readJournal(dir.path), { transaction, rejected, lost, ours, ready });
   }
   assert.deepEqual((await readMemory(dir.path)).trust, trust);
   await journalStep(dir.path, null);
-  assert.deepEqual(await readJournal(dir.path), { transaction: null, rejected, lost, ready });
+  assert.deepEqual(await readJournal(dir.path), { transaction: null, rejected, lost, ours, ready });
 });
 
 test('not enrolled, incomplete and damaged are three things', async () => {

@@ -21,7 +21,8 @@ async function scriptOf(dir: string, script: string): Promise<StorePath> {
 async function run(dir: string, script: string, seconds = 30): Promise<SwitchResult> {
   const toplevel = await scriptOf(dir, script);
   const place = placeAt(null);
-  return await runSwitch({ toplevel, action: 'test', place, dir: join(dir, 'switch'), seconds });
+  const at = { toplevel, place, dir: join(dir, 'switch'), inUnit: false };
+  return await runSwitch({ ...at, action: 'test', seconds });
 }
 
 test('status and words are the program’s own', async () => {

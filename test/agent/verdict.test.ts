@@ -6,7 +6,7 @@ import { hasNoCheck } from '../../src/agent/verdict.ts';
 const PATH = `/nix/store/${'a'.repeat(32)}`;
 
 function said(line: string, code = 1): SwitchResult {
-  return { code, timedOut: false, log: '/log', lastLines: ['before', line, 'after'] };
+  return { code, timedOut: false, log: '/log', lastLines: ['before', line, 'after'], words: line };
 }
 
 test('whether a program knows check is read from the verbs of its usage, not from its path', () => {

@@ -141,7 +141,7 @@ test('another switch while it is checked: back, not its fault, and then anew', a
   assert.deepEqual(await systemsOf(host), all(two));
 });
 
-test('kill -9 during the checks: nothing is committed; the next run switches and checks anew', async () => {
+test('kill -9 during the checks: nothing is committed; the next run checks anew, and repeats no switch', async () => {
   for (const status of [0, 1]) {
     await using s = await atRealTime(one);
     const { world, host } = s;
@@ -154,7 +154,7 @@ test('kill -9 during the checks: nothing is committed; the next run switches and
     assert.equal(outcome?.phase, status === 0 ? 'in-sync' : 'rolled-back');
     assert.deepEqual(await systemsOf(host), all(status === 0 ? two : one));
     const tests = (await logOf(host)).filter((line) => line === 'test system-two');
-    assert.equal(tests.length, 2);
+    assert.equal(tests.length, 1);
     assert.equal((await readJournal(host.state)).transaction, null);
   }
 });
@@ -163,14 +163,14 @@ test('kill -9 during the checks, then no server, or a reboot: the old system', a
   for (const what of ['no server', 'reboot']) {
     await using s = await atRealTime(one);
     const { world, host } = s;
-    world.publish(two, { activation: rules(sh(SLOW), { confirmSeconds: 60 }) });
+    world.publish(two, { activation: rules(sh(SLOW), { confirmSeconds: 3 }) });
     await killDuring(host, 'verify system-two');
     await plan(host, 'go', 0);
     await world.stop();
     if (what === 'reboot') {
       await reboot(host, one);
       await host.once({ bootId: 'the next boot' });
-    } else assert.deepEqual(verdictOf(await host.once()), ['rolled-back', 'E_INTERRUPTED']);
+    } else assert.deepEqual(verdictOf(await host.once()), ['rolled-back', 'E_SERVER_LOST']);
     assert.deepEqual(await systemsOf(host), all(one), what);
     assert.equal((await readJournal(host.state)).transaction, null);
   }

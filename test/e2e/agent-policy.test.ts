@@ -88,6 +88,19 @@ test('a closed window: fetched, told with its time, and switched to once it is o
   assert.equal((await readJournal(host.state)).ready, null);
 });
 
+test('one that waited and failed is over: it is not ready any more', async () => {
+  await using s = await setting(one);
+  const { world, host } = s;
+  const { window, opens } = windowIn(world.now, 90);
+  world.publish(two, rules({ windows: [window] }));
+  await waits(s, ['awaiting-window', 'window-closed']);
+  await plan(host, 'exit-test-system-two', 1);
+  world.now = opens;
+  assert.equal((await host.once()).outcome?.phase, 'rolled-back');
+  const { ready, rejected } = await readJournal(host.state);
+  assert.deepEqual([ready, rejected?.reason.code], [null, 'E_SWITCH_FAILED']);
+});
+
 test('an emergency passes over a window, a person, the battery and the line, and looks at none of them', async () => {
   await using s = await setting(one);
   const { world, host } = s;

@@ -1,6 +1,6 @@
 // A host's machine in a chroot store, with an agent that is enrolled in a World.
 import { mkdir, readFile, readlink, rm, symlink, writeFile } from 'node:fs/promises';
-import { join } from 'node:path';
+import { join, resolve } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { enroll } from '../../src/agent/enroll.ts';
 import { tryLock } from '../../src/agent/lock.ts';
@@ -9,6 +9,9 @@ import { type Running, startFleet } from './cli.ts';
 import { type BuiltSystem, SYSTEM } from './systems.ts';
 import { temporaryDirectory } from './temporary.ts';
 import { enrolFileOf, HOST, World } from './world.ts';
+
+/** What starts fleet, for the watchdogs of agents that run in a test's own process. */
+export const PROGRAM = [process.execPath, resolve('cli/fleet.ts')];
 
 /** A host's machine: a chroot store, and the agent's state. */
 export type TestHost = {
@@ -38,6 +41,7 @@ export async function makeHost(
     once: (options = {}) =>
       runOnce({
         dir: state,
+        program: PROGRAM,
         clock: () => world.now,
         uptime: () => world.uptime,
         isSynchronised: async () => true,
@@ -81,10 +85,11 @@ export function all(system: BuiltSystem) {
   return { current: system.toplevel, profile: system.toplevel, boot: system.toplevel };
 }
 
-/** Which switches ran, in order. */
+/** Which switches ran, in order; but for rehearsals, which change nothing. */
 export async function logOf(host: TestHost): Promise<string[]> {
   const text = await readFile(join(host.root, 'run/log'), 'utf8').catch(() => '');
-  return text.split('\n').slice(0, -1);
+  const lines = text.split('\n').slice(0, -1);
+  return lines.filter((line) => !line.startsWith('dry-activate '));
 }
 
 /** Says beforehand what a switch will do: see systems.ts. */

@@ -12,6 +12,7 @@ import { buildApp } from '../../src/server/app.ts';
 import { openLogWriter } from '../../src/server/log-writer.ts';
 import { openStateDir, type StateDir } from '../../src/server/statedir.ts';
 import { generateEnrolSecret, hashToken } from '../../src/server/tokens.ts';
+import { PROGRAM } from './hosts.ts';
 import { makeState } from './state.ts';
 import { SYSTEM } from './systems.ts';
 import { temporaryDir } from './temporary.ts';
@@ -114,7 +115,8 @@ export async function live(t: TestContext, now = Math.floor(Date.now() / 1000)):
         once: async (clock = made.now) => {
           said.length = 0;
           const say = (line: string) => void said.push(line);
-          return await runOnce({ dir: state, clock: () => clock, bootId: 'boot', say });
+          const program = PROGRAM;
+          return await runOnce({ dir: state, program, clock: () => clock, bootId: 'boot', say });
         },
       };
     },

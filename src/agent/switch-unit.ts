@@ -1,0 +1,128 @@
+// A switch as a transient unit of systemd's: it has none of the agent's limits, is no child of it, and ends when it ends, whatever
+// becomes of the agent (systemd-run(1)). Not even its exit status passes through a process of the agent's: systemd writes that
+// to a file in /run, which needs no disk that has space and is gone with the next boot.
+import { execFile } from 'node:child_process';
+import { randomBytes } from 'node:crypto';
+import { type FileHandle, mkdir, readFile, readlink, rm } from 'node:fs/promises';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { promisify } from 'node:util';
+import { FleetError, messageOf } from '../errors.ts';
+import { cleanEnvironment, findProgram } from './inside.ts';
+import type { HeldLock } from './lock.ts';
+
+/** Where exit statuses are written. */
+const STATUS_DIR = '/run/fleet-agent';
+
+// The lock is the shell's until the switch ended; what activation starts does not keep it. timeout(1) leads a process group of
+// its own: 124 says that the time was up, 137 that SIGTERM was not enough or that the switch was killed.
+const SHELL = `
+exec 3>>"$1"; shift
+flock --wait 10 3 || exit 11
+"$@" 3>&- &
+group=$!
+wait "$group"
+code=$?
+case $code in 124 | 137) kill -KILL "-$group" 2>/dev/null ;; esac
+exit "$code"
+`;
+
+// Its words go to the journal as well, after its end.
+const WRITE_STATUS = `
+if [ "$EXIT_CODE" = exited ]; then echo "$EXIT_STATUS"; else echo killed; fi >"$1.new"
+mv "$1.new" "$1"
+if [ -f "$2" ]; then systemd-cat -t fleet-switch cat "$2"; fi
+`;
+
+/** How often the end is looked for, and how often systemd is asked whether there is anything to wait for. */
+const LOOK_MS = 100;
+const ASK_MS = 5000;
+
+/**
+ * Runs `command` and waits for its end: its exit status; null when it was killed, or did not end in time.
+ * @throws FleetError E_PREFLIGHT when systemd does not take it.
+ */
+export async function runInUnit(
+  command: readonly string[],
+  options: {
+    readonly dir: string;
+    readonly lock: HeldLock;
+    readonly output: FileHandle;
+    /** Milliseconds. */
+    readonly patience: number;
+  },
+): Promise<number | null> {
+  const { dir, lock, output, patience } = options;
+  const unit = `fleet-switch-${randomBytes(6).toString('hex')}`;
+  await mkdir(STATUS_DIR, { recursive: true, mode: 0o755 });
+  const status = join(STATUS_DIR, `${unit}.status`);
+  const log = await readlink(`/proc/self/fd/${output.fd}`);
+  const words = ['-c', SHELL, 'fleet-switch', join(dir, 'lock'), ...command];
+  // From here on it is the unit's.
+  await lock.handle.close();
+  try {
+    await startUnit(unit, { status, log }, [await findProgram('sh'), ...words]);
+    const deadline = performance.now() + patience;
+    for (let asked = performance.now(); performance.now() < deadline; await sleep(LOOK_MS)) {
+      const code = await readStatus(status);
+      if (code !== undefined) return code;
+      if (performance.now() - asked < ASK_MS) continue;
+      asked = performance.now();
+      if (!(await isThere(unit))) return (await readStatus(status)) ?? null;
+    }
+    return null;
+  } finally {
+    await rm(status, { force: true }).catch(() => {});
+  }
+}
+
+async function startUnit(
+  unit: string,
+  { status, log }: { status: string; log: string },
+  command: readonly string[],
+): Promise<void> {
+  const env = Object.entries(cleanEnvironment()).map(
+    ([name, value]) => `--setenv=${name}=${value}`,
+  );
+  const sh = await findProgram('sh');
+  const properties = [
+    `StandardOutput=append:${log}`,
+    `StandardError=append:${log}`,
+    `ExecStopPost=${[sh, '-c', WRITE_STATUS, 'fleet-status', status, log].map(quoted).join(' ')}`,
+  ].map((property) => `--property=${property}`);
+  const kind = ['--quiet', '--no-block', '--collect', '--service-type=exec', `--unit=${unit}`];
+  // systemd would look for its own variables.
+  const words = command.map((word) => word.replaceAll('$', '$$$$'));
+  const args = [...kind, ...env, ...properties, '--', ...words];
+  const limits = { timeout: 30_000, killSignal: 'SIGKILL' } as const;
+  try {
+    await promisify(execFile)('systemd-run', args, { ...limits, env: cleanEnvironment() });
+  } catch (cause) {
+    throw new FleetError('E_PREFLIGHT', `systemd runs no switch: ${messageOf(cause)}`, { cause });
+  }
+}
+
+/** undefined: it did not end yet. */
+async function readStatus(file: string): Promise<number | null | undefined> {
+  const text = await readFile(file, 'utf8').catch(() => undefined);
+  if (text === undefined) return undefined;
+  return /^\d+$/.test(text.trim()) ? Number(text) : null;
+}
+
+async function isThere(unit: string): Promise<boolean> {
+  const args = ['show', '--property=ActiveState', '--value', `${unit}.service`];
+  const limits = { timeout: 20_000, killSignal: 'SIGKILL', env: cleanEnvironment() } as const;
+  try {
+    const { stdout } = await promisify(execFile)('systemctl', args, limits);
+    return stdout.trim() !== 'inactive' && stdout.trim() !== 'failed';
+  } catch {
+    // It is busy; it is asked again.
+    return true;
+  }
+}
+
+/** As systemd reads a word of a command line. */
+function quoted(word: string): string {
+  const text = word.replaceAll('\\', '\\\\').replaceAll('"', '\\"').replaceAll('\n', '\\n');
+  return `"${text.replaceAll('$', '$$$$')}"`;
+}
