@@ -1,6 +1,6 @@
 // Ed25519, strict: 32-byte seeds and public keys, 64-byte signatures (RFC 8032).
-// A signature counts only when node:crypto accepts it AND the equation holds on the points of @noble/ed25519: no
-// signer may make two readers disagree, nor one fault of a library let a signature pass.
+// A signature counts only when node:crypto accepts it AND the equation holds when it is worked out anew, from keys that
+// @noble/ed25519 decoded: no signer may make two readers disagree, nor one fault of a library let a signature pass.
 // Noble's own verify is not asked: it prepares tables for 50 ms first, and would then accept all that passes here.
 // Refuses by `false`, never by a throw: wrong lengths, keys that are not canonical, of small order,
 // or with a torsion part, and S that is not reduced.
@@ -14,6 +14,7 @@ import {
   randomBytes,
 } from 'node:crypto';
 import { etc, Point } from '@noble/ed25519';
+import { isIdentity, type OddMultiples, oddMultiplesOf, sumOfMultiples } from './edwards.ts';
 
 // RFC 8410: the DER of a PKCS #8 private key and of a SubjectPublicKeyInfo is constant up to the key.
 const PKCS8_PREFIX = Buffer.from('302e020100300506032b657004220420', 'hex');
@@ -60,7 +61,7 @@ export function sign(message: Uint8Array, secret: Uint8Array): Uint8Array {
 }
 
 /**
- * True when `signature` is one of `message` by `publicKey`, for node:crypto and on noble's points alike.
+ * True when `signature` is one of `message` by `publicKey`, for node:crypto and by the equation alike.
  * Anything malformed is `false`; never throws. The key should have passed `admitPublicKey` once.
  */
 export function verify(signature: Uint8Array, message: Uint8Array, publicKey: Uint8Array): boolean {
@@ -140,19 +141,18 @@ const ORDER = Point.CURVE().n;
 const FIELD = Point.CURVE().p;
 let generatorMultiples: Point[][] | undefined;
 
-/** For one signature: five bits at a time of both scalars (Straus), with nothing prepared. */
+/** Of the generator: worked out once. */
+let generatorRow: OddMultiples | undefined;
+
+/** For one signature, with nothing prepared. */
 function sumByDoubling(s: bigint, k: bigint, key: Key): Point {
-  const window = 5;
-  const terms = [
-    [digitsOf(s, window), rowOf(Point.BASE, window)],
-    [digitsOf(k, window), rowOf(key.negative, window)],
-  ] as const;
-  let sum = Point.ZERO;
-  for (let i = digitCount(window) - 1; i >= 0; i--) {
-    for (let bit = 0; bit < window; bit++) sum = sum.double();
-    for (const [digits, row] of terms) sum = addMultiple(sum, row, digits[i] ?? 0);
-  }
-  return sum;
+  generatorRow ??= oddMultiplesOf(Point.BASE);
+  const { X, Y, Z } = sumOfMultiples([
+    [s, generatorRow],
+    [k, oddMultiplesOf(key.negative)],
+  ]);
+  const inverse = etc.invert(Z, FIELD);
+  return Point.fromAffine({ x: etc.mod(X * inverse), y: etc.mod(Y * inverse) });
 }
 
 /** Bits of a digit where multiples are kept in tables. */
@@ -238,7 +238,9 @@ export function admitPublicKey(raw: Uint8Array): boolean {
   try {
     // fromBytes refuses y ≥ p and x = 0 with the sign bit set: what it accepts is canonical.
     const point = Point.fromBytes(raw, false);
-    return !point.isSmallOrder() && point.isTorsionFree();
+    // A point of the subgroup, and no other, times the subgroup's order is the identity.
+    const row = oddMultiplesOf(point);
+    return !point.isSmallOrder() && isIdentity(sumOfMultiples([[ORDER, row]]));
   } catch {
     return false;
   }

@@ -4,7 +4,7 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { connect } from 'node:net';
-import { Agent, request } from 'undici';
+import { Agent } from 'undici';
 import { errnoOf, messageOf } from '../errors.ts';
 import type { Health } from '../manifest/activation.ts';
 import { within } from './body.ts';
@@ -128,7 +128,10 @@ async function checkHttp(
   const timer = setTimeout(() => late.abort(), ms);
   try {
     const headers = { 'user-agent': 'fleet-agent' };
-    const answer = await request(url, { dispatcher, headers, signal: late.signal });
+    const { origin, pathname, search } = new URL(url);
+    const path = `${pathname}${search}`;
+    const request = { origin, path, method: 'GET', headers, signal: late.signal } as const;
+    const answer = await dispatcher.request(request);
     answer.body.on('error', () => {}).destroy();
     if (answer.statusCode === status) return null;
     return `${url} answered ${answer.statusCode}, not ${status}`;

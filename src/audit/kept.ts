@@ -3,7 +3,8 @@
 // signed the checkpoint, the edge is its tree, the snapshot its last entry, and the hosts are the snapshot's. The rest
 // is the auditor's own word, guarded against damage by a hash. Refuses what does not fit together: E_AUDIT_STATE.
 import { createHash } from 'node:crypto';
-import { type Static, Type } from 'typebox';
+import type { Static } from 'typebox';
+import * as Type from 'typebox';
 import { decodeBase64, encodeBase64 } from '../base64.ts';
 import { FleetError, messageOf } from '../errors.ts';
 import {

@@ -2,7 +2,9 @@
 // `config.services.fleet.agent.settings`, read at evaluation, checked here, carried by the manifest.
 // Refuses unknown fields, naming the word that was meant, values outside what SPEC §4.4 lists, and (in settings) windows
 // that no agent could read.
-import { type Static, Type } from 'typebox';
+
+import type { Static } from 'typebox';
+import * as Type from 'typebox';
 import { FleetError, messageOf } from '../errors.ts';
 import { Exact, Nullable } from './fields.ts';
 import { type Frozen, requireShape } from './shape.ts';

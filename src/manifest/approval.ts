@@ -3,7 +3,8 @@
 // holds the hash of a tree over the batch, so that a host needs a proof for its own manifest and not the list.
 // Nothing else that a release key signs counts. Refuses a batch that is not sorted, or that says a digest twice.
 import { createHash } from 'node:crypto';
-import { type Static, Type } from 'typebox';
+import type { Static } from 'typebox';
+import * as Type from 'typebox';
 import { FleetError, isFleetError } from '../errors.ts';
 import type { PublicKey } from '../keyfile.ts';
 import { hashLeaf, MemoryTree, verifyInclusion } from '../tlog/merkle.ts';

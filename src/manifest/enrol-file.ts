@@ -1,7 +1,8 @@
 // The one-time file that an admin carries to a new machine ↔ its fields (SPEC §7.1). It holds all that
 // a host needs to trust its fleet from the first byte on: the root's envelope, verbatim, and a secret
 // that is good for one enrolment. Refuses unknown fields, a root of another fleet, another version.
-import { type Static, Type } from 'typebox';
+import type { Static } from 'typebox';
+import * as Type from 'typebox';
 import { parseBaseUrl } from '../config.ts';
 import { FleetError } from '../errors.ts';
 import { MAX_ENVELOPE_BYTES, parseEnvelope } from './dsse.ts';

@@ -1,6 +1,8 @@
 // The schemas of fields that several documents share (SPEC §1.5). Each accepts one spelling of a
-// value; those with a meaning of their own (store paths, keys, times) are checked by its parser.
-import { type TSchema, Type } from 'typebox';
+// value; those with a meaning of their own (store paths, keys, times) are checked by its parser. TypeBox is imported as
+// `* as Type` everywhere, so that the published package has of it only what is named.
+import type { TSchema } from 'typebox';
+import * as Type from 'typebox';
 import { parseFleetName } from '../config.ts';
 import { isPublicKey, type PublicKey } from '../keyfile.ts';
 import { parseStorePath, type StorePath } from '../nix/storepath.ts';

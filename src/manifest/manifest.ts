@@ -4,7 +4,8 @@
 // Refuses unknown fields of the predicate, subjects that the predicate contradicts, and numbers and
 // times that contradict each other. Who signed it, and whether it applies here: verify.ts.
 import { createHash } from 'node:crypto';
-import { type Static, Type } from 'typebox';
+import type { Static } from 'typebox';
+import * as Type from 'typebox';
 import { FleetError } from '../errors.ts';
 import { formatNarHash, type NarHash, narHashHex } from '../nix/hash.ts';
 import type { StorePath } from '../nix/storepath.ts';

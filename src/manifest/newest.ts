@@ -1,7 +1,8 @@
 // What shows that a logged manifest was its host's newest when a checkpoint was made ↔ the `extra` data of its
 // `.tlog-proof` (SPEC §9.6): the snapshot that the log ends in, and the host's place in it. Nobody vouches for extra data;
 // here every part leads to the checkpoint, or is refused. Other programs' extra data is none of ours: null.
-import { type Static, Type } from 'typebox';
+import type { Static } from 'typebox';
+import * as Type from 'typebox';
 import type { Checkpoint } from '../tlog/checkpoint.ts';
 import { Count, Exact } from './fields.ts';
 import { canonicalBytes, parseCanonical } from './jcs.ts';

@@ -3,7 +3,8 @@
 // is. Pure: no network, no clock; how long the answer took is the caller's to judge.
 // Refuses any other form, keys that the root does not name as nonce keys, the answer to another question,
 // another checkpoint than the one that was shown, and a time before one that was signed earlier.
-import { type Static, Type } from 'typebox';
+import type { Static } from 'typebox';
+import * as Type from 'typebox';
 import { decodeBase64, encodeBase64 } from '../base64.ts';
 import { sign, verify } from '../ed25519.ts';
 import { FleetError } from '../errors.ts';

@@ -3,7 +3,8 @@
 // note, hashes prove or do not, and `closure` only repeats what the manifest signs. Refuses offers that are
 // too large, unknown fields, and, before it looks at anything else, a format or a least agent version that is
 // too new for this agent.
-import { type Static, Type } from 'typebox';
+import type { Static } from 'typebox';
+import * as Type from 'typebox';
 import { decodeBase64, encodeBase64 } from '../base64.ts';
 import { FleetError } from '../errors.ts';
 import { MAX_ENVELOPE_BYTES } from './dsse.ts';

@@ -3,7 +3,8 @@
 // the digest of the payload before. Refuses unknown fields, phases that no host reports of itself,
 // a phase without the reason it needs, and another host's or fleet's receipt.
 import { createHash } from 'node:crypto';
-import { type Static, Type } from 'typebox';
+import type { Static } from 'typebox';
+import * as Type from 'typebox';
 import { FleetError } from '../errors.ts';
 import type { PublicKey } from '../keyfile.ts';
 import { type Envelope, requireSignatures, signEnvelope } from './dsse.ts';

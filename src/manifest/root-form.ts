@@ -2,7 +2,8 @@
 // Refuses, with E_ROOT_FORM naming the field: unknown fields, thresholds that the keys cannot meet,
 // a log origin that is not this fleet's, witnesses (reserved), groups that cannot be told apart or
 // approved; and, with E_KEY_ROLE, one public key in two places.
-import { type Static, Type } from 'typebox';
+import type { Static } from 'typebox';
+import * as Type from 'typebox';
 import { encodeBase64 } from '../base64.ts';
 import { FleetError, messageOf } from '../errors.ts';
 import type { PublicKey } from '../keyfile.ts';

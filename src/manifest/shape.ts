@@ -2,7 +2,7 @@
 // it; a misspelt field is told which word was meant. TypeBox's interpreting checker is used, not its
 // compiler, which calls `new Function`: the root agent evaluates no generated code. (The threads of an audit use it.)
 import type { Static, TSchema } from 'typebox';
-import { Check, Errors } from 'typebox/value';
+import { Check, Errors } from 'typebox/schema';
 import { nearestWord } from '../config.ts';
 import { type ErrorCode, FleetError } from '../errors.ts';
 
@@ -15,7 +15,7 @@ export function checkShapesBy(checker: Checker): void {
   isOf = checker;
 }
 
-type Problem = ReturnType<typeof Errors>[number];
+type Problem = ReturnType<typeof Errors>[1][number];
 
 /** `T` with every array and object in it read-only. */
 export type Frozen<T> = T extends string
@@ -37,7 +37,7 @@ export function requireShape<Schema extends TSchema>(
   what: string,
 ): Frozen<Static<Schema>> {
   if (isOf(schema, value)) return value as Frozen<Static<Schema>>;
-  throw new FleetError(code, `${what}: ${describe(schema, Errors(schema, value))}`);
+  throw new FleetError(code, `${what}: ${describe(schema, Errors(schema, value)[1])}`);
 }
 
 function describe(schema: TSchema, problems: readonly Problem[]): string {

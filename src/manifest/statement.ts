@@ -1,7 +1,8 @@
 // in-toto Statement v1 ↔ its subjects and predicate (SPEC §4.1): the frame of a
 // manifest. Each kind of ours has a predicateType of its own, a pinned URN.
 // Unknown fields of the Statement are ignored, as in-toto asks; the predicate is the caller's to check.
-import { type Static, Type } from 'typebox';
+import type { Static } from 'typebox';
+import * as Type from 'typebox';
 import { type ErrorCode, FleetError } from '../errors.ts';
 import { Sha256 } from './fields.ts';
 import { canonicalBytes, parseCanonical } from './jcs.ts';

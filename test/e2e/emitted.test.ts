@@ -1,13 +1,16 @@
 // The published package runs JavaScript that scripts/build.ts makes: its verbs find their chunks there, its threads
 // their files, and its errors keep their codes.
 import assert from 'node:assert/strict';
-import { execFileSync, spawn, spawnSync } from 'node:child_process';
+import { execFile, execFileSync, spawn, spawnSync } from 'node:child_process';
 import { cpSync, existsSync, globSync, readFileSync } from 'node:fs';
 import { symlink } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import { test } from 'node:test';
 import { fileURLToPath } from 'node:url';
+import { promisify } from 'node:util';
+import { atRealTime } from '../helpers/hosts.ts';
 import { makeState, publishHost } from '../helpers/state.ts';
+import { buildSystem } from '../helpers/systems.ts';
 import { temporaryDirectory } from '../helpers/temporary.ts';
 
 const PROJECT = fileURLToPath(new URL('../..', import.meta.url));
@@ -22,6 +25,8 @@ for (const name of ['bin', 'package.json']) {
 await symlink(join(PROJECT, 'node_modules'), join(top.path, 'package/node_modules'));
 const FLEET = join(top.path, 'package/bin/fleet');
 
+const run = promisify(execFile);
+
 function fleet(...args: string[]) {
   return spawnSync(FLEET, args, { encoding: 'utf8' });
 }
@@ -33,8 +38,8 @@ test('every thread that is started by name has its file beside the chunk that st
       file: join(dirname(file), `${found[1]}.js`),
     })),
   );
-  const names = started.map(({ file }) => basename(file)).sort();
-  assert.deepEqual(names, ['dump-worker.js', 'facts-worker.js', 'sqlite-worker.js']);
+  const names = new Set(started.map(({ file }) => basename(file)));
+  assert.deepEqual([...names].sort(), ['dump-worker.js', 'facts-worker.js', 'sqlite-worker.js']);
   for (const { from, file } of started) assert.ok(existsSync(file), `${from}: ${file}`);
 });
 
@@ -79,4 +84,31 @@ test('errors keep their codes', () => {
   assert.match(missing.stderr, /E_STATE_MISSING/);
   const agent = fleet('agent', 'run', '--state', join(top.path, 'nowhere'));
   assert.match(agent.stderr, /E_AGENT_NOT_ENROLLED/);
+});
+
+test('an agent asks, fetches and switches with what the package holds: of undici no browser, of TypeBox no more than is named', async () => {
+  const [one, two] = [await buildSystem(top.path, 'one'), await buildSystem(top.path, 'two')];
+  await using s = await atRealTime(one, { clock: 'trusted' });
+  s.world.publish(two);
+  const once = ['agent', 'once', '--json', '--root', s.host.root, '--state', s.host.state];
+  // Its server is this process, which must not wait for it as `fleet` does.
+  const { stdout } = await run(FLEET, once);
+  const { phase, systems } = JSON.parse(stdout);
+  assert.deepEqual([phase, systems.current], ['in-sync', two.toplevel]);
+  // The threads of audits are files of their own, and compile schemas.
+  const chunks = globSync(join(dist, '**/*.js'))
+    .filter((file) => !file.endsWith('-worker.js'))
+    .map((file) => readFileSync(file, 'utf8'));
+  // esbuild names each module of a chunk by its path.
+  const holds = (path: string): boolean =>
+    chunks.some((text) => text.includes(`// node_modules/${path}`));
+  for (const path of ['undici/lib/dispatcher/agent.js', 'typebox/build/schema/check.mjs']) {
+    assert.ok(holds(path), path);
+  }
+  for (const path of ['index.js', 'lib/web/fetch/index.js', 'lib/web/websocket/']) {
+    assert.ok(!holds(`undici/${path}`), path);
+  }
+  for (const path of ['value/', 'type/script/script.mjs', 'compile/']) {
+    assert.ok(!holds(`typebox/build/${path}`), path);
+  }
 });

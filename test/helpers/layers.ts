@@ -11,7 +11,7 @@ type Rule = {
 };
 
 const FOUNDATION = [
-  ...['errors', 'durable', 'config', 'ed25519', 'base64', 'keyfile', 'thread-error'],
+  ...['errors', 'durable', 'config', 'edwards', 'ed25519', 'base64', 'keyfile', 'thread-error'],
   'temporary-names',
 ];
 const STORAGE_INTERFACES = ['state', 'host-life', 'blobs', 'log'].map(
@@ -23,7 +23,8 @@ export const RULES: ReadonlyMap<string, Rule> = new Map([
   ['errors', { may: [], packages: [] }],
   ['durable', { may: ['errors'], packages: [] }],
   ['config', { may: ['errors'], packages: ['typebox'] }],
-  ['ed25519', { may: ['errors'], packages: ['@noble/ed25519'] }],
+  ['edwards', { may: [], packages: [] }],
+  ['ed25519', { may: ['errors', 'edwards'], packages: ['@noble/ed25519'] }],
   ['base64', { may: [], packages: [] }],
   ['keyfile', { may: ['errors', 'ed25519', 'base64'], packages: [] }],
   ['thread-error', { may: ['errors'], packages: [] }],
