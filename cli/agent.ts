@@ -114,7 +114,7 @@ function printOnce(globals: Globals, result: OnceResult, command: Command): void
   const { outcome, fetched, receipts } = result;
   const { sent, queued, problem } = receipts;
   const error = result.error && placedError(result.error, command);
-  const text = onceText({ outcome, error, fetched, receipts });
+  const text = onceText({ outcome, error, fetched });
   // Where there is only an error to tell, that is told alone.
   if (text !== '' || globals.json)
     print(
@@ -128,6 +128,7 @@ function printOnce(globals: Globals, result: OnceResult, command: Command): void
         exitCode: outcome?.exitCode ?? null,
         fetched,
         receipts: { sent, queued },
+        next: result.next,
         error:
           error === null ? null : { code: error.code, message: error.message, hint: error.hint },
       },
@@ -140,7 +141,7 @@ function printOnce(globals: Globals, result: OnceResult, command: Command): void
   process.exitCode = tellAfterResult(globals, error);
 }
 
-function onceText({ outcome, error, fetched }: OnceResult): string {
+function onceText({ outcome, error, fetched }: Omit<OnceResult, 'receipts' | 'next'>): string {
   if (outcome === null) return error === null ? 'Nothing is published for this host yet.' : '';
   const { phase, reason, manifest, systems } = outcome;
   return table([

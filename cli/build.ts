@@ -17,13 +17,20 @@ import {
 import { withStateDir } from './state.ts';
 import { shortPath } from './status.ts';
 
-type Options = { flake: string; dryRun?: boolean; publish: boolean; keepGoing?: boolean };
+type Options = {
+  flake: string;
+  dryRun?: boolean;
+  publish: boolean;
+  keepGoing?: boolean;
+  emergency?: boolean;
+};
 
 const CHANGES = {
   new: 'first manifest',
   system: 'new system',
   settings: 'new settings',
   closure: 'rebuilt',
+  emergency: 'an emergency now',
   renewal: 'renewed',
   none: 'unchanged',
 } as const;
@@ -36,6 +43,7 @@ export function registerBuild(program: Command): void {
     .option('--flake <ref>', 'the flake', '.')
     .option('--dry-run', 'evaluate, and say what would be published')
     .option('--no-publish', 'sign and store, and leave it waiting for fleet publish')
+    .option('--emergency', 'hosts wait neither for windows nor for people; all checks stay')
     .option('--keep-going', 'when a derivation fails, build what does not depend on it')
     .action(async (hosts: string[], options: Options, command: Command) => {
       const globals = globalsOf(command);
@@ -49,19 +57,25 @@ export function registerBuild(program: Command): void {
         );
       process.once('SIGINT', interrupt).once('SIGTERM', interrupt);
       const dryRun = options.dryRun === true;
+      const emergency = options.emergency === true;
       const results = await withStateDir(globals, (dir) =>
         buildFleet(dir, {
           flake: options.flake,
           hosts,
           dryRun,
           noPublish: !options.publish,
+          emergency,
           keepGoing: options.keepGoing === true,
           signal: stop.signal,
           onEvent: (event) => tell(globals, event),
         }),
       );
       process.off('SIGINT', interrupt).off('SIGTERM', interrupt);
-      print(globals, documentOf(results, dryRun), summary(globals, results, dryRun));
+      print(
+        globals,
+        documentOf(results, dryRun, emergency),
+        summary(globals, results, { dryRun, emergency }),
+      );
       const failed = results.filter((result) => result.error !== null);
       if (failed.length > 0) {
         const names = failed.map(({ host }) => printable(host)).join(', ');
@@ -154,7 +168,11 @@ function mebibytes(bytes: number): string {
   return `${(bytes / 2 ** 20).toFixed(1)} MiB`;
 }
 
-function summary(globals: Globals, results: readonly HostResult[], dryRun: boolean): string {
+function summary(
+  globals: Globals,
+  results: readonly HostResult[],
+  { dryRun, emergency }: { readonly dryRun: boolean; readonly emergency: boolean },
+): string {
   const rows = results.map((result) => {
     if (result.error !== null)
       return [
@@ -170,16 +188,18 @@ function summary(globals: Globals, results: readonly HostResult[], dryRun: boole
   const done = results.filter((result) => result.error === null);
   const waiting = done.filter(({ waits }) => waits).length;
   const changed = done.filter(({ change }) => change !== 'none').length - waiting;
+  const how = emergency && changed > 0 ? ', as an EMERGENCY' : '';
   const last = dryRun
-    ? `${countOf(changed, 'manifest')} would be published; nothing was built`
-    : `${changed === 0 ? 'nothing' : countOf(changed, 'manifest')} published${waiting === 0 ? '' : WAITS(waiting)}`;
+    ? `${countOf(changed, 'manifest')} would be published${how}; nothing was built`
+    : `${changed === 0 ? 'nothing' : countOf(changed, 'manifest')} published${how}${waiting === 0 ? '' : WAITS(waiting)}`;
   return `${table([['HOST', 'CHANGE', 'SYSTEM'], ...rows])}\n${last}`;
 }
 
-function documentOf(results: readonly HostResult[], dryRun: boolean): unknown {
+function documentOf(results: readonly HostResult[], dryRun: boolean, emergency: boolean): unknown {
   return {
     version: 1,
     dryRun,
+    emergency,
     hosts: results.map((result) => {
       if (result.error !== null) {
         const { code, message, hint, details } = result.error;

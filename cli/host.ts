@@ -92,6 +92,7 @@ export function registerHost(program: Command): void {
             ['  sequence', String(status.desired?.sequence ?? '-')],
             ['  issued', time(status.desired?.issuedAt)],
             ['  expires', time(status.desired?.expiresAt)],
+            ...(status.desired?.emergency ? [['  EMERGENCY', 'it waits for nothing']] : []),
             ...(waiting === null ? [] : [['waiting', printable(waitingText(waiting))]]),
             ['current', status.actual?.current ?? '-'],
             ['booted', status.actual?.booted ?? '-'],

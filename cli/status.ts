@@ -85,8 +85,8 @@ function hostTable(globals: Globals, hosts: readonly Row[], now: number): string
 
 function desiredOf({ desired }: HostStatus): string {
   if (desired === null) return '-';
-  const { sequence, toplevel } = desired;
-  return `#${sequence} ${toplevel === null ? 'removed' : shortPath(toplevel)}`;
+  const { sequence, toplevel, emergency } = desired;
+  return `#${sequence} ${toplevel === null ? 'removed' : shortPath(toplevel)}${emergency ? ', EMERGENCY' : ''}`;
 }
 
 function whyOf({ why, conflict, waiting, exceptions }: Row): string {
@@ -100,8 +100,9 @@ function whyOf({ why, conflict, waiting, exceptions }: Row): string {
 }
 
 /** `#2 9ab0dmia nixos-system-x waits for 2 approvals`. */
-export function waitingText({ sequence, toplevel, approvals, stale }: Waiting): string {
-  const what = `#${sequence} ${toplevel === null ? 'removes the host' : shortPath(toplevel)}`;
+export function waitingText({ sequence, toplevel, approvals, stale, emergency }: Waiting): string {
+  const name = toplevel === null ? 'removes the host' : shortPath(toplevel);
+  const what = `#${sequence} ${name}${emergency ? ', EMERGENCY,' : ''}`;
   if (stale !== null) return `${what} waits, and will not be published: it ${stale}`;
   return `${what} waits ${approvals === 0 ? 'to be published' : `for ${counted(approvals, 'approval')}`}`;
 }

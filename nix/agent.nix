@@ -60,8 +60,10 @@ in
         options.activation = mkOption {
           default = { };
           description = ''
-            mode, reboot, confirmSeconds, onFailure, serverLost, windows, deferral, health (units, commands, http, tcp):
-            what a new system has to prove before it is kept, and what happens if it does not (docs/CONFIG.md).
+            When an update may begin: windows ("Mon..Fri 22:00-05:00 Europe/Berlin"), ask, deferral, waitWhile (batteryBelow,
+            metered, inhibitors, sessions), reboot. What a new system has to prove before it is kept, and what happens if it
+            does not: confirmSeconds, onFailure, serverLost, health (units, commands, http, tcp). And mode, drift,
+            keepGenerations (docs/CONFIG.md).
           '';
           type = types.submodule { freeformType = json; };
         };

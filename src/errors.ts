@@ -236,6 +236,10 @@ export const ERRORS = {
   E_TIME: entry(3, 'times are written as 2026-01-31T23:59:59Z'),
   E_TOKEN_REQUEST: entry(3, 'the request was not made by a fleet agent of this fleet'),
   E_VERIFY: entry(3, 'do not trust the refused files'),
+  E_WINDOW: entry(
+    3,
+    'write activation.windows of the host as "Mon..Fri 22:00-05:00 Europe/Berlin", and publish it again',
+  ),
 
   // the agent on a host
   E_AGENT_BUSY: entry(1, 'another fleet agent is at work in this state directory; wait for it'),
@@ -274,7 +278,10 @@ export const ERRORS = {
     1,
     'the new system’s own agent has to start and work; publish a system whose agent does',
   ),
-  E_PREFLIGHT: entry(1, 'read the switch log named above; nothing was changed'),
+  E_PREFLIGHT: entry(
+    1,
+    'do what the message asks for, or read the log it names; nothing was changed',
+  ),
   E_RECEIPT_REFUSED: entry(1, 'enrol this host again with: fleet host enroll HOST --replace'),
   E_ROLLED_BACK: entry(
     1,

@@ -5,6 +5,7 @@ import { writeDurable } from '../durable.ts';
 import { type Activation, DEFAULT_ACTIVATION, parseActivation } from '../manifest/activation.ts';
 import type { FailedUnits, Reason } from '../manifest/receipt.ts';
 import { parseStorePath, type StorePath } from '../nix/storepath.ts';
+import type { Ready } from './begin.ts';
 import type { Lost } from './lost.ts';
 import { STEPS, type Step } from './machine.ts';
 import { MANIFEST_ID, type ManifestId, memoryFiles, requireState } from './memory.ts';
@@ -90,6 +91,8 @@ export type Journal = {
   readonly lost: Lost | null;
   /** What this agent made current last; null: nothing yet. */
   readonly ours: StorePath | null;
+  /** The manifest that waits for its switch, and since when. */
+  readonly ready: Ready | null;
 };
 
 /** Whether something of the new system may be there, and nothing says yet that it stays. */
@@ -145,9 +148,16 @@ export const JOURNAL: Fields<Journal> = {
     nullable(record<Lost>({ sha256: digest, count: integer(1), at: integer(0), reason: REASON })),
   ),
   ours: since(null, nullable(parsedBy(parseStorePath))),
+  ready: since(null, nullable(record<Ready>({ sha256: digest, at: integer(0) }))),
 };
 
-export const EMPTY_JOURNAL: Journal = { transaction: null, rejected: null, lost: null, ours: null };
+export const EMPTY_JOURNAL: Journal = {
+  transaction: null,
+  rejected: null,
+  lost: null,
+  ours: null,
+  ready: null,
+};
 
 /** The journal as it is now. @throws FleetError E_AGENT_STATE_CORRUPT */
 export async function readJournal(dir: string): Promise<Journal> {

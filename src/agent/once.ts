@@ -3,17 +3,26 @@
 // system as it was, or takes it back there.
 import { rm } from 'node:fs/promises';
 import { FleetError, isFleetError, messageOf } from '../errors.ts';
+import type { Activation } from '../manifest/activation.ts';
 import { type VerifiedCheckpoint, verifyCheckpoint } from '../manifest/log-view.ts';
 import type { Deployment } from '../manifest/manifest.ts';
 import type { Offer } from '../manifest/offer.ts';
 import { makeReason } from '../manifest/receipt.ts';
-import { type VerifiedManifest, verifyClosure } from '../manifest/verify.ts';
+import type { VerifiedManifest } from '../manifest/verify.ts';
 import { type TrustedRoot, verifyOfferedManifest } from '../manifest/verify-offer.ts';
-import { parseNixPublicKey } from '../nix/signature.ts';
 import { acceptLog, acceptManifest } from './accept.ts';
-import { abandon, activate, expire, requireSwitchable, settle } from './activate.ts';
-import { askForOffer, getClosure } from './ask.ts';
+import { abandon, activate, expire, settle } from './activate.ts';
+import { askForOffer } from './ask.ts';
+import {
+  type Update,
+  updateOf,
+  type Want,
+  waitBeforeFetch,
+  waitBeforeReboot,
+  waitBeforeSwitch,
+} from './begin.ts';
 import { Client } from './client.ts';
+import { fetchSystem } from './fetch-system.ts';
 import type { Host } from './host.ts';
 import { probeNamespace } from './inside.ts';
 import { readJournal } from './journal.ts';
@@ -23,10 +32,11 @@ import { type ManifestId, type Memory, memoryFiles, readMemory } from './memory.
 import { type Attempt, attemptOf, DECOMMISSIONED, errorOf, idOf, type Outcome } from './outcome.ts';
 import { unitAt } from './own-unit.ts';
 import { placeAt, readBootId, readSystems, type Systems } from './place.ts';
+import type { Wait } from './policy.ts';
 import { type Chain, owe, readChain, type Sent, sendQueued, tell } from './receipts.ts';
 import { renewInTime, withToken } from './renew-token.ts';
 import { standingOf } from './standing.ts';
-import { type Fetched, fetchClosure, requireStore } from './store.ts';
+import { type Fetched, requireStore } from './store.ts';
 import { type Clocks, RunTime } from './time.ts';
 import { hasSystemd } from './units.ts';
 
@@ -47,6 +57,8 @@ export type OnceOptions = Clocks & {
   readonly retry?: boolean;
   /** Accept a checkpoint that is older than the root's maxAge: root's word, which the receipt has. */
   readonly acceptAge?: boolean;
+  /** What people at the machine want of this manifest; without it, nothing. */
+  readonly wishes?: Want;
   /** A line of progress for people. */
   readonly say?: (line: string) => void;
 };
@@ -58,6 +70,8 @@ export type OnceResult = {
   readonly error: FleetError | null;
   readonly fetched: Fetched | null;
   readonly receipts: Sent;
+  /** When what it waits for is over, POSIX seconds; null: it waits for nothing, or nobody knows. */
+  readonly next: number | null;
 };
 
 /** Thrown where nothing could be found out: the server cannot be reached, the state is damaged, … */
@@ -76,6 +90,9 @@ class Run implements AsyncDisposable {
   #chain: Chain;
   #manifest: ManifestId | null = null;
   #fetched: Fetched | null = null;
+  /** What the server told of, verified, and who wants what of it. */
+  #update: Update | null = null;
+  #next: number | null = null;
   /** A checkpoint that contradicts the one that was accepted, or the proof of time. */
   #conflict: string | null = null;
   /** Why an outcome could not be kept to be told. */
@@ -115,7 +132,8 @@ class Run implements AsyncDisposable {
       const systemd = options.hasSystemd ?? (await hasSystemd(place));
       const { program, unitFile } = options;
       const unit = unitFile === undefined ? null : { file: unitFile, was: await unitAt(unitFile) };
-      const mayBoot = async () => null;
+      const mayBoot = async (rules: Activation) =>
+        (await waitBeforeReboot({ memory, now }, rules, null))?.attempt ?? null;
       const host = { memory, place, bootId, hasSystemd: systemd, unit, program, now, mayBoot };
       return new Run(options, lock, { host, time, chain: await readChain(dir) });
     } catch (error) {
@@ -156,7 +174,7 @@ class Run implements AsyncDisposable {
     const { clock, say } = this.#options;
     await renewInTime(this.#client, this.#memory, clock(), error, say);
     error ??= outcome === null ? null : errorOf(outcome);
-    return { outcome, error, fetched: this.#fetched, receipts };
+    return { outcome, error, fetched: this.#fetched, receipts, next: this.#next };
   }
 
   /** null: there is nothing to do and nothing to say. */
@@ -185,9 +203,10 @@ class Run implements AsyncDisposable {
     if (manifest.intent === 'decommission') return DECOMMISSIONED;
     const id = idOf(manifest, verified.digest);
     const retry = this.#options.retry === true;
+    this.#update = await updateOf(id, manifest, this.#options.wishes);
     const standing = await standingOf(this.#here(), this.#chain, id, manifest.toplevel, retry);
     if (standing !== null) return standing;
-    return await this.#deploy(manifest, offer, root);
+    return await this.#deploy(manifest, this.#update, offer, root);
   }
 
   /** Verifies the log's checkpoint, and keeps what it says. */
@@ -226,28 +245,28 @@ class Run implements AsyncDisposable {
     this.#memory = { ...this.#memory, trust };
   }
 
-  async #deploy(manifest: Deployment, offer: Offer, root: TrustedRoot): Promise<Attempt> {
-    const { toplevel } = manifest;
+  async #deploy(
+    manifest: Deployment,
+    update: Update,
+    offer: Offer,
+    root: TrustedRoot,
+  ): Promise<Attempt> {
+    const { toplevel, emergency } = manifest;
     const { place } = this.#host;
-    const { config, dir } = this.#memory;
+    const { dir } = this.#memory;
     const say = this.#options.say ?? (() => {});
+    const before = await waitBeforeFetch(this.#host, update);
+    if (before !== null) return this.#wait(before);
     await probeNamespace(place);
-    const bytes = await getClosure(this.#client, manifest);
-    const closure = verifyClosure(manifest, bytes);
-    say(`fetching ${toplevel} (paths in all: ${closure.paths.size})`);
-    this.#fetched = await fetchClosure({
-      client: this.#client,
-      place,
-      closure,
-      keys: root.root.cache.keys.map(parseNixPublicKey),
-      roots: memoryFiles(dir).roots,
-      repair: config.repair,
-    });
-    await requireSwitchable(place, toplevel);
+    const what = { manifest, root: root.root };
+    const { closure, fetched } = await fetchSystem(this.#client, this.#host, what, say);
+    this.#fetched = fetched;
+    const wait = await waitBeforeSwitch(this.#host, update);
+    if (wait !== null) return this.#wait(wait);
     // 11: fetching may have taken days.
     const again = this.#verify(offer, root, await this.#acceptLog(offer, root));
     await requireStore(place, closure);
-    say(`activating ${toplevel}`);
+    say(`activating ${toplevel}${emergency ? ' (an emergency)' : ''}`);
     const { transaction, lost } = await readJournal(dir);
     const rules = manifest.activation;
     const { acceptAge } = this.#options;
@@ -260,6 +279,11 @@ class Run implements AsyncDisposable {
       needsServer: acceptAge !== true && needsServer(lost, id, rules),
       unfinished: transaction,
     });
+  }
+
+  #wait({ attempt, next }: Wait): Attempt {
+    this.#next = next;
+    return attempt;
   }
 
   /** Finishes what a run that died was in the middle of. */
@@ -279,7 +303,7 @@ class Run implements AsyncDisposable {
       if (attempt !== null) outcome = await this.#tell(attempt, transaction.manifest);
     }
     const receipts = await this.#report(null);
-    return { outcome, error: null, fetched: null, receipts };
+    return { outcome, error: null, fetched: null, receipts, next: null };
   }
 
   async #undoUnfinished(error: unknown): Promise<Attempt | null> {
@@ -295,7 +319,11 @@ class Run implements AsyncDisposable {
 
   /** The host, with what this run came to know. */
   #here(): Host {
-    return { ...this.#host, memory: this.#memory };
+    const mayBoot = async (rules: Activation): Promise<Attempt | null> => {
+      const wait = await waitBeforeReboot(this.#host, rules, this.#update);
+      return wait === null ? null : this.#wait(wait);
+    };
+    return { ...this.#host, memory: this.#memory, mayBoot };
   }
 
   async #tell(attempt: Attempt, manifest: ManifestId | null): Promise<Outcome> {

@@ -46,6 +46,7 @@ export function idOf(
 export function attemptOf(error: FleetError, manifest: ManifestId | null): Attempt | null {
   const reason = makeReason(error.code, error.message);
   if (error.exitCode === 3) return { phase: 'refused', reason, exitCode: null };
+  if (error.code === 'E_PREFLIGHT') return { phase: 'preflight-failed', reason, exitCode: null };
   return manifest === null ? null : { phase: 'failed', reason, exitCode: null };
 }
 

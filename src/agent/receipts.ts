@@ -15,6 +15,7 @@ import {
 import { type Client, errorDocument } from './client.ts';
 import { MANIFEST_ID, type ManifestId, type Memory, memoryFiles, requireState } from './memory.ts';
 import type { Outcome } from './outcome.ts';
+import { TIMED } from './policy.ts';
 import {
   digest,
   type Fields,
@@ -217,11 +218,13 @@ function withheld({ reason }: Outcome): Detail {
   return { reason: code, ...none, failedUnits: NO_UNITS };
 }
 
-// The text may hold what changes from run to run; a host that fails alike tells it once.
+// The text may hold what changes from run to run; a host that fails alike tells it once. One that waits until another
+// time has news.
 function sameNews(a: Told, b: Told): boolean {
   return (
     a.phase === b.phase &&
     a.code === b.code &&
+    (a.text === b.text || !TIMED.has(b.code ?? '')) &&
     a.manifest?.sha256 === b.manifest?.sha256 &&
     a.current === b.current &&
     a.profile === b.profile

@@ -8,7 +8,7 @@ import { messageOf } from '../errors.ts';
 import { type HintOptions, listenForHints } from './hints.ts';
 import { unitAt } from './own-unit.ts';
 import { readProxies } from './proxy.ts';
-import { afterHint, type Pace, type Past, untilNext } from './schedule.ts';
+import { afterHint, dueAt, type Pace, type Past, untilNext } from './schedule.ts';
 import { openSupervisor } from './supervise.ts';
 import { readWaiting } from './waiting.ts';
 
@@ -26,7 +26,12 @@ export type RunOptions = {
 };
 
 /** What a run printed, as far as it matters here. */
-type Told = { readonly phase: string; readonly text: string };
+type Told = {
+  readonly phase: string;
+  readonly text: string;
+  /** When what it waits for is over, POSIX seconds. */
+  readonly next: number | null;
+};
 
 /** A run that takes longer is still left alone; only a service's watchdog hears of it no more. */
 const LONG_RUN_MS = 6 * 3_600_000;
@@ -38,7 +43,7 @@ export async function runAgent(options: RunOptions): Promise<void> {
   const { dir, say, signal, unitFile } = options;
   readProxies();
   let waiting = await readWaiting(dir);
-  let past: Past = { endedAt: null, hintedAt: null, failures: 0 };
+  let past: Past = { endedAt: null, hintedAt: null, failures: 0, due: null };
   let busySince: number | null = null;
   const isAlive = (): boolean => busySince === null || performance.now() - busySince < LONG_RUN_MS;
   using supervisor = openSupervisor(isAlive);
@@ -70,10 +75,12 @@ export async function runAgent(options: RunOptions): Promise<void> {
       supervisor.status(told.phase);
     }
     last = told ?? last;
+    const now = performance.now();
     past = {
-      endedAt: performance.now(),
+      endedAt: now,
       hintedAt: isHinted ? beganAt : past.hintedAt,
       failures: code === 0 ? 0 : past.failures + 1,
+      due: dueAt(told?.next ?? null, Date.now(), now),
     };
     if ((await unitOf(unitFile)) !== unit) {
       say('this service is another one now: ending, to be started anew');
@@ -153,19 +160,24 @@ async function runOnce(
   } catch (error) {
     // Too many processes, no memory, a program that is being replaced: the next time may be better.
     const problem = `a run could not be started: ${messageOf(error)}`;
-    return { code: null, told: signal.aborted ? null : { phase: 'failed', text: problem } };
+    return {
+      code: null,
+      told: signal.aborted ? null : { phase: 'failed', text: problem, next: null },
+    };
   }
 }
 
 function toldBy(text: string): Told | null {
   try {
-    const { phase, reason, error } = JSON.parse(text) as {
+    const { phase, reason, error, next } = JSON.parse(text) as {
       phase?: string | null;
       reason?: { text: string } | null;
       error?: { message: string } | null;
+      next?: unknown;
     };
     const outcome = phase ?? (error == null ? 'nothing is published yet' : 'failed');
-    return { phase: outcome, text: reason?.text ?? error?.message ?? '' };
+    const time = typeof next === 'number' && Number.isSafeInteger(next) ? next : null;
+    return { phase: outcome, text: reason?.text ?? error?.message ?? '', next: time };
   } catch {
     return null;
   }

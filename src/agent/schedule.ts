@@ -14,6 +14,8 @@ export type Past = {
   readonly hintedAt: number | null;
   /** Runs in a row that did not come to a good end. */
   readonly failures: number;
+  /** When what the last run waited for is over; null: it waited for nothing, or nobody knows. */
+  readonly due: number | null;
 };
 
 /** At most one question in this time follows from hints. */
@@ -22,6 +24,13 @@ export const HINT_GAP = 10_000;
 const FIRST_RETRY = 30_000;
 /** A fleet that is told of something together does not ask together; an update is still seen within the second. */
 const HINT_SPREAD = 500;
+
+/** Hosts whose window opens at one moment do not ask at one moment. */
+export const DUE_SPREAD = 10_000;
+/** A run that said of a moment that it is to come, and was told otherwise by the clock, is left alone for so long. */
+const DUE_GAP = 10_000;
+/** As much later than it was meant is still because of what came between. */
+const DUE_LATE = 60_000;
 
 /** The longest that a timer can wait. */
 const LONGEST = 2 ** 31 - 1;
@@ -34,7 +43,24 @@ export function untilNext(pace: Pace, past: Past, now: number, random: number): 
   // Ten percent either way; a private host's times say nothing, from half to one and a half of the pace.
   const spread = pace.isPrivate ? 1 : 0.2;
   const wait = usual * (1 + spread * (random - 0.5));
-  return Math.min(LONGEST, Math.max(0, Math.round(past.endedAt + wait - now)));
+  const at = Math.min(past.endedAt + wait, dueOf(pace, past, random));
+  return Math.min(LONGEST, Math.max(0, Math.round(at - now)));
+}
+
+/** A private host's times are to say nothing: not either that an update waits there. */
+function dueOf({ isPrivate }: Pace, { endedAt, due }: Past, random: number): number {
+  if (due === null || isPrivate) return Number.POSITIVE_INFINITY;
+  return Math.max(due, (endedAt ?? 0) + DUE_GAP) + DUE_SPREAD * random;
+}
+
+/**
+ * What a run said (`next`, POSIX seconds) as a time of the clock that never jumps, whose time is `now` while the machine's
+ * clock says `wall`, in milliseconds. null: it said none, or one that has long passed here: it counted by another clock.
+ */
+export function dueAt(next: number | null, wall: number, now: number): number | null {
+  if (next === null) return null;
+  const wait = next * 1000 - wall;
+  return wait < -DUE_LATE ? null : now + Math.max(0, wait);
 }
 
 /** How long to wait from `now` on, once a hint came. */

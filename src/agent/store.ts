@@ -14,6 +14,7 @@ import type { StorePath } from '../nix/storepath.ts';
 import { fetchNarInfos } from './cached.ts';
 import type { Client } from './client.ts';
 import type { Place } from './place.ts';
+import { requireStoreRoom } from './preflight.ts';
 import { Substituter } from './substituter.ts';
 
 export type FetchOptions = {
@@ -43,7 +44,7 @@ export type Comparison = {
 
 /**
  * Makes the whole closure valid and right in the store.
- * @throws FleetError E_STORE_DIVERGES, E_FETCH, E_NARINFO…, E_NAR…, E_DISK_FULL, E_SERVER_…
+ * @throws FleetError E_STORE_DIVERGES, E_PREFLIGHT, E_FETCH, E_NARINFO…, E_NAR…, E_DISK_FULL, E_SERVER_…
  */
 export async function fetchClosure(options: FetchOptions): Promise<Fetched> {
   const { place, closure } = options;
@@ -56,6 +57,7 @@ export async function fetchClosure(options: FetchOptions): Promise<Fetched> {
   const stuck = local.divergent;
   if (stuck.length > 0 && !options.repair) throw diverges(stuck);
   const wanted = [...local.missing, ...stuck];
+  await requireStoreRoom(place, wanted);
   await mkdir(options.roots, { recursive: true, mode: 0o700 });
   const bytes = await substitute(options, wanted, stuck);
   const after = await compareStore(place, closure);

@@ -1,9 +1,8 @@
 // What systemd says of this machine's units: which failed, and which of some are not active. Asked by systemctl(1),
 // whose words for states are stable. Nobody can be asked in a chroot store, nor where something else is process 1.
-import { execFile } from 'node:child_process';
 import { access } from 'node:fs/promises';
 import { type FailedUnits, MAX_UNITS } from '../manifest/receipt.ts';
-import { cleanEnvironment } from './inside.ts';
+import { hear } from './hear.ts';
 import type { Place } from './place.ts';
 
 export const NO_UNITS: FailedUnits = { added: [], removed: [] };
@@ -55,27 +54,4 @@ export function compareUnits(before: readonly string[], after: readonly string[]
   return { added: without(after, before), removed: without(before, after) };
 }
 
-type Said = {
-  /** null: it did not end by itself, or there is no such program. */
-  readonly code: number | null;
-  readonly stdout: string;
-  /** Why there is no better answer. */
-  readonly said: string;
-};
-
-async function systemctl(args: readonly string[], patience: number): Promise<Said> {
-  const { promise, resolve } = Promise.withResolvers<Said>();
-  const env = { ...cleanEnvironment(), LC_ALL: 'C', SYSTEMD_COLORS: '0' };
-  const limits = {
-    timeout: Math.max(1, Math.round(patience)),
-    killSignal: 'SIGKILL',
-    maxBuffer: 1024 * 1024,
-  } as const;
-  execFile('systemctl', args, { ...limits, env, cwd: '/' }, (error, stdout, stderr) => {
-    const last = stderr.trim().split('\n').at(-1) ?? '';
-    const code = error === null ? 0 : typeof error.code === 'number' ? error.code : null;
-    const how = error?.killed === true ? 'it does not answer' : (error?.message ?? 'no answer');
-    resolve({ code, stdout, said: last === '' ? how : last });
-  });
-  return await promise;
-}
+const systemctl = (args: readonly string[], patience: number) => hear('systemctl', args, patience);

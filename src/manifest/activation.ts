@@ -1,10 +1,14 @@
 // How a host is to be switched, as its own configuration says it (SPEC §4.4): the settings of
 // `config.services.fleet.agent.settings`, read at evaluation, checked here, carried by the manifest.
-// Refuses unknown fields, naming the word that was meant, and values outside what SPEC §4.4 lists.
+// Refuses unknown fields, naming the word that was meant, values outside what SPEC §4.4 lists, and (in settings) windows
+// that no agent could read.
+
 import type { Static } from 'typebox';
 import * as Type from 'typebox';
+import { FleetError, messageOf } from '../errors.ts';
 import { Exact, Nullable } from './fields.ts';
 import { type Frozen, requireShape } from './shape.ts';
+import { parseWindow } from './windows.ts';
 
 const Text = (maxLength: number) => Type.String({ pattern: `^\\P{Cc}{1,${maxLength}}$` });
 
@@ -40,7 +44,7 @@ const FIELDS = {
   /** How long the new system has to prove itself before it is rolled back. */
   confirmSeconds: Type.Integer({ minimum: 1, maximum: 86_400 }),
   onFailure: Type.Enum(['rollback', 'keep']),
-  /** Times in which switching is allowed, as systemd calendar ranges; empty: always. */
+  /** When switching is allowed (windows.ts); empty: always. Manifests from before that had a form hold any text. */
   windows: Type.Array(Text(128), { maxItems: 32 }),
   /** How long a user may put an update off; null: not at all. */
   deferral: Nullable(Exact({ maxHours: Type.Integer({ minimum: 1, maximum: 8_760 }) })),
@@ -50,6 +54,31 @@ const FIELDS = {
    * Manifests from before it was thought of lack it, too.
    */
   serverLost: Type.Optional(Type.Enum(['local-checks', 'rollback'])),
+  // These came later, too: a manifest has them where they are set.
+  /** Whether a person at the machine is asked before the switch. */
+  ask: Type.Optional(Type.Boolean()),
+  /** What an update waits for the end of (agent/policy.ts). */
+  waitWhile: Type.Optional(
+    Exact({
+      /** On battery, and with less than so many percent in it. */
+      batteryBelow: Type.Optional(Type.Integer({ minimum: 1, maximum: 100 })),
+      /** On a line that is paid for by the byte. */
+      metered: Type.Optional(Type.Boolean()),
+      /** While a program blocks shutdown or sleep. */
+      inhibitors: Type.Optional(Type.Boolean()),
+      /** While somebody is logged in. */
+      sessions: Type.Optional(Type.Boolean()),
+    }),
+  ),
+  /** What becomes of a system that somebody else switched to; lacking: `keep`. */
+  drift: Type.Optional(Type.Enum(['keep', 'replace'])),
+  /** The system profile's generations: the newest `count`, and those that are younger than `days`. */
+  keepGenerations: Type.Optional(
+    Exact({
+      count: Type.Integer({ minimum: 1, maximum: 1000 }),
+      days: Type.Integer({ minimum: 0, maximum: 3650 }),
+    }),
+  ),
 };
 
 export const ActivationSchema = Exact(FIELDS);
@@ -106,8 +135,20 @@ export function parseHostSettings(settings: unknown): HostSettings {
     what,
   );
   const health = { ...DEFAULT_ACTIVATION.health, ...activation?.health };
+  requireWindows(activation?.windows ?? [], what);
   return {
     tags: [...new Set(tags)].sort(),
     activation: { ...DEFAULT_ACTIVATION, ...activation, health },
   };
+}
+
+function requireWindows(windows: readonly string[], what: string): void {
+  for (const [i, text] of windows.entries()) {
+    try {
+      parseWindow(text);
+    } catch (cause) {
+      const message = `${what}: activation.windows.${i}: ${messageOf(cause)}`;
+      throw new FleetError('E_HOST_SETTINGS', message, { cause });
+    }
+  }
 }

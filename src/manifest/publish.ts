@@ -44,6 +44,8 @@ export type Change =
   | 'settings'
   /** The same system, of which some path has other bytes than those that were published. */
   | 'closure'
+  /** The same system, which hosts are not to wait with any more. */
+  | 'emergency'
   /** Nothing but the root it names, or its time, which runs out. */
   | 'renewal'
   | 'none';
@@ -54,6 +56,8 @@ export type Rules = {
   readonly now: number;
   /** How long a manifest is valid. */
   readonly validSeconds: number;
+  /** Hosts are to wait for nothing (SPEC §5.6). What was one stays one while its system does. */
+  readonly emergency?: boolean;
 };
 
 // A machine whose clock is a little behind the server's must not find a manifest "not yet valid".
@@ -64,7 +68,7 @@ export function changeOf(
   built: BuiltHost,
   closure: BlobId | null,
   current: PublishedManifest | null,
-  { root, now, validSeconds }: Rules,
+  { root, now, validSeconds, emergency = false }: Rules,
 ): Change {
   if (current === null) return 'new';
   const manifest = parseManifest(parseEnvelope(current.envelope).payload);
@@ -76,6 +80,7 @@ export function changeOf(
   }
   if (!isDeepStrictEqual(manifest.activation, built.activation)) return 'settings';
   if (closure !== null && manifest.closure.sha256 !== closure) return 'closure';
+  if (emergency && !manifest.emergency) return 'emergency';
   const fresh =
     manifest.fleet.rootVersion === root.version &&
     manifest.epoch === root.epoch &&
@@ -140,7 +145,7 @@ export function signManifest(
   { blob, paths, narBytes, toplevelNarHash }: StoredClosure,
   current: PublishedManifest | null,
   director: Uint8Array,
-  { root, now, validSeconds }: Rules,
+  { root, now, validSeconds, emergency = false }: Rules,
 ): PublishedManifest {
   const manifest: Deployment = {
     intent: 'deploy',
@@ -148,7 +153,7 @@ export function signManifest(
     host: { id: built.host, system: built.system },
     ...followOf(current, root),
     minSequence: 0,
-    emergency: false,
+    emergency: emergency || (current?.toplevel === built.toplevel && isEmergency(current)),
     issuedAt: now,
     notBefore: now - CLOCK_SKEW_SECONDS,
     expiresAt: now + validSeconds,
@@ -218,6 +223,11 @@ export function reissue(
   requireWithin(current.host, manifest.closure, root.limits);
   const next: Deployment = { ...manifest, ...anew, expiresAt: now + validSeconds };
   return { ...current, ...signedForm(next, director) };
+}
+
+/** Whether its host is to wait for nothing. */
+export function isEmergency({ envelope }: Pick<PublishedManifest, 'envelope'>): boolean {
+  return parseManifest(parseEnvelope(envelope).payload).emergency;
 }
 
 /** The number that follows, and what it follows. */

@@ -52,6 +52,8 @@ export type PublishBuilt = {
   readonly noPublish: boolean;
   /** The hosts were named: one whose removal waits is to stay. */
   readonly named: boolean;
+  /** Hosts are to wait neither for windows nor for people. */
+  readonly emergency?: boolean;
   readonly signal?: AbortSignal;
   readonly onWait?: (holder: LeaseHolder | null) => void;
   readonly onFailed?: (failed: FailedHost) => void;
@@ -61,8 +63,9 @@ export type PublishBuilt = {
 export async function compareBuilt(
   dir: StateDir,
   prepared: readonly (PreparedHost | FailedHost)[],
+  emergency: boolean,
 ): Promise<HostResult[]> {
-  const rules = rulesOf(dir);
+  const rules = rulesOf(dir, emergency);
   return await Promise.all(
     prepared.map(async (one): Promise<HostResult> => {
       if ('error' in one) return one;
@@ -78,7 +81,7 @@ export async function publishBuilt(
   dir: StateDir,
   prepared: readonly (PreparedHost | FailedHost)[],
   gcroots: Pick<GcRoots, 'keep'>,
-  { signal, onWait, onFailed, noPublish, named }: PublishBuilt,
+  { signal, onWait, onFailed, noPublish, named, emergency = false }: PublishBuilt,
 ): Promise<HostResult[]> {
   if (prepared.every((one) => 'error' in one)) return [...prepared];
   await using lease = await acquireLease({
@@ -91,7 +94,7 @@ export async function publishBuilt(
   // Another root may have come into force meanwhile, with other keys.
   await dir.refreshRoots();
   const log = await openLogWriter(dir);
-  const rules = rulesOf(dir);
+  const rules = rulesOf(dir, emergency);
   const servable = new Servable(dir);
   const waiting = new Map((await dir.state.pendingManifests()).map((one) => [one.host, one]));
   const drop: string[] = [];
@@ -177,11 +180,12 @@ function clock(): number {
 
 type Made = Extract<HostResult, { error: null }> & { readonly manifest: PublishedManifest };
 
-function rulesOf(dir: StateDir): Rules {
+function rulesOf(dir: StateDir, emergency: boolean): Rules {
   return {
     root: dir.root,
     now: clock(),
     validSeconds: dir.config.manifestDays * 86_400,
+    emergency,
   };
 }
 

@@ -2,6 +2,7 @@
 // last receipt), phase, last sighting, and why. The words are those of a receipt's phases; the server
 // adds only what a host cannot say of itself: never-seen, manifest-pending, offline.
 import { parseEnvelope } from '../manifest/dsse.ts';
+import { isEmergency } from '../manifest/publish.ts';
 import { type Exception, type Phase, parseReceipt, type Reason } from '../manifest/receipt.ts';
 import type { StorePath } from '../nix/storepath.ts';
 import type { ConflictKind } from '../storage/host-life.ts';
@@ -18,6 +19,8 @@ export type HostStatus = {
     /** POSIX seconds. */
     readonly issuedAt: number;
     readonly expiresAt: number;
+    /** It is to wait for nothing (SPEC §5.6). */
+    readonly emergency: boolean;
   } | null;
   /** As the host last reported it. */
   readonly actual: {
@@ -69,6 +72,7 @@ export function hostStatus(row: StatusRow, now: number): HostStatus {
           digest: manifest.digest,
           issuedAt: manifest.issuedAt,
           expiresAt: manifest.expiresAt,
+          emergency: isEmergency(manifest),
         };
   const { host, lastSeen } = record;
   const exceptions = receipt?.exceptions ?? [];

@@ -2,6 +2,7 @@
 // approvals it needs, and why it never will be, where something else came first. Approvals are files with those who
 // sign them: the server has none before they are published with.
 import { isFleetError } from '../errors.ts';
+import { isEmergency } from '../manifest/publish.ts';
 import { approvalThreshold, type Root } from '../manifest/root.ts';
 import type { StorePath } from '../nix/storepath.ts';
 import type { PublishedManifest } from '../storage/state.ts';
@@ -17,6 +18,8 @@ export type Waiting = {
   /** POSIX seconds. */
   readonly issuedAt: number;
   readonly expiresAt: number;
+  /** Its host is to wait for nothing, once it is published. */
+  readonly emergency: boolean;
   /** How many release keys must approve it; 0: it waits for nothing but `fleet publish`. */
   readonly approvals: number;
   /** What keeps it from being published at all; null: nothing. */
@@ -43,7 +46,8 @@ function waitingFor(
   now: number,
 ): Waiting {
   const { epoch, sequence, toplevel, digest, issuedAt, expiresAt } = pending;
-  const about = { epoch, sequence, toplevel, digest, issuedAt, expiresAt };
+  const emergency = isEmergency(pending);
+  const about = { epoch, sequence, toplevel, digest, issuedAt, expiresAt, emergency };
   const stale = staleness(pending, current, root, now);
   try {
     return { ...about, approvals: approvalThreshold(root, pending.host), stale };

@@ -113,7 +113,8 @@ test('what is written is read back', async () => {
     reason: { code: 'E_SERVER_LOST', text: 'silence' },
   };
   const ours = TARGET;
-  await writeJournal(dir.path, { transaction: null, rejected, lost, ours });
+  const ready = { sha256: 'e'.repeat(64), at: 7 };
+  await writeJournal(dir.path, { transaction: null, rejected, lost, ours, ready });
   const reason = { code: 'units-failed', text: 'one of them' };
   const done = { phase: 'in-sync-degraded', reason, exitCode: 4 } as const;
   for (const transaction of [
@@ -122,11 +123,11 @@ test('what is written is read back', async () => {
     { ...TRANSACTION, step: 'committing', done } as const,
   ]) {
     await journalStep(dir.path, transaction);
-    assert.deepEqual(await readJournal(dir.path), { transaction, rejected, lost, ours });
+    assert.deepEqual(await readJournal(dir.path), { transaction, rejected, lost, ours, ready });
   }
   assert.deepEqual((await readMemory(dir.path)).trust, trust);
   await journalStep(dir.path, null);
-  assert.deepEqual(await readJournal(dir.path), { transaction: null, rejected, lost, ours });
+  assert.deepEqual(await readJournal(dir.path), { transaction: null, rejected, lost, ours, ready });
 });
 
 test('not enrolled, incomplete and damaged are three things', async () => {
@@ -231,8 +232,8 @@ test('a journal of an older fleet, without what failed before and what was lost,
   const { failedBefore: _, failedUnits: __, ...older } = TRANSACTION;
   const journal = { version: 1, transaction: older, rejected: null };
   await writeFile(memoryFiles(dir.path).journal, JSON.stringify(journal));
-  const { transaction, lost } = await readJournal(dir.path);
+  const { transaction, lost, ready } = await readJournal(dir.path);
   assert.deepEqual(transaction?.failedBefore, []);
   assert.deepEqual(transaction.failedUnits, { added: [], removed: [] });
-  assert.equal(lost, null);
+  assert.deepEqual([lost, ready], [null, null]);
 });

@@ -1,27 +1,14 @@
 // What the agent makes of systemctl's words. The program here is a script, as no systemd runs where these tests do:
 // it shows how words are read, not that systemd says them.
 import assert from 'node:assert/strict';
-import { writeFile } from 'node:fs/promises';
-import { join } from 'node:path';
 import { test } from 'node:test';
 import { placeAt } from '../../src/agent/place.ts';
 import { compareUnits, failedUnits, hasSystemd, inactiveUnits } from '../../src/agent/units.ts';
-import { temporaryDirectory } from '../helpers/temporary.ts';
+import { withPrograms } from '../helpers/programs-on-path.ts';
 
 /** Does `work` where systemctl is this script (null: there is none). */
-async function withSystemctl<T>(script: string | null, work: () => Promise<T>): Promise<T> {
-  await using dir = await temporaryDirectory();
-  const path = process.env['PATH'] ?? '';
-  if (script !== null) {
-    await writeFile(join(dir.path, 'systemctl'), `#!/bin/sh\n${script}\n`, { mode: 0o755 });
-  }
-  process.env['PATH'] = script === null ? dir.path : `${dir.path}:${path}`;
-  try {
-    return await work();
-  } finally {
-    process.env['PATH'] = path;
-  }
-}
+const withSystemctl = <T>(script: string | null, work: () => Promise<T>): Promise<T> =>
+  script === null ? withPrograms({}, work, true) : withPrograms({ systemctl: script }, work);
 
 test('failed units are the first words of the lines, with or without a mark before them', async () => {
   const list = `cat <<'X'

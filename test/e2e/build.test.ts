@@ -107,6 +107,30 @@ test('a dry run says what would be published, and changes nothing', async (t) =>
   assert.equal(changed.built.hosts[0]?.change, 'system');
 });
 
+test('--emergency: published as one, also where nothing else changed, and shown', async (t) => {
+  const { state, write, build } = await world(t);
+  const flake = await write();
+  await build('--flake', flake);
+  const show = async () =>
+    JSON.parse(await fleetOk(['host', 'show', 'alpha', '--state', state, '--json'])).desired;
+  assert.deepEqual([(await show()).sequence, (await show()).emergency], [1, false]);
+  const dry = await build('--dry-run', '--emergency', '--flake', flake);
+  assert.equal(dry.built.hosts[0]?.change, 'emergency');
+  const { built } = await build('--emergency', '--flake', flake);
+  assert.deepEqual([built.hosts[0]?.change, built.hosts[0]?.published?.sequence], ['emergency', 2]);
+  assert.deepEqual([(await show()).sequence, (await show()).emergency], [2, true]);
+  assert.match(await fleetOk(['host', 'show', 'alpha', '--state', state]), /EMERGENCY/);
+  assert.match(await fleetOk(['status', '--state', state]), /#2 .*, EMERGENCY/);
+  // The same once more is nothing new; the next system is no emergency, unless it is said to be.
+  assert.equal((await build('--emergency', '--flake', flake)).built.hosts[0]?.change, 'none');
+  assert.equal((await build('--flake', flake)).built.hosts[0]?.change, 'none');
+  await build('--no-publish', '--emergency', '--flake', await write());
+  assert.match(await fleetOk(['status', '--state', state]), /#3 .*, EMERGENCY, waits/);
+  const text = await fleetOk(['build', '--state', state, '--flake', await write()]);
+  assert.doesNotMatch(text, /EMERGENCY/);
+  assert.equal((await show()).emergency, false);
+});
+
 test('a host that fails to evaluate or to build stops no other: exit 4, with its log', async (t) => {
   const { state, write, build } = await world(t, [
     ['alpha', 1],

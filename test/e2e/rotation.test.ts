@@ -171,6 +171,7 @@ test('a build that began before a root was imported publishes under that root', 
     hosts: ['lantern'],
     dryRun: false,
     noPublish: false,
+    emergency: false,
     keepGoing: false,
   };
   const [result] = await buildFleet(begun, request);

@@ -130,8 +130,11 @@ export async function reboot(host: TestHost, system: BuiltSystem): Promise<void>
   await symlink(system.toplevel, join(host.root, 'run/current-system'));
 }
 
-export async function waitFor(holds: () => boolean | Promise<boolean>): Promise<void> {
-  for (let i = 0; i < 400; i++) {
+export async function waitFor(
+  holds: () => boolean | Promise<boolean>,
+  patience = 10_000,
+): Promise<void> {
+  for (let i = 0; i < patience / 25; i++) {
     if (await holds()) return;
     await sleep(25);
   }

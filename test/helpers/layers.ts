@@ -70,6 +70,7 @@ export const RULES: ReadonlyMap<string, Rule> = new Map([
           'snapshot',
           'verify',
           'verify-offer',
+          'windows',
         ].map((name) => `src/manifest/${name}.ts`),
       ],
       packages: ['undici', 'typebox'],

@@ -46,6 +46,24 @@ test('tcp and serverLost are there where they are set, and nowhere else', () => 
   }
 });
 
+test('what came later is there where it is set, and agrees with the schema of manifests', () => {
+  const later = {
+    ask: true,
+    waitWhile: { batteryBelow: 30, metered: true, inhibitors: true, sessions: false },
+    drift: 'replace',
+    keepGenerations: { count: 3, days: 0 },
+    windows: ['Mon..Fri 22:00-05:00 Europe/Berlin', 'daily 02:00-04:00'],
+  };
+  const { activation } = parseHostSettings({ activation: later });
+  assert.deepEqual(activation, { ...DEFAULT_ACTIVATION, ...later });
+  assert.deepEqual(requireShape(ActivationSchema, activation, 'E_HOST_SETTINGS', 'x'), activation);
+});
+
+test('windows of any text are still a manifest’s: it may be from before they had a form', () => {
+  const old = { ...DEFAULT_ACTIVATION, windows: ['Sat *-*-* 03:00'] };
+  assert.deepEqual(requireShape(ActivationSchema, old, 'E_MANIFEST_FORM', 'x'), old);
+});
+
 test('a misspelt setting is named by its path, with the word that was meant', () => {
   for (const [settings, pattern] of [
     [{ tag: [] }, /unknown field "tag"; did you mean "tags"/],
@@ -54,6 +72,10 @@ test('a misspelt setting is named by its path, with the word that was meant', ()
     [
       { activation: { deferral: { maxHour: 1 } } },
       /"activation.deferral.maxHour"; did you mean "maxHours"/,
+    ],
+    [
+      { activation: { waitWhile: { meterd: true } } },
+      /"activation.waitWhile.meterd"; did you mean "metered"/,
     ],
     [{ wildlyOther: 1 }, /unknown field "wildlyOther"$/],
   ] as const) {
@@ -71,6 +93,23 @@ test('a setting of a wrong form is named by its path', () => {
     [{ activation: { confirmSeconds: 0 } }, /activation\.confirmSeconds must be >= 1/],
     [{ activation: { confirmSeconds: 1.5 } }, /activation\.confirmSeconds must be integer/],
     [{ activation: { windows: [''] } }, /activation\.windows\.0/],
+    [
+      { activation: { windows: ['02:00-04:00', 'Mon 2-4'] } },
+      /settings: activation\.windows\.1: the window "Mon 2-4" is none such as/,
+    ],
+    [
+      { activation: { windows: ['02:00-04:00 Europe/Atlantis'] } },
+      /activation\.windows\.0: .*Atlantis/,
+    ],
+    [{ activation: { ask: 'yes' } }, /activation\.ask must be boolean/],
+    [{ activation: { waitWhile: { batteryBelow: 0 } } }, /waitWhile\.batteryBelow must be >= 1/],
+    [{ activation: { waitWhile: { sessions: 1 } } }, /waitWhile\.sessions must be boolean/],
+    [{ activation: { drift: 'report' } }, /activation\.drift must be one of keep, replace/],
+    [
+      { activation: { keepGenerations: { count: 0, days: 1 } } },
+      /keepGenerations\.count must be >/,
+    ],
+    [{ activation: { keepGenerations: { count: 3 } } }, /keepGenerations\.days is missing/],
     [{ activation: { deferral: 4 } }, /activation\.deferral/],
     [{ activation: { health: { commands: ['true'] } } }, /activation\.health\.commands\.0/],
     [

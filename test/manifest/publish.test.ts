@@ -11,6 +11,7 @@ import { formatManifest, parseManifest } from '../../src/manifest/manifest.ts';
 import {
   type BuiltHost,
   changeOf,
+  isEmergency,
   requireWithinLimits,
   signManifest,
   storeClosure,
@@ -66,6 +67,27 @@ test('a change is a first manifest, another system, other settings, other bytes,
   // Where the system came from is no reason to switch.
   const provenance = { ...built.provenance, flakeRef: 'path:/elsewhere' };
   assert.equal(changeOf({ ...built, provenance }, null, current, rules), 'none');
+});
+
+test('an emergency is a change by itself, and stays while the system does', async (t) => {
+  const { dir, built, closure, current, rules } = await world(t);
+  const stored = await storeClosure(built, closure, dir.blobs, dir.root.limits);
+  const sign = (one: typeof built, before: typeof current | null, given: typeof rules) =>
+    signManifest(one, stored, before, generateSecretKey(), given);
+  const urgent = { ...rules, emergency: true };
+  assert.equal(isEmergency(current), false);
+  assert.equal(changeOf(built, null, current, urgent), 'emergency');
+  const raised = sign(built, current, urgent);
+  assert.equal(isEmergency(raised), true);
+  for (const given of [rules, urgent]) assert.equal(changeOf(built, null, raised, given), 'none');
+  // Renewed, or under other rules, it is still one; another system is one only where that is said.
+  const later = { ...rules, now: NOW + 61 * DAY };
+  assert.equal(changeOf(built, null, raised, later), 'renewal');
+  assert.equal(isEmergency(sign(built, raised, later)), true);
+  const other = { ...built, toplevel: parseStorePath(`/nix/store/${'1'.repeat(32)}-other`) };
+  assert.equal(isEmergency(sign(other, raised, rules)), false);
+  assert.equal(isEmergency(sign(built, null, rules)), false);
+  assert.equal(isEmergency(sign(built, null, urgent)), true);
 });
 
 test('a decommissioned host is not published again', async (t) => {

@@ -4,6 +4,7 @@ import assert from 'node:assert/strict';
 import { randomInt } from 'node:crypto';
 import { test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { DEFAULT_ACTIVATION } from '../../src/manifest/activation.ts';
 import { temporaryDirectory } from '../helpers/temporary.ts';
 import { whyNot } from './machine.ts';
 import { currentOf, isActive, setting, update, waitFor } from './setting.ts';
@@ -92,6 +93,28 @@ test('an update that replaces the agent’s own unit: the switch goes on, and th
   assert.match(await machine.ok('cat', `/proc/${now}/environ`), /GENERATION=two/);
   await update(s, three);
   assert.equal(world.reports.at(-1)?.phase, 'in-sync');
+});
+
+test('an update waits while a program blocks shutdown, and comes once it does not', {
+  skip,
+}, async (t) => {
+  const s = await setting(t, top.path, await system('blocked-one'));
+  const { world, machine } = s;
+  const block = 'systemd-inhibit --mode=block --what=shutdown --who=backup --why=x sleep infinity';
+  await machine.ok('systemd-run', '--unit=backup', '/bin/sh', '-c', `exec ${block}`);
+  await waitFor('the block', async () => (await machine.ok('systemd-inhibit')).includes('backup'));
+  const two = await system('blocked-two');
+  const waitWhile = { inhibitors: true, sessions: true };
+  world.publish(two, { activation: { ...DEFAULT_ACTIVATION, waitWhile } });
+  await waitFor('it waits', () => world.reports.at(-1)?.phase === 'awaiting-user');
+  assert.deepEqual(world.reports.at(-1)?.reason, {
+    code: 'inhibited',
+    text: 'shutdown or sleep is blocked by backup',
+  });
+  assert.notEqual(await currentOf(s), two.toplevel);
+  await machine.ok('systemctl', 'stop', 'backup');
+  await waitFor('it comes', () => world.reports.at(-1)?.phase === 'in-sync');
+  assert.equal(await currentOf(s), two.toplevel);
 });
 
 test('an agent that is killed or hangs is started anew by systemd', { skip }, async (t) => {

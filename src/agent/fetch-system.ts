@@ -1,0 +1,36 @@
+// A verified manifest → its system in the local store, whole and right, and something that can be switched to; and the
+// closure that says what whole and right is. Says what is fetched; asks for nothing that is not signed.
+import type { Deployment } from '../manifest/manifest.ts';
+import type { Root } from '../manifest/root.ts';
+import { verifyClosure } from '../manifest/verify.ts';
+import type { Closure } from '../nix/closure.ts';
+import { parseNixPublicKey } from '../nix/signature.ts';
+import { requireSwitchable } from './activate.ts';
+import { getClosure } from './ask.ts';
+import type { Client } from './client.ts';
+import type { Host } from './host.ts';
+import { memoryFiles } from './memory.ts';
+import { type Fetched, fetchClosure } from './store.ts';
+
+/** @throws FleetError E_CLOSURE…, E_PREFLIGHT, E_NOT_NIXOS, and what fetchClosure throws */
+export async function fetchSystem(
+  client: Client,
+  { memory, place }: Pick<Host, 'memory' | 'place'>,
+  { manifest, root }: { readonly manifest: Deployment; readonly root: Pick<Root, 'cache'> },
+  say: (line: string) => void,
+): Promise<{ readonly closure: Closure; readonly fetched: Fetched }> {
+  const { toplevel, emergency } = manifest;
+  const closure = verifyClosure(manifest, await getClosure(client, manifest));
+  const paths = `paths in all: ${closure.paths.size}`;
+  say(`fetching ${toplevel} (${paths}${emergency ? '; an emergency' : ''})`);
+  const fetched = await fetchClosure({
+    client,
+    place,
+    closure,
+    keys: root.cache.keys.map(parseNixPublicKey),
+    roots: memoryFiles(memory.dir).roots,
+    repair: memory.config.repair,
+  });
+  await requireSwitchable(place, toplevel);
+  return { closure, fetched };
+}

@@ -1,0 +1,36 @@
+// The agent that is there all day, with another program in the place of "fleet agent once": when it is started next.
+import assert from 'node:assert/strict';
+import { readFile, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { test } from 'node:test';
+import { runAgent } from '../../src/agent/run.ts';
+import { DUE_SPREAD } from '../../src/agent/schedule.ts';
+import { waitFor } from '../helpers/hosts.ts';
+import { temporaryDir } from '../helpers/temporary.ts';
+
+test('a run that waits until a moment is followed by one at that moment', async (t) => {
+  const dir = await temporaryDir(t);
+  // Nobody is there to give hints.
+  await writeFile(join(dir, 'agent.json'), '{"server":"http://127.0.0.1:1","host":"alpha"}');
+  const log = join(dir, 'log');
+  const script = `date +%s.%N >>${log}; [ $(wc -l <${log}) = 1 ] && next=$(($(date +%s) + 12)) || next=null
+    echo "{\\"phase\\":\\"awaiting-window\\",\\"reason\\":{\\"text\\":\\"closed\\"},\\"next\\":$next}"`;
+  const stop = new AbortController();
+  const said: string[] = [];
+  const running = runAgent({
+    dir,
+    command: ['/bin/sh', '-c', script],
+    say: (line) => said.push(line),
+    signal: stop.signal,
+  });
+  const runs = async () =>
+    (await readFile(log, 'utf8').catch(() => '')).trim().split('\n').map(Number);
+  await waitFor(async () => (await runs()).length === 2, 12_000 + DUE_SPREAD + 5000);
+  stop.abort();
+  await running;
+  const [first = 0, second = 0] = await runs();
+  // The pace is a quarter of an hour.
+  const seconds = second - first;
+  assert.ok(seconds >= 11 && seconds < 12 + DUE_SPREAD / 1000 + 5, `after ${seconds} s`);
+  assert.ok(said.includes('awaiting-window: closed'), said.join());
+});
