@@ -1,6 +1,7 @@
-// A target in the store → whether and how it can be switched to, with nothing changed yet (machine.ts, `check`): what a
+// A target in the store → whether and how it can be switched to, with nothing changed yet (machine.ts, `check`): room in /boot, what a
 // switch in place cannot bring, the system's own checks, the units that are failed already, and what would be done.
 import { makeReason } from '../manifest/receipt.ts';
+import { makeBootRoom } from './commit.ts';
 import { type Host, switchTo } from './host.ts';
 import { type Attempt, INTERRUPTED } from './outcome.ts';
 import { whyReboot } from './reboot.ts';
@@ -23,6 +24,8 @@ const FORETOLD_CHARACTERS = 2000;
 
 export async function check(host: Host, at: At): Promise<Happened> {
   const { target, rules, again } = at;
+  const lack = await makeBootRoom(host, at);
+  if (lack !== null) return unfit(at, lack);
   if (rules.mode === 'boot' || rules.reboot === 'required') {
     return bootOnly(at, rebootPending('mode-boot', 'set for the next boot'));
   }

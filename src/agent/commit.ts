@@ -1,9 +1,14 @@
-// A target → what the machine boots: profile and boot loader (machine.ts, `commit`).
+// A target → what the machine boots: profile, old generations, boot loader (machine.ts, `commit`). And before anything of it is
+// begun: room for it in /boot.
 import { isFleetError, messageOf } from '../errors.ts';
-import { makeReason } from '../manifest/receipt.ts';
+import { makeReason, type Reason } from '../manifest/receipt.ts';
 import { setProfile } from '../nix/realise.ts';
+import { hasBootEntry } from './boot-entry.ts';
+import { DEFAULT_KEEP, prune } from './generations.ts';
 import { type Host, switchTo } from './host.ts';
-import { IN_SYNC } from './outcome.ts';
+import { type Attempt, IN_SYNC } from './outcome.ts';
+import { readSystems } from './place.ts';
+import { lackOfBootRoom } from './preflight.ts';
 import { LOCKED, type SwitchResult } from './switch.ts';
 import { type At, backBecause, type Happened } from './transaction.ts';
 import { awaitingLock, whyOf } from './verdict.ts';
@@ -14,6 +19,7 @@ export async function commit(host: Host, at: At): Promise<Happened> {
   let boot: SwitchResult;
   try {
     await setProfile(place.profile, target, place.nix);
+    await pruneAll(host, at);
     boot = await switchTo(host, target, 'boot');
   } catch (error) {
     const code = isFleetError(error) ? error.code : 'E_INTERNAL';
@@ -21,9 +27,38 @@ export async function commit(host: Host, at: At): Promise<Happened> {
   }
   // The journal stays: the next run commits.
   if (boot.code === LOCKED) return { event: 'locked', told: awaitingLock(boot, 'boot') };
-  if (boot.code !== 0) {
-    return backBecause('broken', whyOf(boot, 'boot'), { exitCode: boot.code });
-  }
+  const why = boot.code === 0 ? await lackOfEntry(host, at) : whyOf(boot, 'boot');
+  if (why !== null) return backBecause('broken', why, { exitCode: boot.code });
   const done = at.done ?? IN_SYNC;
   return { event: 'committed', told: { ...done, failedUnits } };
+}
+
+/**
+ * What is told where the new system has no room in /boot; null: it has. Where there is none, old generations go first, and what
+ * boots now is written anew without them.
+ */
+export async function makeBootRoom(host: Host, at: At): Promise<Attempt | null> {
+  const lack = await lackOfBootRoom(host.place, at.target);
+  if (lack === null || at.again) return lack;
+  const { profile } = await readSystems(host.place);
+  if (profile === null || !(await pruneAll(host, at))) return lack;
+  await switchTo(host, profile, 'boot');
+  return await lackOfBootRoom(host.place, at.target);
+}
+
+/** Whether anything went. One that cannot go now stays until the next time: no reason to keep an update back. */
+async function pruneAll(host: Host, at: At): Promise<boolean> {
+  const { rules, previous, previousProfile, target } = at;
+  const keep = rules.keepGenerations ?? DEFAULT_KEEP;
+  return await prune(host.place, keep, [previous, previousProfile, target], host.now()).catch(
+    () => false,
+  );
+}
+
+/** Of a boot loader that said it went well. */
+async function lackOfEntry({ place }: Host, { target }: At): Promise<Reason | null> {
+  // A chroot store has no boot loader of its own.
+  if (place.root !== null || (await hasBootEntry(target))) return null;
+  const text = `switch-to-configuration boot ended with 0, but no entry of /boot starts ${target}`;
+  return makeReason('E_SWITCH_FAILED', text);
 }

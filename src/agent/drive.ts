@@ -76,13 +76,14 @@ export function journalAfter(
   const { manifest, target } = at;
   const over: Journal = { ...journal, transaction: null };
   if (event === 'committed' || event === 'healthy') {
-    return { ...over, rejected: null, lost: null, ours: target, ready: null };
+    return { ...over, rejected: null, lost: null, ours: [target], ready: null };
   }
   const reason = told?.reason ?? null;
   if (reason === null || (event !== 'closed' && event !== 'kept')) return over;
   if (isSystemsFault(reason)) {
     const phase = event === 'kept' ? 'failed' : 'rolled-back';
-    const ours = event === 'kept' ? target : over.ours;
+    const left = [target, at.previous, at.previousProfile].filter((one) => one !== null);
+    const ours = event === 'kept' ? left : over.ours;
     return { ...over, rejected: { manifest, phase, reason }, lost: null, ours, ready: null };
   }
   // In the very write that ends it, so that each is counted once, however often this run dies before.

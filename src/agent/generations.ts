@@ -17,6 +17,9 @@ export type Generation = {
 
 export type Keep = { readonly count: number; readonly days: number };
 
+/** What stays where the rules say nothing. SPEC §4.4 */
+export const DEFAULT_KEEP: Keep = { count: 5, days: 0 };
+
 /** Which of `all` are to go, oldest first. `held`: systems that stay. */
 export function unwanted(
   all: readonly Generation[],
@@ -25,29 +28,30 @@ export function unwanted(
   now: number,
 ): readonly Generation[] {
   const newest = [...all].sort((a, b) => b.number - a.number);
-  const isOld = ({ at }: Generation): boolean => at < now - days * 86_400;
+  const isOld = ({ at }: Generation): boolean => days === 0 || at < now - days * 86_400;
   return newest
     .slice(count)
     .filter((one) => isOld(one) && !held.has(one.path))
     .reverse();
 }
 
-/** Deletes what `keep` does not keep. `held`: systems to go back to. */
+/** Deletes what `keep` does not keep. `held`: systems to go back to. Returns whether there was anything. */
 export async function prune(
   place: Place,
   keep: Keep,
   held: readonly (StorePath | null)[],
   now: number,
-): Promise<void> {
+): Promise<boolean> {
   const all = await readGenerations(place);
   const { booted, current, profile } = await readSystems(place);
   const stays = new Set([...held, booted, current, profile]);
   const gone = unwanted(all, keep, stays, now);
-  if (gone.length === 0) return;
+  if (gone.length === 0) return false;
   const numbers = gone.map(({ number }) => number);
   await deleteGenerations(place.profile, numbers, place.nix);
   const paths = new Set(gone.flatMap(({ path }) => (path === null ? [] : [path])));
   await deleteDead([...paths], place.nix);
+  return true;
 }
 
 async function readGenerations(place: Place): Promise<readonly Generation[]> {

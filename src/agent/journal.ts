@@ -89,8 +89,8 @@ export type Journal = {
   readonly rejected: Rejected | null;
   /** How often the newest manifest was undone because of something that may be over the next time. */
   readonly lost: Lost | null;
-  /** What this agent made current last; null: nothing yet. */
-  readonly ours: StorePath | null;
+  /** What this agent left running or booting; none before its first commit. */
+  readonly ours: readonly StorePath[];
   /** The manifest that waits for its switch, and since when. */
   readonly ready: Ready | null;
 };
@@ -147,7 +147,7 @@ export const JOURNAL: Fields<Journal> = {
     null,
     nullable(record<Lost>({ sha256: digest, count: integer(1), at: integer(0), reason: REASON })),
   ),
-  ours: since(null, nullable(parsedBy(parseStorePath))),
+  ours: since([], list(parsedBy(parseStorePath))),
   ready: since(null, nullable(record<Ready>({ sha256: digest, at: integer(0) }))),
 };
 
@@ -155,7 +155,7 @@ export const EMPTY_JOURNAL: Journal = {
   transaction: null,
   rejected: null,
   lost: null,
-  ours: null,
+  ours: [],
   ready: null,
 };
 

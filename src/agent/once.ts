@@ -204,7 +204,10 @@ class Run implements AsyncDisposable {
     const id = idOf(manifest, verified.digest);
     const retry = this.#options.retry === true;
     this.#update = await updateOf(id, manifest, this.#options.wishes);
-    const standing = await standingOf(this.#here(), this.#chain, id, manifest.toplevel, retry);
+    const { drift } = manifest.activation;
+    const mayReplace = retry || manifest.emergency || drift === 'replace';
+    const how = { retry, mayReplace };
+    const standing = await standingOf(this.#here(), this.#chain, id, manifest.toplevel, how);
     if (standing !== null) return standing;
     return await this.#deploy(manifest, this.#update, offer, root);
   }

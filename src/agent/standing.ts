@@ -3,8 +3,9 @@
 import { makeReason } from '../manifest/receipt.ts';
 import type { StorePath } from '../nix/storepath.ts';
 import { goOnWaiting } from './activate.ts';
+import { driftOf } from './drift.ts';
 import type { Host } from './host.ts';
-import { readJournal } from './journal.ts';
+import { readJournal, writeJournal } from './journal.ts';
 import { waitingAfterLoss } from './lost.ts';
 import type { ManifestId } from './memory.ts';
 import { type Attempt, IN_SYNC } from './outcome.ts';
@@ -25,12 +26,20 @@ export async function standingOf(
   { told }: Pick<Chain, 'told'>,
   manifest: ManifestId,
   toplevel: StorePath,
-  /** Try one again that was rolled back. */
-  retry: boolean,
+  {
+    retry,
+    mayReplace,
+  }: {
+    /** Try one again that was rolled back. */
+    readonly retry: boolean;
+    /** Whether what somebody else switched to is to be replaced. */
+    readonly mayReplace: boolean;
+  },
 ): Promise<Attempt | null> {
   const isThis = (other: ManifestId | null | undefined): boolean =>
     other != null && other.sha256 === manifest.sha256;
-  const { transaction, rejected, lost } = await readJournal(host.memory.dir);
+  const journal = await readJournal(host.memory.dir);
+  const { transaction, rejected, lost, ours } = journal;
   if (!retry) {
     if (rejected !== null && isThis(rejected.manifest)) {
       return { phase: rejected.phase, reason: rejected.reason, exitCode: null };
@@ -39,7 +48,8 @@ export async function standingOf(
       return { phase: 'failed', reason: transaction.why, exitCode: null };
     }
   }
-  const { current, profile } = await readSystems(host.place);
+  const systems = await readSystems(host.place);
+  const { current, profile } = systems;
   if (transaction !== null) {
     // It could not be finished when this run began.
     const isCommitting = transaction.step === 'committing' || transaction.step === 'setting';
@@ -47,10 +57,16 @@ export async function standingOf(
     if (transaction.step !== 'awaiting-boot' || !isThis(transaction.manifest)) return null;
     return await goOnWaiting(host, transaction);
   }
+  const drift = mayReplace ? null : driftOf(systems, ours, toplevel);
+  if (drift !== null) return drift;
   if (profile !== toplevel) return retry ? null : waitingAfterLoss(lost, manifest, host.now());
   const again = isThis(told?.manifest) ? told : null;
   const reason = again?.code == null ? null : makeReason(again.code, again.text ?? '');
   if (current !== toplevel) return null;
+  // Somebody may have switched to the very system that this host is to run.
+  if (!ours.includes(toplevel)) {
+    await writeJournal(host.memory.dir, { ...journal, ours: [toplevel] });
+  }
   const isPending = again?.phase === 'reboot-pending' && again.bootId === host.bootId;
   if (!isPending && again?.phase !== 'in-sync-degraded') return IN_SYNC;
   return { phase: again.phase, reason, exitCode: isPending ? null : 4 };

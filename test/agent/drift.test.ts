@@ -10,15 +10,15 @@ const [ours, target, other] = ['a', 'b', 'c'].map(
 test('a machine that is as its agent left it, or as it is to be, has not drifted', () => {
   for (const current of [ours, target, null]) {
     for (const profile of [ours, target, null]) {
-      assert.equal(driftOf({ current, profile }, ours, target), null);
+      assert.equal(driftOf({ current, profile }, [ours], target), null);
     }
   }
-  assert.equal(driftOf({ current: other, profile: other }, null, target), null);
+  assert.equal(driftOf({ current: other, profile: other }, [], target), null);
 });
 
 test('what somebody else switched to, or set for the next boot, is told by its name', () => {
   const told = (current: StorePath, profile: StorePath) => {
-    const { phase, reason } = driftOf({ current, profile }, ours, target) ?? {};
+    const { phase, reason } = driftOf({ current, profile }, [ours], target) ?? {};
     assert.deepEqual([phase, reason?.code], ['drifted', 'local-switch']);
     return reason?.text ?? '';
   };

@@ -112,7 +112,7 @@ test('what is written is read back', async () => {
     at: 1_800_000_000,
     reason: { code: 'E_SERVER_LOST', text: 'silence' },
   };
-  const ours = TARGET;
+  const ours = [TARGET];
   const ready = { sha256: 'e'.repeat(64), at: 7 };
   await writeJournal(dir.path, { transaction: null, rejected, lost, ours, ready });
   const reason = { code: 'units-failed', text: 'one of them' };
