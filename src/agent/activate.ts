@@ -14,14 +14,8 @@ import type { StorePath } from '../nix/storepath.ts';
 import type { Listen } from './fresh.ts';
 import { changedUnits, type Proved, proveHealthy } from './health.ts';
 import { type Host, switchTo } from './host.ts';
-import {
-  type Done,
-  EMPTY_JOURNAL,
-  isOpen,
-  journalStep,
-  type Transaction,
-  writeJournal,
-} from './journal.ts';
+import { type Done, isOpen, journalStep, type Transaction, writeJournal } from './journal.ts';
+import { committed } from './last-good.ts';
 import { type ManifestId, memoryFiles } from './memory.ts';
 import { type Attempt, IN_SYNC, INTERRUPTED } from './outcome.ts';
 import { canSwitchTo, type Place, readSystems } from './place.ts';
@@ -228,7 +222,7 @@ async function commit(host: Host, transaction: Transaction, done: Done): Promise
   // The journal stays: the next run commits.
   if (boot.code === LOCKED) return awaitingLock(boot, 'boot');
   if (boot.code !== 0) return await undo(host, committing, whyOf(boot, 'boot'), boot.code);
-  await writeJournal(memory.dir, EMPTY_JOURNAL);
+  await writeJournal(memory.dir, await committed(host, transaction));
   return { ...done, failedUnits: transaction.failedUnits };
 }
 

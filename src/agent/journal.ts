@@ -33,7 +33,7 @@ export type Touched = {
 };
 
 /** What a commit comes to; the units are the transaction's. */
-export type Done = Omit<Attempt, 'failedUnits'>;
+export type Done = Omit<Attempt, 'failedUnits' | 'who'>;
 
 /** An activation under way. Each step is written before it is done. */
 export type Transaction = {
@@ -64,13 +64,24 @@ export type Rejected = {
   readonly reason: Reason;
 };
 
+/** A system that was committed, and the newest manifest that is known to have named it; null: none of ours. */
+export type Good = { readonly toplevel: StorePath; readonly manifest: ManifestId | null };
+
 /** journal.json */
 export type Journal = {
   readonly transaction: Transaction | null;
   readonly rejected: Rejected | null;
   /** How often the newest manifest was undone because the server was not heard. */
   readonly lost: Lost | null;
+  /** What was committed last, and what ran before that: the one to go back to by hand (go-back.ts). */
+  readonly running: Good | null;
+  readonly lastGood: Good | null;
+  /** The `minSequence` of the newest manifest, and its epoch; null: none has one. */
+  readonly least: Least | null;
 };
+
+/** What nobody may go back below. */
+export type Least = { readonly epoch: number; readonly sequence: number };
 
 /** Whether the new system may run, and nothing says yet that it stays. */
 export function isOpen({ step }: Transaction): boolean {
@@ -78,6 +89,11 @@ export function isOpen({ step }: Transaction): boolean {
 }
 
 const REASON = record<Reason>({ code: string, text: string });
+
+const GOOD = record<Good>({
+  toplevel: parsedBy(parseStorePath),
+  manifest: nullable(MANIFEST_ID),
+});
 
 export const JOURNAL: Fields<Journal> = {
   transaction: nullable(
@@ -115,9 +131,19 @@ export const JOURNAL: Fields<Journal> = {
     null,
     nullable(record<Lost>({ sha256: digest, count: integer(1), at: integer(0), reason: REASON })),
   ),
+  running: since(null, nullable(GOOD)),
+  lastGood: since(null, nullable(GOOD)),
+  least: since(null, nullable(record<Least>({ epoch: integer(1), sequence: integer(1) }))),
 };
 
-export const EMPTY_JOURNAL: Journal = { transaction: null, rejected: null, lost: null };
+export const EMPTY_JOURNAL: Journal = {
+  transaction: null,
+  rejected: null,
+  lost: null,
+  running: null,
+  lastGood: null,
+  least: null,
+};
 
 /** The journal as it is now. @throws FleetError E_AGENT_STATE_CORRUPT */
 export async function readJournal(dir: string): Promise<Journal> {

@@ -13,17 +13,29 @@ import { parseNixPublicKey } from '../nix/signature.ts';
 import { acceptLog, acceptManifest } from './accept.ts';
 import { activate, requireSwitchable, settle } from './activate.ts';
 import { askForOffer, getClosure } from './ask.ts';
+import { ended, heard, mend, putOff, staged, tellRequests, toldBefore } from './at-machine.ts';
 import { Client } from './client.ts';
 import { listenForServer } from './fresh.ts';
+import { goBackAsWished } from './go-back.ts';
 import type { Host } from './host.ts';
 import { probeNamespace } from './inside.ts';
 import { isOpen, readJournal } from './journal.ts';
+import { noteManifest } from './last-good.ts';
 import { tryLock } from './lock.ts';
 import { needsServer } from './lost.ts';
 import { type ManifestId, type Memory, memoryFiles, readMemory } from './memory.ts';
 import { type Attempt, attemptOf, DECOMMISSIONED, errorOf, idOf, type Outcome } from './outcome.ts';
 import { placeAt, readBootId, readSystems, type Systems } from './place.ts';
-import { type Chain, owe, readChain, type Sent, sendQueued, tell } from './receipts.ts';
+import {
+  type Chain,
+  owe,
+  readChain,
+  type Sent,
+  sendQueued,
+  type TellContext,
+  tell,
+  tellRequest,
+} from './receipts.ts';
 import { renewInTime, withToken } from './renew-token.ts';
 import { standingOf } from './standing.ts';
 import { type Fetched, fetchClosure, requireStore } from './store.ts';
@@ -38,7 +50,7 @@ export type OnceOptions = Clocks & {
   readonly bootId?: string;
   /** Whether systemd can be asked about units; found out when it is not given. */
   readonly hasSystemd?: boolean;
-  /** Try a manifest again that was rolled back. */
+  /** Root's word: no window, deferral, hold, or memory of what failed keeps the newest manifest from being tried. */
   readonly retry?: boolean;
   /** Accept a checkpoint that is older than the root's maxAge: root's word, which the receipt has. */
   readonly acceptAge?: boolean;
@@ -121,11 +133,12 @@ class Run implements AsyncDisposable {
   }
 
   async once(): Promise<OnceResult> {
+    await mend(this.#options.dir, this.#host.now(), this.#options.say ?? (() => {}));
     await this.#settle();
     let attempt: Attempt | null;
     let error: FleetError | null = null;
     try {
-      attempt = await this.#cycle();
+      attempt = (await this.#goBack()) ?? (await this.#cycle());
     } catch (thrown) {
       if (!isFleetError(thrown)) {
         const undone = await this.#undoUnfinished(thrown);
@@ -140,6 +153,7 @@ class Run implements AsyncDisposable {
     if (attempt?.phase !== 'awaiting-lock')
       attempt = (await this.#undoUnfinished(error)) ?? attempt;
     const outcome = attempt === null ? null : await this.#tell(attempt, this.#manifest);
+    await this.#tellRequests(outcome);
     const receipts = await this.#report(error);
     const { clock, say } = this.#options;
     await renewInTime(this.#client, this.#memory, clock(), error, say);
@@ -172,10 +186,23 @@ class Run implements AsyncDisposable {
     const { manifest } = verified;
     if (manifest.intent === 'decommission') return DECOMMISSIONED;
     const id = idOf(manifest, verified.digest);
+    const { dir } = this.#options;
+    await noteManifest(dir, id, manifest);
     const retry = this.#options.retry === true;
-    const standing = await standingOf(this.#host, this.#chain, id, manifest.toplevel, retry);
-    if (standing !== null) return standing;
-    return await this.#deploy(manifest, offer, root);
+    const { held } = await heard(dir, id.sha256, retry);
+    const attempt =
+      (await standingOf(this.#host, this.#chain, id, manifest.toplevel, retry, held)) ??
+      (await this.#deploy(id, manifest, offer, root));
+    await ended(dir, attempt);
+    return attempt;
+  }
+
+  /** What somebody at the machine wants before anything else; null: nobody does. */
+  async #goBack(): Promise<Attempt | null> {
+    const attempt = await goBackAsWished(this.#host);
+    const { floor } = this.#memory.trust;
+    if (attempt !== null && floor !== null) this.#manifest = idOf(floor, floor.digest);
+    return attempt;
   }
 
   /** Verifies the log's checkpoint, and keeps what it says. */
@@ -214,7 +241,12 @@ class Run implements AsyncDisposable {
     this.#memory = { ...this.#memory, trust };
   }
 
-  async #deploy(manifest: Deployment, offer: Offer, root: TrustedRoot): Promise<Attempt> {
+  async #deploy(
+    found: ManifestId,
+    manifest: Deployment,
+    offer: Offer,
+    root: TrustedRoot,
+  ): Promise<Attempt> {
     const { toplevel } = manifest;
     const { place } = this.#host;
     const { config, dir } = this.#memory;
@@ -232,6 +264,10 @@ class Run implements AsyncDisposable {
       repair: config.repair,
     });
     await requireSwitchable(place, toplevel);
+    const now = this.#time.now(this.#memory.trust);
+    const wishes = await staged(dir, found, manifest, now);
+    const waits = this.#options.retry === true ? null : putOff(wishes, now);
+    if (waits !== null) return waits;
     // 11: fetching may have taken days.
     const again = this.#verify(offer, root, await this.#acceptLog(offer, root));
     await requireStore(place, closure);
@@ -241,7 +277,7 @@ class Run implements AsyncDisposable {
     const { acceptAge } = this.#options;
     const id = idOf(again.manifest, again.digest);
     const listen = (seconds: number) => listenForServer(this.#memory, root.root, seconds);
-    return await activate(this.#host, {
+    const attempt = await activate(this.#host, {
       manifest: id,
       target: toplevel,
       rules,
@@ -249,6 +285,8 @@ class Run implements AsyncDisposable {
       listen: acceptAge !== true && needsServer(lost, id, rules) ? listen : null,
       unfinished: transaction,
     });
+    const who = this.#options.retry === true ? 'root' : wishes.who;
+    return who === null ? attempt : { ...attempt, who };
   }
 
   /** Finishes what a run that died was in the middle of. */
@@ -271,20 +309,36 @@ class Run implements AsyncDisposable {
 
   async #tell(attempt: Attempt, manifest: ManifestId | null): Promise<Outcome> {
     const outcome: Outcome = { ...attempt, manifest, systems: await this.#systems() };
+    await this.#keep(async (context) => await tell(this.#memory, this.#chain, outcome, context));
+    return outcome;
+  }
+
+  async #tellRequests(outcome: Outcome | null): Promise<void> {
+    const how = outcome ?? toldBefore(this.#chain, await this.#systems());
+    if (how === null) return;
+    await this.#keep(async (context) =>
+      tellRequests(this.#options.dir, this.#chain, async (chain, request) => {
+        // What is on disk is the chain, also where the next one finds no room.
+        this.#chain = await tellRequest(this.#memory, chain, request, how, context);
+        return this.#chain;
+      }),
+    );
+  }
+
+  /** Keeps what is to be told; where there is no room, the next run has the same news. */
+  async #keep(make: (context: TellContext) => Promise<Chain>): Promise<void> {
     const context = {
       bootId: this.#host.bootId,
       ...this.#time.span(this.#memory.trust),
       conflict: this.#conflict,
     };
     try {
-      this.#chain = await tell(this.#memory, this.#chain, outcome, context);
+      this.#chain = await make(context);
     } catch (error) {
-      // The next run has the same news.
       if (!isFleetError(error, 'E_DISK_FULL')) throw error;
       this.#untold = error;
       this.#options.say?.(`not told: ${error.message}`);
     }
-    return outcome;
   }
 
   async #report(error: FleetError | null): Promise<Sent> {

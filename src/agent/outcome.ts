@@ -7,6 +7,7 @@ import {
   type Reason,
   type ReportedPhase,
 } from '../manifest/receipt.ts';
+import type { Who } from './local.ts';
 import type { ManifestId } from './memory.ts';
 import type { Systems } from './place.ts';
 
@@ -18,6 +19,8 @@ export type Attempt = {
   readonly exitCode: number | null;
   /** Where it was looked at; none otherwise. */
   readonly failedUnits?: FailedUnits;
+  /** Whose wish it was; left out where it is the policy's doing. */
+  readonly who?: Who;
 };
 
 /** How a run ended. */

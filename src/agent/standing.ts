@@ -2,8 +2,10 @@
 // activation, or null: then it is to be deployed.
 import { makeReason } from '../manifest/receipt.ts';
 import type { StorePath } from '../nix/storepath.ts';
+import { heldAttempt } from './go-back.ts';
 import type { Host } from './host.ts';
 import { readJournal } from './journal.ts';
+import type { Held } from './local.ts';
 import { waitingAfterLoss } from './lost.ts';
 import type { ManifestId } from './memory.ts';
 import { type Attempt, IN_SYNC } from './outcome.ts';
@@ -17,11 +19,14 @@ export async function standingOf(
   toplevel: StorePath,
   /** Try one again that was rolled back. */
   retry: boolean,
+  /** The one that somebody at the machine went back from. */
+  held: Held | null,
 ): Promise<Attempt | null> {
   const isThis = (other: ManifestId | null | undefined): boolean =>
     other != null && other.sha256 === manifest.sha256;
   const { transaction, rejected, lost } = await readJournal(host.memory.dir);
   if (!retry) {
+    if (held?.sha256 === manifest.sha256 && transaction === null) return heldAttempt(held);
     if (rejected !== null && isThis(rejected.manifest)) {
       return { phase: rejected.phase, reason: rejected.reason, exitCode: null };
     }

@@ -81,11 +81,13 @@ export async function close(
 ): Promise<void> {
   const { dir } = host.memory;
   const rejected = isSystemsFault(reason) ? { manifest, phase, reason } : null;
-  const before = (await readJournal(dir)).lost;
+  const journal = await readJournal(dir);
+  const before = journal.lost;
   // In the very write that ends it, so that each is counted once, however often this run dies before.
   const isLost = reason.code === 'E_SERVER_LOST';
   const lost = isLost ? lostAgain(before, manifest, reason, host.now()) : before;
-  await writeJournal(dir, { transaction: null, rejected, lost: rejected === null ? lost : null });
+  const left = { transaction: null, rejected, lost: rejected === null ? lost : null };
+  await writeJournal(dir, { ...journal, ...left });
 }
 
 async function restoreBoot(host: Host, transaction: Transaction): Promise<void> {

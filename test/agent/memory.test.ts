@@ -74,6 +74,7 @@ async function enrolled(dir: string): Promise<Memory> {
     clock: 'auto',
     pollSeconds: 900,
     privacy: false,
+    localGroup: null,
   });
   return await readMemory(dir);
 }
@@ -103,7 +104,10 @@ test('what is written is read back', async () => {
     at: 1_800_000_000,
     reason: { code: 'E_SERVER_LOST', text: 'silence' },
   };
-  await writeJournal(dir.path, { transaction: null, rejected, lost });
+  const good = { toplevel: TRANSACTION.target, manifest: TRANSACTION.manifest };
+  const least = { epoch: 1, sequence: 3 };
+  const rest = { rejected, lost, running: good, lastGood: { ...good, manifest: null }, least };
+  await writeJournal(dir.path, { transaction: null, ...rest });
   const reason = { code: 'units-failed', text: 'one of them' };
   const done = { phase: 'in-sync-degraded', reason, exitCode: 4 } as const;
   for (const transaction of [
@@ -112,11 +116,11 @@ test('what is written is read back', async () => {
     { ...TRANSACTION, step: 'committing', done } as const,
   ]) {
     await journalStep(dir.path, transaction);
-    assert.deepEqual(await readJournal(dir.path), { transaction, rejected, lost });
+    assert.deepEqual(await readJournal(dir.path), { transaction, ...rest });
   }
   assert.deepEqual((await readMemory(dir.path)).trust, trust);
   await journalStep(dir.path, null);
-  assert.deepEqual(await readJournal(dir.path), { transaction: null, rejected, lost });
+  assert.deepEqual(await readJournal(dir.path), { transaction: null, ...rest });
 });
 
 test('not enrolled, incomplete and damaged are three things', async () => {
