@@ -18,7 +18,7 @@ export function placeOptions(command: Command): string {
 export function placedHint(hint: string, command: Command): string {
   const place = placeOptions(command);
   return hint.replace(
-    /\bfleet agent (enroll|once|run|status|defer|apply|rollback|request|reset-trust)\b/g,
+    /\bfleet agent (enroll|once|run|status|defer|apply|rollback|request|notify|reset-trust)\b/g,
     (verb) => verb + place,
   );
 }

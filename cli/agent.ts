@@ -1,6 +1,7 @@
 // fleet agent enroll|once: what runs on each host. Nothing of the server is loaded here.
 import type { Command } from 'commander';
 import { registerLocal } from './agent-local.ts';
+import { registerNotify } from './agent-notify.ts';
 import { printOnce } from './agent-once.ts';
 import {
   placed,
@@ -75,6 +76,7 @@ export function registerAgent(program: Command): void {
       }),
     );
   registerLocal(agent);
+  registerNotify(agent);
   registerRun(agent);
   registerReset(agent);
 }

@@ -41,6 +41,11 @@ in
         group is made, without members; null: root alone. Only the continuous agent has a control socket.
       '';
     };
+    notify = mkOption {
+      type = types.bool;
+      default = false;
+      description = "Whether members of localGroup are shown what is coming in their graphical sessions, to choose when.";
+    };
     continuous = mkOption {
       type = types.bool;
       default = true;
@@ -149,6 +154,20 @@ in
         SystemCallArchitectures = "native";
         Nice = 10;
         IOSchedulingClass = "idle";
+      };
+    };
+
+    # For whoever of the group sits at a graphical session; others, and sessions without one, are left alone.
+    systemd.user.services.fleet-notify = mkIf (cfg.continuous && cfg.localGroup != null && cfg.notify) {
+      description = "fleet: news of this machine's updates";
+      partOf = [ "graphical-session.target" ];
+      wantedBy = [ "graphical-session.target" ];
+      path = [ pkgs.libnotify ];
+      unitConfig.ConditionGroup = cfg.localGroup;
+      serviceConfig = {
+        ExecStart = "${cfg.package}/bin/fleet agent notify";
+        Restart = "on-failure";
+        RestartSec = "5min";
       };
     };
 

@@ -40,11 +40,12 @@ export async function person(
   who: 'member' | 'outsider',
   socket: string,
   args: readonly string[],
+  env: Record<string, string> = {},
 ): Promise<Outcome> {
   const groups = who === 'member' ? `--groups=${GROUP.gid}` : '--clear-groups';
   const user = [`--reuid=${UID}`, `--regid=${UID}`, groups];
   const fleet = [process.execPath, resolve('cli/fleet.ts'), 'agent', ...args, '--socket', socket];
-  return await run('setpriv', [...user, ...fleet]);
+  return await run('setpriv', [...user, ...fleet], env);
 }
 
 /** Changes agent.json. */
