@@ -13,7 +13,7 @@ import { parseNixPublicKey } from '../nix/signature.ts';
 import { acceptLog, acceptManifest } from './accept.ts';
 import { activate, requireSwitchable, settle } from './activate.ts';
 import { askForOffer, getClosure } from './ask.ts';
-import { ended, heard, mend, putOff, staged, tellRequests, toldBefore } from './at-machine.ts';
+import { ended, heard, mend, putOff, staged } from './at-machine.ts';
 import { Client } from './client.ts';
 import { listenForServer } from './fresh.ts';
 import { goBackAsWished } from './go-back.ts';
@@ -25,20 +25,12 @@ import { tryLock } from './lock.ts';
 import { needsServer } from './lost.ts';
 import { type ManifestId, type Memory, memoryFiles, readMemory } from './memory.ts';
 import { type Attempt, attemptOf, DECOMMISSIONED, errorOf, idOf, type Outcome } from './outcome.ts';
-import { placeAt, readBootId, readSystems, type Systems } from './place.ts';
-import {
-  type Chain,
-  owe,
-  readChain,
-  type Sent,
-  sendQueued,
-  type TellContext,
-  tell,
-  tellRequest,
-} from './receipts.ts';
+import { placeAt, readBootId } from './place.ts';
+import { type Chain, readChain, type Sent } from './receipts.ts';
 import { renewInTime, withToken } from './renew-token.ts';
 import { standingOf } from './standing.ts';
 import { type Fetched, fetchClosure, requireStore } from './store.ts';
+import { Teller } from './teller.ts';
 import { type Clocks, RunTime } from './time.ts';
 import { undo } from './undo.ts';
 import { hasSystemd } from './units.ts';
@@ -80,13 +72,9 @@ class Run implements AsyncDisposable {
   readonly #host: Host;
   readonly #time: RunTime;
   #memory: Memory;
-  #chain: Chain;
+  readonly #teller: Teller;
   #manifest: ManifestId | null = null;
   #fetched: Fetched | null = null;
-  /** A checkpoint that contradicts the one that was accepted, or the proof of time. */
-  #conflict: string | null = null;
-  /** Why an outcome could not be kept to be told. */
-  #untold: FleetError | null = null;
 
   private constructor(
     options: OnceOptions,
@@ -97,7 +85,7 @@ class Run implements AsyncDisposable {
     this.#options = options;
     this.#lock = lock;
     this.#memory = memory;
-    this.#chain = chain;
+    this.#teller = new Teller(host, time, chain, options.say ?? (() => {}));
     this.#client = new Client({ ...memory.config, token: memory.token });
     this.#host = host;
     this.#time = time;
@@ -153,8 +141,8 @@ class Run implements AsyncDisposable {
     if (attempt?.phase !== 'awaiting-lock')
       attempt = (await this.#undoUnfinished(error)) ?? attempt;
     const outcome = attempt === null ? null : await this.#tell(attempt, this.#manifest);
-    await this.#tellRequests(outcome);
-    const receipts = await this.#report(error);
+    await this.#teller.tellRequests(this.#memory, outcome);
+    const receipts = await this.#teller.send(this.#client, this.#memory, error);
     const { clock, say } = this.#options;
     await renewInTime(this.#client, this.#memory, clock(), error, say);
     error ??= outcome === null ? null : errorOf(outcome);
@@ -172,7 +160,7 @@ class Run implements AsyncDisposable {
       // Again after a renewal: what an attempt before this one came to trust is on disk.
       this.#memory = await readMemory(this.#options.dir);
       return await askForOffer(this.#client, this.#memory, this.#time, (shown) => {
-        this.#conflict = shown;
+        this.#teller.conflict = shown;
       });
     };
     const asked = await withToken(this.#client, this.#memory, this.#options.clock(), ask);
@@ -191,7 +179,7 @@ class Run implements AsyncDisposable {
     const retry = this.#options.retry === true;
     const { held } = await heard(dir, id.sha256, retry);
     const attempt =
-      (await standingOf(this.#host, this.#chain, id, manifest.toplevel, retry, held)) ??
+      (await standingOf(this.#host, this.#teller.chain, id, manifest.toplevel, retry, held)) ??
       (await this.#deploy(id, manifest, offer, root));
     await ended(dir, attempt);
     return attempt;
@@ -199,8 +187,9 @@ class Run implements AsyncDisposable {
 
   /** What somebody at the machine wants before anything else; null: nobody does. */
   async #goBack(): Promise<Attempt | null> {
+    const { floor, decommissioned } = this.#memory.trust;
+    if (decommissioned) return null;
     const attempt = await goBackAsWished(this.#host);
-    const { floor } = this.#memory.trust;
     if (attempt !== null && floor !== null) this.#manifest = idOf(floor, floor.digest);
     return attempt;
   }
@@ -212,7 +201,7 @@ class Run implements AsyncDisposable {
       const now = this.#time.now(trust);
       const { proved } = this.#time;
       const oweAge = async () => {
-        this.#chain = await owe(dir, this.#chain, 'age-accepted');
+        await this.#teller.owe(dir, 'age-accepted');
       };
       const onAged = this.#options.acceptAge === true ? oweAge : null;
       const accepted = await acceptLog(dir, trust, offer, root, { now, proved, onAged });
@@ -221,7 +210,7 @@ class Run implements AsyncDisposable {
     } catch (error) {
       // Two histories: what each of them signed is told, so that it can be proved.
       const contradicts = isFleetError(error, 'E_FORK', 'E_CONSISTENCY', 'E_CHECKPOINT_OLDER');
-      if (contradicts) this.#conflict = verifyCheckpoint(offer.checkpoint, root.root).text;
+      if (contradicts) this.#teller.conflict = verifyCheckpoint(offer.checkpoint, root.root).text;
       throw error;
     }
   }
@@ -308,48 +297,6 @@ class Run implements AsyncDisposable {
   }
 
   async #tell(attempt: Attempt, manifest: ManifestId | null): Promise<Outcome> {
-    const outcome: Outcome = { ...attempt, manifest, systems: await this.#systems() };
-    await this.#keep(async (context) => await tell(this.#memory, this.#chain, outcome, context));
-    return outcome;
-  }
-
-  async #tellRequests(outcome: Outcome | null): Promise<void> {
-    const how = outcome ?? toldBefore(this.#chain, await this.#systems());
-    if (how === null) return;
-    await this.#keep(async (context) =>
-      tellRequests(this.#options.dir, this.#chain, async (chain, request) => {
-        // What is on disk is the chain, also where the next one finds no room.
-        this.#chain = await tellRequest(this.#memory, chain, request, how, context);
-        return this.#chain;
-      }),
-    );
-  }
-
-  /** Keeps what is to be told; where there is no room, the next run has the same news. */
-  async #keep(make: (context: TellContext) => Promise<Chain>): Promise<void> {
-    const context = {
-      bootId: this.#host.bootId,
-      ...this.#time.span(this.#memory.trust),
-      conflict: this.#conflict,
-    };
-    try {
-      this.#chain = await make(context);
-    } catch (error) {
-      if (!isFleetError(error, 'E_DISK_FULL')) throw error;
-      this.#untold = error;
-      this.#options.say?.(`not told: ${error.message}`);
-    }
-  }
-
-  async #report(error: FleetError | null): Promise<Sent> {
-    const problem = isFleetError(error, 'E_SERVER_UNREACHABLE') ? error : this.#untold;
-    if (problem !== null) return { sent: 0, queued: this.#chain.queue.length, problem };
-    const { chain, report } = await sendQueued(this.#client, this.#memory, this.#chain);
-    this.#chain = chain;
-    return report;
-  }
-
-  async #systems(): Promise<Systems> {
-    return await readSystems(this.#host.place);
+    return await this.#teller.tell(this.#memory, attempt, manifest);
   }
 }
