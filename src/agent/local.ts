@@ -172,13 +172,10 @@ export async function changeLocal(
  * name that the damaged one has now; null: it is whole.
  */
 export async function mendLocal(dir: string, now: number): Promise<string | null> {
+  if (await isWhole(dir)) return null;
   await using _lock = await lockLocal(dir);
-  try {
-    await readLocal(dir);
-    return null;
-  } catch (error) {
-    if (!isFleetError(error, 'E_AGENT_STATE_CORRUPT')) throw error;
-  }
+  // Somebody else was quicker.
+  if (await isWhole(dir)) return null;
   const file = localFile(dir);
   const kept = `${file}.damaged-${now}`;
   await linkDurable(file, kept).catch((error) => {
@@ -187,6 +184,16 @@ export async function mendLocal(dir: string, now: number): Promise<string | null
   });
   await writeLocal(dir, { ...NO_LOCAL, ...salvageRecord((await readText(file)) ?? '', LOCAL) });
   return kept;
+}
+
+async function isWhole(dir: string): Promise<boolean> {
+  try {
+    await readLocal(dir);
+    return true;
+  } catch (error) {
+    if (isFleetError(error, 'E_AGENT_STATE_CORRUPT')) return false;
+    throw error;
+  }
 }
 
 /** Under the lock, or of one that is damaged. */

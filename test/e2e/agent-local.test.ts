@@ -9,7 +9,8 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { readLocal } from '../../src/agent/local.ts';
 import type { AgentStatus } from '../../src/agent/status.ts';
 import { DEFAULT_ACTIVATION } from '../../src/manifest/activation.ts';
-import { all, atRealTime, plan, systemsOf, waitFor } from '../helpers/hosts.ts';
+import { fleet, startFleet } from '../helpers/cli.ts';
+import { all, atRealTime, plan, startOnce, systemsOf, waitFor } from '../helpers/hosts.ts';
 import { configure, GROUP, person, startDoor } from '../helpers/local-group.ts';
 import { buildSystem } from '../helpers/systems.ts';
 import { temporaryDirectory } from '../helpers/temporary.ts';
@@ -161,4 +162,42 @@ test('only so many requests an hour are taken', async (t) => {
     [1, 2, 3, 4, 5, 6].map((n) => [{ number: n, text: `wish ${n}` }, 'local group']),
   );
   assert.deepEqual(await systemsOf(s.host), all(one));
+});
+
+test('an agent that cannot have its socket says why, and does all else', async (t) => {
+  await using s = await atRealTime(one, TRUSTED);
+  const { world, host } = s;
+  world.publish(two);
+  const args = ['--state', host.state, '--poll', '3600', '--group', 'no-such-group'];
+  const { child, done, stderr } = startFleet(['agent', 'run', ...args]);
+  t.after(async () => {
+    child.kill('SIGTERM');
+    await done;
+  });
+  await waitFor(() => world.reports.at(-1)?.manifest?.sha256 === world.digest());
+  assert.match(stderr(), /there is no group no-such-group \[E_LOCAL_SOCKET\]/);
+  assert.equal((await systemsOf(host)).current, two.toplevel);
+});
+
+test('agents that are killed at any moment lose no request, and tell none twice', async () => {
+  await using s = await atRealTime(one, TRUSTED);
+  const { world, host } = s;
+  const asked: string[] = [];
+  for (let n = 1; n <= 8; n++) {
+    const text = `wish ${n}`;
+    const kept = await fleet(['agent', 'request', text, '--state', host.state]);
+    assert.equal(kept.code, 0, kept.stderr);
+    asked.push(text);
+    const { child, done } = startOnce(host);
+    await sleep(250 + 75 * n);
+    child.kill('SIGKILL');
+    await done;
+  }
+  assert.equal((await host.once()).error, null);
+  const told = world.reports.flatMap(({ request }) => (request ? [request] : []));
+  assert.deepEqual(
+    told,
+    asked.map((text, i) => ({ number: i + 1, text })),
+  );
+  assert.equal((await readLocal(host.state)).requests.length, 0);
 });
