@@ -4,7 +4,7 @@ import { formatTime } from '../src/manifest/time.ts';
 import { waitText } from './agent-once.ts';
 import { formatBytes, printable, table } from './output.ts';
 
-/** So many packages are shown; --json has them all. */
+/** So many packages are shown; --json has more of them. */
 const SHOWN = 15;
 
 export function statusText(status: AgentStatus): string {
@@ -65,10 +65,10 @@ function localRows(local: LocalStatus): string[][] {
 }
 
 function comingRows(coming: NonNullable<LocalStatus['coming']>): string[][] {
-  const { toplevel, sequence, narBytes, reboot, latest, packages } = coming;
+  const { toplevel, sequence, narBytes, reboot, latest, packages, morePackages } = coming;
   const restart = { true: 'needed', false: 'not needed', null: 'not known' }[`${reboot}`];
   const shown = (packages ?? []).slice(0, SHOWN);
-  const more = (packages ?? []).length - shown.length;
+  const more = (packages ?? []).length - shown.length + morePackages;
   return [
     ['coming', `${toplevel} (sequence ${sequence}, ${formatBytes(narBytes)} in all)`],
     ['  restart', restart],
@@ -78,7 +78,7 @@ function comingRows(coming: NonNullable<LocalStatus['coming']>): string[][] {
       '  changes',
       `${printable(name)}: ${versions(before)} → ${versions(after)}`,
     ]),
-    ...(more > 0 ? [['  changes', `and ${more} more: --json has them all`]] : []),
+    ...(more > 0 ? [['  changes', `and ${more} more (see --json)`]] : []),
   ];
 }
 

@@ -9,11 +9,18 @@ import { STORE_DIR, type StorePath } from '../nix/storepath.ts';
 import { type Place, realPathOf, type Systems } from './place.ts';
 
 export type ComingChanges = {
-  /** What is in the store of it counts; null: the target is not in the store. */
+  /** At most MAX_PACKAGES, by name; null: the target is not in the store. */
   readonly packages: readonly PackageChange[] | null;
+  /** How many more there are. */
+  readonly morePackages: number;
   /** null: it cannot be told. */
   readonly reboot: boolean | null;
 };
+
+/** A new release changes thousands, which nobody reads, and the process that waits all day hands on. */
+export const MAX_PACKAGES = 500;
+/** Nothing could be found out. */
+export const NOT_KNOWN: ComingChanges = { packages: null, morePackages: 0, reboot: null };
 
 /** What only a boot can change (facts of NixOS: switch-to-configuration compares the same). */
 const BOOTED_LINKS = ['kernel', 'initrd', 'kernel-modules'];
@@ -27,12 +34,14 @@ export async function changesOf(
   const { current } = systems;
   const wanted = current === null ? [target] : [target, current];
   const invalid = await invalidPaths(wanted, options);
-  if (invalid.includes(target)) return { packages: null, reboot: null };
+  if (invalid.includes(target)) return NOT_KNOWN;
   const after = await closureOf(place, target);
   const before =
     current === null || invalid.includes(current) ? null : await closureOf(place, current);
+  const { packages } = diffClosures(before, after);
   return {
-    packages: diffClosures(before, after).packages,
+    packages: packages.slice(0, MAX_PACKAGES),
+    morePackages: Math.max(0, packages.length - MAX_PACKAGES),
     reboot: await needsReboot(place, target, systems),
   };
 }

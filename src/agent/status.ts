@@ -4,7 +4,7 @@ import { isFleetError } from '../errors.ts';
 import { fingerprint, type PublicKey, publicKeyOfSecret } from '../keyfile.ts';
 import type { Floor } from '../manifest/verify.ts';
 import type { StorePath } from '../nix/storepath.ts';
-import { type ComingChanges, changesOf } from './coming.ts';
+import { type ComingChanges, changesOf, NOT_KNOWN } from './coming.ts';
 import { wayBackOf } from './go-back.ts';
 import { type Journal, type Rejected, readJournal, type Transaction } from './journal.ts';
 import {
@@ -141,7 +141,7 @@ async function changesHere(
 ): Promise<ComingChanges> {
   return await changesOf(place, toplevel, systems).catch((error: unknown) => {
     if (!isFleetError(error)) throw error;
-    return { packages: null, reboot: null };
+    return NOT_KNOWN;
   });
 }
 
