@@ -1,7 +1,9 @@
 // Which agent is meant by --state and --root, and who may act for it.
+import { constants } from 'node:fs';
+import { access } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import type { Command } from 'commander';
-import { FleetError, isFleetError } from '../src/errors.ts';
+import { errnoOf, FleetError, isFleetError } from '../src/errors.ts';
 
 /** The options that say which agent is meant, as they were given, to be repeated. */
 export function placeOptions(command: Command): string {
@@ -16,7 +18,7 @@ export function placeOptions(command: Command): string {
 export function placedHint(hint: string, command: Command): string {
   const place = placeOptions(command);
   return hint.replace(
-    /\bfleet agent (enroll|once|run|status|reset-trust)\b/g,
+    /\bfleet agent (enroll|once|run|status|defer|apply|rollback|request|notify|reset-trust)\b/g,
     (verb) => verb + place,
   );
 }
@@ -83,4 +85,24 @@ export async function requireSuperuser(dir: string, what: string): Promise<void>
   const { root } = (await readIdentity(dir)).config;
   if (root !== null || process.geteuid?.() === 0) return;
   throw new FleetError('E_STATE_ACCESS', `${what} is for root alone`, { hint: 'run it as root' });
+}
+
+/** What a verb works on: the state itself, as its owner, or the agent behind its control socket. */
+export type Door =
+  | { readonly kind: 'state'; readonly dir: string }
+  | { readonly kind: 'socket'; readonly socket: string };
+
+/** Whoever may use the state uses it; anybody else has to ask the agent, as --socket always does. */
+export async function doorOf(command: Command): Promise<Door> {
+  const { socketPath } = await import('../src/agent/control-place.ts');
+  const given: unknown = command.optsWithGlobals()['socket'];
+  if (typeof given === 'string') return { kind: 'socket', socket: resolve(given) };
+  const dir = stateOf(command);
+  const isOurs = await access(join(dir, 'agent.json'), constants.R_OK | constants.W_OK).then(
+    () => true,
+    (error) => !['EACCES', 'EPERM'].includes(errnoOf(error) ?? ''),
+  );
+  if (!isOurs) return { kind: 'socket', socket: socketPath(rootOf(command)) };
+  await requireRoot(dir, command);
+  return { kind: 'state', dir };
 }

@@ -98,7 +98,9 @@ function tell(globals: Globals, event: FleetBuildEvent): void {
         globals,
         event.why === 'removed'
           ? `${event.host}: skipped, it was removed from the fleet`
-          : `${event.host}: skipped, its removal waits: fleet publish; to keep it, name it: fleet build ${event.host}`,
+          : event.why === 'held'
+            ? `${event.host}: skipped, it is held: fleet host release ${event.host}`
+            : `${event.host}: skipped, its removal waits: fleet publish; to keep it, name it: fleet build ${event.host}`,
       );
       break;
     case 'evaluating':

@@ -10,14 +10,15 @@ import { formatEnrolFile } from '../src/manifest/enrol-file.ts';
 import { isHostId } from '../src/manifest/fields.ts';
 import { formatTime } from '../src/manifest/time.ts';
 import type { StateDir } from '../src/server/statedir.ts';
-import { exceptionsIn, type HostStatus, hostStatus } from '../src/server/status.ts';
+import { exceptionsIn, type HostStatus, hostStatus, requestsIn } from '../src/server/status.ts';
 import { generateEnrolSecret, hashToken } from '../src/server/tokens.ts';
 import type { PublishedManifest } from '../src/storage/state.ts';
 import { exportRecords } from './host-export.ts';
+import { registerHostHold } from './host-hold.ts';
 import { registerHostRemove } from './host-remove.ts';
 import { globalsOf, print, printable, say, table } from './output.ts';
 import { withStateDir } from './state.ts';
-import { waitingText } from './status.ts';
+import { heldText, waitingText } from './status.ts';
 
 type EnrollOptions = { output?: string; server?: string; hours?: string; replace?: boolean };
 
@@ -73,7 +74,9 @@ export function registerHost(program: Command): void {
         const now = Math.floor(Date.now() / 1000);
         const waiting = (await waitingOf(dir, now)).get(name) ?? null;
         const status = { ...hostStatus(row, now), waiting };
-        const told = exceptionsIn(await state.receipts(name));
+        const receipts = await state.receipts(name);
+        const told = exceptionsIn(receipts);
+        const requests = requestsIn(receipts);
         const key = row.record.publicKey === null ? null : parsePublicKey(row.record.publicKey);
         const time = (at: number | null | undefined): string => (at == null ? '-' : formatTime(at));
         print(
@@ -82,6 +85,7 @@ export function registerHost(program: Command): void {
             version: 1,
             ...status,
             allExceptions: told,
+            requests,
             publicKey: key,
             fingerprint: key && fingerprint(key),
           },
@@ -94,6 +98,7 @@ export function registerHost(program: Command): void {
             ['  expires', time(status.desired?.expiresAt)],
             ...(status.desired?.emergency ? [['  EMERGENCY', 'it waits for nothing']] : []),
             ...(waiting === null ? [] : [['waiting', printable(waitingText(waiting))]]),
+            ...(status.held === null ? [] : [['held', printable(heldText(status.held))]]),
             ['current', status.actual?.current ?? '-'],
             ['booted', status.actual?.booted ?? '-'],
             ['profile', status.actual?.profile ?? '-'],
@@ -104,6 +109,10 @@ export function registerHost(program: Command): void {
             ...told.map(({ exception, counter, at }) => [
               'root there',
               `${exception} (receipt ${counter}, ${time(at)})`,
+            ]),
+            ...requests.map(({ number, text, who, at }) => [
+              'asks',
+              `${printable(text)} (${who}, number ${number}, ${time(at)})`,
             ]),
             ['enrolled', time(row.record.enrolledAt)],
             ['host key', key === null ? '-' : fingerprint(key)],
@@ -174,6 +183,7 @@ export function registerHost(program: Command): void {
       });
     });
   registerHostRemove(host);
+  registerHostHold(host);
 }
 
 /** Writes what `fleet verify` needs: the manifest as it was published, its proofs, its closure file, the roots. */

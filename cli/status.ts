@@ -5,7 +5,7 @@ import type { Phase } from '../src/manifest/receipt.ts';
 import { formatTime } from '../src/manifest/time.ts';
 import { hashPartOf, nameOf, type StorePath } from '../src/nix/storepath.ts';
 import type { StateDir } from '../src/server/statedir.ts';
-import { type HostStatus, hostStatus } from '../src/server/status.ts';
+import { type HostStatus, hostStatus, requestsIn } from '../src/server/status.ts';
 import type { Waiting } from '../src/server/waiting.ts';
 import {
   counted,
@@ -22,6 +22,8 @@ import { withStateDir } from './state.ts';
 const DAY = 86_400;
 /** Warnings start this long before something expires. */
 const WARN_DAYS = 14;
+/** What people at hosts asked for is shown for so long; `fleet host show` has all of it. */
+const REQUEST_DAYS = 14;
 
 export function registerStatus(program: Command): void {
   program
@@ -37,16 +39,24 @@ export function registerStatus(program: Command): void {
           const status = hostStatus(row, now);
           return { ...status, waiting: waiting.get(status.host) ?? null };
         });
+        const requests = (await dir.state.requests(now - REQUEST_DAYS * DAY)).flatMap(
+          ({ host, receivedAt, envelope }) =>
+            requestsIn([envelope]).map((request) => ({ host, ...request, receivedAt })),
+        );
         const warnings = (await warningsOf(dir, hosts, now)).map((text) =>
           placedText(globals, text),
         );
         print(
           globals,
-          { version: 1, fleet: dir.config.fleet, now, hosts, warnings },
+          { version: 1, fleet: dir.config.fleet, now, hosts, requests, warnings },
           [
             hosts.length === 0
               ? placedText(globals, 'No hosts yet. Publish some: fleet build --flake REF')
               : hostTable(globals, hosts, now),
+            ...requests.map(
+              ({ host, number, text, who, receivedAt }) =>
+                `? ${host}, ${ago(now - receivedAt)} ago, ${who} (${number}): ${printable(text)}`,
+            ),
             ...warnings.map((warning) => `! ${warning}`),
           ].join('\n'),
         );
@@ -89,14 +99,20 @@ function desiredOf({ desired }: HostStatus): string {
   return `#${sequence} ${toplevel === null ? 'removed' : shortPath(toplevel)}${emergency ? ', EMERGENCY' : ''}`;
 }
 
-function whyOf({ why, conflict, waiting, exceptions }: Row): string {
+function whyOf({ why, conflict, waiting, exceptions, held }: Row): string {
   const reasons = [
     why?.text,
     conflict === null ? undefined : 'cloned? see below',
     waiting === null ? undefined : waitingText(waiting),
+    held === null ? undefined : heldText(held),
     exceptions.length === 0 ? undefined : `root there: ${exceptions.join(', ')}`,
   ];
   return reasons.flatMap((text) => (text === undefined ? [] : [printable(text)])).join('; ');
+}
+
+/** `held by the admin since 2026-01-31T23:59:59Z: the show is on`. */
+export function heldText({ since, reason }: NonNullable<HostStatus['held']>): string {
+  return `held by the admin since ${formatTime(since)}${reason === null ? '' : `: ${reason}`}`;
 }
 
 /** `#2 9ab0dmia nixos-system-x waits for 2 approvals`. */

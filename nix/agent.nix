@@ -33,6 +33,19 @@ in
       default = null;
       description = "The fleet's newest N.root.json: what fleet agent reset-trust begins again from.";
     };
+    localGroup = mkOption {
+      type = types.nullOr types.str;
+      default = "fleet-local";
+      description = ''
+        Whose members may put updates off, have them applied, go back and ask the admin for something (docs/LOCAL.md). The
+        group is made, without members; null: root alone. Only the continuous agent has a control socket.
+      '';
+    };
+    notify = mkOption {
+      type = types.bool;
+      default = false;
+      description = "Whether members of localGroup are shown what is coming in their graphical sessions, to choose when.";
+    };
     continuous = mkOption {
       type = types.bool;
       default = true;
@@ -74,6 +87,7 @@ in
   config = mkIf cfg.enable {
     environment.systemPackages = [ cfg.package ];
     environment.etc = mkIf (cfg.rootFile != null) { "fleet/root.json".source = cfg.rootFile; };
+    users.groups = mkIf (cfg.localGroup != null) { ${cfg.localGroup} = { }; };
     systemd.tmpfiles.rules = [ "d ${cfg.stateDir} 0700 root root -" ];
 
     systemd.services.fleet-agent = {
@@ -93,6 +107,7 @@ in
         config.systemd.package
         pkgs.util-linux
         pkgs.coreutils
+        pkgs.getent
       ];
       # Services do not get it by themselves.
       environment = config.networking.proxy.envVars or { };
@@ -112,11 +127,18 @@ in
             "--unit"
             "/etc/systemd/system/fleet-agent.service"
           ]
+          ++ lib.optionals (cfg.continuous && cfg.localGroup != null) [
+            "--group"
+            cfg.localGroup
+          ]
         );
         # A stop in mid-switch ends the agent; the switch goes on, and the next run learns how it ended.
         KillMode = "process";
       }
       // lib.optionalAttrs cfg.continuous {
+        # For the control socket; its group is the socket's alone.
+        RuntimeDirectory = "fleet-agent";
+        RuntimeDirectoryMode = "0755";
         # systemd-notify(1) speaks for the agent.
         NotifyAccess = "all";
         WatchdogSec = "5min";
@@ -134,6 +156,20 @@ in
         SystemCallArchitectures = "native";
         Nice = 10;
         IOSchedulingClass = "idle";
+      };
+    };
+
+    # For whoever of the group sits at a graphical session; others, and sessions without one, are left alone.
+    systemd.user.services.fleet-notify = mkIf (cfg.continuous && cfg.localGroup != null && cfg.notify) {
+      description = "fleet: news of this machine's updates";
+      partOf = [ "graphical-session.target" ];
+      wantedBy = [ "graphical-session.target" ];
+      path = [ pkgs.libnotify ];
+      unitConfig.ConditionGroup = cfg.localGroup;
+      serviceConfig = {
+        ExecStart = "${cfg.package}/bin/fleet agent notify";
+        Restart = "on-failure";
+        RestartSec = "5min";
       };
     };
 

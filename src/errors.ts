@@ -44,6 +44,7 @@ export const ERRORS = {
     'use another name: the name of a host that was removed is never used again',
   ),
   E_GC_INTERRUPTED: entry(1, 'run fleet cache gc again; what it removed by then was not needed'),
+  E_HOST_HELD: entry(1, 'end the hold: fleet host release HOST'),
   E_HOST_NOT_IN_FLAKE: entry(2, 'name one of the nixosConfigurations of the flake'),
   E_HOST_UNKNOWN: entry(1, 'see: fleet host list'),
   E_LEASE_LOST: entry(1, 'another process publishes now; run the same command again'),
@@ -261,6 +262,19 @@ export const ERRORS = {
     'read what the check said; publish a system that passes, or correct activation.health of the host',
   ),
   E_INTERRUPTED: entry(1, 'run the same command again'),
+  E_LOCAL_ACCESS: entry(
+    1,
+    'ask the admin to put you into the group that localGroup of agent.json names; then log in anew',
+  ),
+  E_LOCAL_DEFERRAL: entry(1, 'put it off for less, or have it applied: fleet agent apply now'),
+  E_LOCAL_NOTHING: entry(1, 'see what this host does: fleet agent status'),
+  E_LOCAL_NO_AGENT: entry(1, 'start it: systemctl start fleet-agent; or, as root: fleet agent run'),
+  E_LOCAL_PROTOCOL: entry(1, 'use the fleet program of the version that the agent has'),
+  E_LOCAL_SOCKET: entry(
+    1,
+    'correct it and start the agent anew; updates go on, only the local group cannot ask for anything',
+  ),
+  E_LOCAL_WORDS: entry(2, 'write one line of printable text, at most 1024 bytes'),
   E_NAMESPACE: entry(
     1,
     'run as root, or allow unprivileged user namespaces; the machine needs an (empty) /nix directory',
@@ -278,6 +292,7 @@ export const ERRORS = {
     1,
     'the new system’s own agent has to start and work; publish a system whose agent does',
   ),
+  E_NO_WAY_BACK: entry(1, 'ask the admin for another system: fleet agent request TEXT'),
   E_PREFLIGHT: entry(
     1,
     'do what the message asks for, or read the log it names; nothing was changed',
@@ -285,7 +300,7 @@ export const ERRORS = {
   E_RECEIPT_REFUSED: entry(1, 'enrol this host again with: fleet host enroll HOST --replace'),
   E_ROLLED_BACK: entry(
     1,
-    'publish a newer manifest, or try this one again: fleet agent once --retry',
+    'publish a newer manifest, or try this one again: fleet agent apply --force',
   ),
   E_SERVER_ANSWER: entry(1, 'check that the URL is that of fleet serve, and its version'),
   E_SERVER_AUTH: entry(1, 'the token is not (or no longer) valid; enrol this host again'),

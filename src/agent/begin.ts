@@ -34,18 +34,6 @@ export type Update = {
   readonly wishes: Wishes;
 };
 
-/** Says what people at the machine want of a manifest. */
-export type Want = (manifest: ManifestId) => Promise<Wishes>;
-
-/** `manifest` names the accepted manifest that `deployment` is. */
-export async function updateOf(
-  manifest: ManifestId,
-  deployment: Update['deployment'],
-  want?: Want,
-): Promise<Update> {
-  return { manifest, deployment, wishes: (await want?.(manifest)) ?? NO_WISHES };
-}
-
 /** Before anything of it is asked for. null: go on. @throws FleetError E_WINDOW */
 export async function waitBeforeFetch(host: Host, update: Update): Promise<Wait | null> {
   const { ready, transaction } = await readJournal(host.memory.dir);

@@ -7,6 +7,7 @@ import { check } from './check.ts';
 import { commit } from './commit.ts';
 import type { Host } from './host.ts';
 import { type Journal, readJournal, type Transaction, writeJournal } from './journal.ts';
+import { goodAfter, holdLastGood } from './last-good.ts';
 import { lostAgain } from './lost.ts';
 import { type Effect, type Event, transition } from './machine.ts';
 import { type Attempt, INTERRUPTED } from './outcome.ts';
@@ -61,7 +62,10 @@ const none = (): null => null;
 async function write(host: Host, at: At, { event, told }: Happened): Promise<void> {
   const { dir } = host.memory;
   const journal = await readJournal(dir);
-  await writeJournal(dir, journalAfter(journal, at, event, told ?? null, host.now()));
+  const next = journalAfter(journal, at, event, told ?? null, host.now());
+  const isOther = next.lastGood?.toplevel !== journal.lastGood?.toplevel;
+  if (isOther) await holdLastGood(dir, host.place, next.lastGood);
+  await writeJournal(dir, next);
 }
 
 /** What the journal says once `event` led to `at`. */
@@ -76,7 +80,8 @@ export function journalAfter(
   const { manifest, target } = at;
   const over: Journal = { ...journal, transaction: null };
   if (event === 'committed' || event === 'healthy') {
-    return { ...over, rejected: null, lost: null, ours: [target], ready: null };
+    const good = goodAfter(at, journal);
+    return { ...over, ...good, rejected: null, lost: null, ours: [target], ready: null };
   }
   const reason = told?.reason ?? null;
   if (reason === null || (event !== 'closed' && event !== 'kept')) return over;

@@ -56,6 +56,7 @@ const DEFAULTS = {
   clock: 'auto',
   pollSeconds: DEFAULT_POLL_SECONDS,
   privacy: false,
+  localGroup: null,
 } as const satisfies Partial<AgentConfig>;
 
 /**

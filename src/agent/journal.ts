@@ -36,7 +36,7 @@ export type Touched = {
 };
 
 /** What a commit comes to; the units are the transaction's. */
-export type Done = Omit<Attempt, 'failedUnits' | 'foretold'>;
+export type Done = Omit<Attempt, 'failedUnits' | 'foretold' | 'who'>;
 
 /** An activation under way. Each step is written before it is done. */
 export type Transaction = {
@@ -83,6 +83,9 @@ export type Rejected = {
   readonly reason: Reason;
 };
 
+/** A system that was committed, and the newest manifest that is known to have named it; null: none of ours. */
+export type Good = { readonly toplevel: StorePath; readonly manifest: ManifestId | null };
+
 /** journal.json */
 export type Journal = {
   readonly transaction: Transaction | null;
@@ -93,7 +96,15 @@ export type Journal = {
   readonly ours: readonly StorePath[];
   /** The manifest that waits for its switch, and since when. */
   readonly ready: Ready | null;
+  /** What was committed last, and what ran before that: the one to go back to by hand (go-back.ts). */
+  readonly running: Good | null;
+  readonly lastGood: Good | null;
+  /** The `minSequence` of the newest manifest, and its epoch; null: none has one. */
+  readonly least: Least | null;
 };
+
+/** What nobody may go back below. */
+export type Least = { readonly epoch: number; readonly sequence: number };
 
 /** Whether something of the new system may be there, and nothing says yet that it stays. */
 export function isOpen({ step }: Pick<Transaction, 'step'>): boolean {
@@ -102,6 +113,11 @@ export function isOpen({ step }: Pick<Transaction, 'step'>): boolean {
 
 const REASON = record<Reason>({ code: string, text: string });
 const JOURNALLED = STEPS.filter((step): step is Exclude<Step, 'idle'> => step !== 'idle');
+
+const GOOD = record<Good>({
+  toplevel: parsedBy(parseStorePath),
+  manifest: nullable(MANIFEST_ID),
+});
 
 export const JOURNAL: Fields<Journal> = {
   transaction: nullable(
@@ -149,6 +165,9 @@ export const JOURNAL: Fields<Journal> = {
   ),
   ours: since([], list(parsedBy(parseStorePath))),
   ready: since(null, nullable(record<Ready>({ sha256: digest, at: integer(0) }))),
+  running: since(null, nullable(GOOD)),
+  lastGood: since(null, nullable(GOOD)),
+  least: since(null, nullable(record<Least>({ epoch: integer(1), sequence: integer(1) }))),
 };
 
 export const EMPTY_JOURNAL: Journal = {
@@ -157,6 +176,9 @@ export const EMPTY_JOURNAL: Journal = {
   lost: null,
   ours: [],
   ready: null,
+  running: null,
+  lastGood: null,
+  least: null,
 };
 
 /** The journal as it is now. @throws FleetError E_AGENT_STATE_CORRUPT */

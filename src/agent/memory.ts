@@ -30,7 +30,7 @@ import {
   since,
   string,
 } from './record.ts';
-import { DEFAULT_POLL_SECONDS, POLL_SECONDS } from './waiting.ts';
+import { DEFAULT_POLL_SECONDS, GROUP, POLL_SECONDS } from './waiting.ts';
 
 /** agent.json: local configuration, never the server's word. */
 export type AgentConfig = {
@@ -56,6 +56,8 @@ export type AgentConfig = {
   readonly pollSeconds: number;
   /** Ask at random times, listen to no hints, report phase and manifest alone. */
   readonly privacy: boolean;
+  /** Local group whose members may use the control socket; null: root alone. */
+  readonly localGroup: string | null;
 };
 
 /** What every NixOS uses anyway. */
@@ -110,6 +112,7 @@ const CONFIG: Fields<AgentConfig> = {
   clock: since('auto', oneOf(['auto', 'trusted', 'untrusted'])),
   pollSeconds: since(DEFAULT_POLL_SECONDS, integer(...POLL_SECONDS)),
   privacy: since(false, boolean),
+  localGroup: since(null, nullable(matching(GROUP, 'the name of a group'))),
 };
 
 /** The keys of agent.json, for the test that compares them with docs/CONFIG.md. */

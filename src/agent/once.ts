@@ -1,8 +1,7 @@
 // One run of the agent: ask, verify, fetch, activate, report (SPEC §5, ARCHITECTURE "The agent"). Each step
 // trusts nothing of the one before it but what that verified; whatever refuses or fails leaves the
 // system as it was, or takes it back there.
-import { rm } from 'node:fs/promises';
-import { FleetError, isFleetError, messageOf } from '../errors.ts';
+import { type FleetError, isFleetError, messageOf } from '../errors.ts';
 import type { Activation } from '../manifest/activation.ts';
 import { type VerifiedCheckpoint, verifyCheckpoint } from '../manifest/log-view.ts';
 import type { Deployment } from '../manifest/manifest.ts';
@@ -13,133 +12,60 @@ import { type TrustedRoot, verifyOfferedManifest } from '../manifest/verify-offe
 import { acceptLog, acceptManifest } from './accept.ts';
 import { abandon, activate, expire, settle } from './activate.ts';
 import { askForOffer } from './ask.ts';
-import {
-  type Update,
-  updateOf,
-  type Want,
-  waitBeforeFetch,
-  waitBeforeReboot,
-  waitBeforeSwitch,
-} from './begin.ts';
+import { coming, ended, heard, mend } from './at-machine.ts';
+import { type Update, waitBeforeFetch, waitBeforeReboot, waitBeforeSwitch } from './begin.ts';
 import { Client } from './client.ts';
 import { fetchSystem } from './fetch-system.ts';
+import { goBackAsWished } from './go-back.ts';
 import type { Host } from './host.ts';
 import { probeNamespace } from './inside.ts';
 import { readJournal } from './journal.ts';
-import { lockAgent, takeLock } from './lock.ts';
+import { noteManifest } from './last-good.ts';
+import { readLocal } from './local.ts';
 import { needsServer } from './lost.ts';
-import { type ManifestId, type Memory, memoryFiles, readMemory } from './memory.ts';
+import { type ManifestId, type Memory, readMemory } from './memory.ts';
+import type { OnceOptions, OnceResult } from './once-options.ts';
+import { type OpenRun, openRun } from './open-run.ts';
 import { type Attempt, attemptOf, DECOMMISSIONED, errorOf, idOf, type Outcome } from './outcome.ts';
-import { unitAt } from './own-unit.ts';
-import { placeAt, readBootId, readSystems, type Systems } from './place.ts';
 import type { Wait } from './policy.ts';
-import { type Chain, owe, readChain, type Sent, sendQueued, tell } from './receipts.ts';
 import { renewInTime, withToken } from './renew-token.ts';
 import { standingOf } from './standing.ts';
 import { type Fetched, requireStore } from './store.ts';
-import { type Clocks, RunTime } from './time.ts';
-import { hasSystemd } from './units.ts';
-
-export type OnceOptions = Clocks & {
-  /** State directory. */
-  readonly dir: string;
-  /** Which boot of the machine this is; found out when it is not given. */
-  readonly bootId?: string;
-  /** Whether systemd can be asked about units; found out when it is not given. */
-  readonly hasSystemd?: boolean;
-  /** The command line that starts this program, without a verb: for the watchdog of a switch. */
-  readonly program: readonly string[];
-  /** The file of the unit that this run is a service of. */
-  readonly unitFile?: string;
-  /** The watchdog's run: gives up this transaction if nobody confirmed it, and asks for nothing. */
-  readonly expired?: string;
-  /** Try a manifest again that was rolled back. */
-  readonly retry?: boolean;
-  /** Accept a checkpoint that is older than the root's maxAge: root's word, which the receipt has. */
-  readonly acceptAge?: boolean;
-  /** What people at the machine want of this manifest; without it, nothing. */
-  readonly wishes?: Want;
-  /** A line of progress for people. */
-  readonly say?: (line: string) => void;
-};
-
-export type OnceResult = {
-  /** null: the server has no manifest for this host yet. */
-  readonly outcome: Outcome | null;
-  /** What a person is to be told, and the exit code; null when all is well. */
-  readonly error: FleetError | null;
-  readonly fetched: Fetched | null;
-  readonly receipts: Sent;
-  /** When what it waits for is over, POSIX seconds; null: it waits for nothing, or nobody knows. */
-  readonly next: number | null;
-};
+import { Teller } from './teller.ts';
+import type { RunTime } from './time.ts';
+import { type Wishes, wishesFor } from './wishes.ts';
 
 /** Thrown where nothing could be found out: the server cannot be reached, the state is damaged, … */
 export async function runOnce(options: OnceOptions): Promise<OnceResult> {
-  await using run = await Run.open(options);
+  await using run = new Run(options, await openRun(options));
   return await run.once();
 }
 
 class Run implements AsyncDisposable {
   readonly #options: OnceOptions;
+  readonly #say: (line: string) => void;
   readonly #lock: AsyncDisposable;
   readonly #client: Client;
   readonly #host: Host;
   readonly #time: RunTime;
+  readonly #teller: Teller;
   #memory: Memory;
-  #chain: Chain;
   #manifest: ManifestId | null = null;
   #fetched: Fetched | null = null;
   /** What the server told of, verified, and who wants what of it. */
   #update: Update | null = null;
   #next: number | null = null;
-  /** A checkpoint that contradicts the one that was accepted, or the proof of time. */
-  #conflict: string | null = null;
-  /** Why an outcome could not be kept to be told. */
-  #untold: FleetError | null = null;
 
-  private constructor(
-    options: OnceOptions,
-    lock: AsyncDisposable,
-    { host, time, chain }: { readonly host: Host; readonly time: RunTime; readonly chain: Chain },
-  ) {
+  constructor(options: OnceOptions, { lock, host, time, chain }: OpenRun) {
     const { memory } = host;
     this.#options = options;
+    this.#say = options.say ?? (() => {});
     this.#lock = lock;
     this.#memory = memory;
-    this.#chain = chain;
+    this.#teller = new Teller(host, time, chain, this.#say);
     this.#client = new Client({ ...memory.config, token: memory.token });
     this.#host = host;
     this.#time = time;
-  }
-
-  static async open(options: OnceOptions): Promise<Run> {
-    const { dir } = options;
-    // Read before the lock is taken: a directory that is no agent's gets no lock file.
-    await readMemory(dir);
-    const file = memoryFiles(dir).lock;
-    const lock = await (options.expired === undefined ? lockAgent(file) : takeLock(file));
-    if (lock === null) throw new FleetError('E_AGENT_BUSY', `another agent works in ${dir}`);
-    try {
-      const memory = await readMemory(dir);
-      const { scratch } = memoryFiles(dir);
-      // What an agent left that was killed. Where it cannot be removed it is used as it is.
-      await rm(scratch, { recursive: true, force: true }).catch(() => {});
-      const place = placeAt(memory.config.root, scratch);
-      const bootId = options.bootId ?? (await readBootId(place));
-      const time = new RunTime(options);
-      const now = () => time.now(memory.trust);
-      const systemd = options.hasSystemd ?? (await hasSystemd(place));
-      const { program, unitFile } = options;
-      const unit = unitFile === undefined ? null : { file: unitFile, was: await unitAt(unitFile) };
-      const mayBoot = async (rules: Activation) =>
-        (await waitBeforeReboot({ memory, now }, rules, null))?.attempt ?? null;
-      const host = { memory, place, bootId, hasSystemd: systemd, unit, program, now, mayBoot };
-      return new Run(options, lock, { host, time, chain: await readChain(dir) });
-    } catch (error) {
-      await lock[Symbol.asyncDispose]();
-      throw error;
-    }
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -148,13 +74,14 @@ class Run implements AsyncDisposable {
   }
 
   async once(): Promise<OnceResult> {
-    const { expired } = this.#options;
+    const { dir, expired, clock } = this.#options;
     if (expired !== undefined) return await this.#expire(expired);
+    await mend(dir, this.#host.now(), this.#say);
     const settled = await this.#settle();
     let attempt: Attempt | null;
     let error: FleetError | null = null;
     try {
-      attempt = await this.#cycle();
+      attempt = (await this.#goBack()) ?? (await this.#cycle());
     } catch (thrown) {
       if (!isFleetError(thrown)) {
         const undone = await this.#undoUnfinished(thrown);
@@ -170,9 +97,9 @@ class Run implements AsyncDisposable {
       attempt = (await this.#undoUnfinished(error)) ?? attempt;
     }
     const outcome = attempt === null ? settled : await this.#tell(attempt, this.#manifest);
-    const receipts = await this.#report(error);
-    const { clock, say } = this.#options;
-    await renewInTime(this.#client, this.#memory, clock(), error, say);
+    await this.#teller.tellRequests(this.#memory, outcome);
+    const receipts = await this.#teller.send(this.#client, this.#memory, error);
+    await renewInTime(this.#client, this.#memory, clock(), error, this.#say);
     error ??= outcome === null ? null : errorOf(outcome);
     return { outcome, error, fetched: this.#fetched, receipts, next: this.#next };
   }
@@ -184,11 +111,12 @@ class Run implements AsyncDisposable {
       if (floor !== null) this.#manifest = idOf(floor, floor.digest);
       return DECOMMISSIONED;
     }
+    const { dir } = this.#options;
     const ask = async () => {
       // Again after a renewal: what an attempt before this one came to trust is on disk.
-      this.#memory = await readMemory(this.#options.dir);
+      this.#memory = await readMemory(dir);
       return await askForOffer(this.#client, this.#memory, this.#time, (shown) => {
-        this.#conflict = shown;
+        this.#teller.conflict = shown;
       });
     };
     const asked = await withToken(this.#client, this.#memory, this.#options.clock(), ask);
@@ -202,14 +130,28 @@ class Run implements AsyncDisposable {
     const { manifest } = verified;
     if (manifest.intent === 'decommission') return DECOMMISSIONED;
     const id = idOf(manifest, verified.digest);
+    await noteManifest(dir, id, manifest);
     const retry = this.#options.retry === true;
-    this.#update = await updateOf(id, manifest, this.#options.wishes);
+    const local = await heard(dir, id.sha256, retry);
+    this.#update = { manifest: id, deployment: manifest, wishes: wishesFor(local, id.sha256) };
     const { drift } = manifest.activation;
     const mayReplace = retry || manifest.emergency || drift === 'replace';
-    const how = { retry, mayReplace };
-    const standing = await standingOf(this.#here(), this.#chain, id, manifest.toplevel, how);
-    if (standing !== null) return standing;
-    return await this.#deploy(manifest, this.#update, offer, root);
+    const { chain } = this.#teller;
+    const how = { retry, mayReplace, held: local.held };
+    const attempt =
+      (await standingOf(this.#here(), chain, id, manifest.toplevel, how)) ??
+      (await this.#deploy(manifest, this.#update, offer, root));
+    await ended(dir, attempt);
+    return attempt;
+  }
+
+  /** What somebody at the machine wants before anything else; null: nobody does. */
+  async #goBack(): Promise<Attempt | null> {
+    const { floor, decommissioned } = this.#memory.trust;
+    if (decommissioned) return null;
+    const attempt = await goBackAsWished(this.#host);
+    if (attempt !== null && floor !== null) this.#manifest = idOf(floor, floor.digest);
+    return attempt;
   }
 
   /** Verifies the log's checkpoint, and keeps what it says. */
@@ -219,7 +161,7 @@ class Run implements AsyncDisposable {
       const now = this.#time.now(trust);
       const { proved } = this.#time;
       const oweAge = async () => {
-        this.#chain = await owe(dir, this.#chain, 'age-accepted');
+        await this.#teller.owe(dir, 'age-accepted');
       };
       const onAged = this.#options.acceptAge === true ? oweAge : null;
       const accepted = await acceptLog(dir, trust, offer, root, { now, proved, onAged });
@@ -228,7 +170,7 @@ class Run implements AsyncDisposable {
     } catch (error) {
       // Two histories: what each of them signed is told, so that it can be proved.
       const contradicts = isFleetError(error, 'E_FORK', 'E_CONSISTENCY', 'E_CHECKPOINT_OLDER');
-      if (contradicts) this.#conflict = verifyCheckpoint(offer.checkpoint, root.root).text;
+      if (contradicts) this.#teller.conflict = verifyCheckpoint(offer.checkpoint, root.root).text;
       throw error;
     }
   }
@@ -257,24 +199,30 @@ class Run implements AsyncDisposable {
     const { toplevel, emergency } = manifest;
     const { place } = this.#host;
     const { dir } = this.#memory;
-    const say = this.#options.say ?? (() => {});
-    const before = await waitBeforeFetch(this.#host, update);
-    if (before !== null) return this.#wait(before);
+    const { acceptAge, retry } = this.#options;
+    // People may say something about it from now on.
+    const heard = {
+      ...update,
+      wishes: await coming(dir, update.manifest, manifest, this.#host.now()),
+    };
+    const before = retry === true ? null : await waitBeforeFetch(this.#host, heard);
+    if (before !== null) return this.#wait(before, heard.wishes);
     await probeNamespace(place);
     const what = { manifest, root: root.root };
-    const { closure, fetched } = await fetchSystem(this.#client, this.#host, what, say);
+    const { closure, fetched } = await fetchSystem(this.#client, this.#host, what, this.#say);
     this.#fetched = fetched;
-    const wait = await waitBeforeSwitch(this.#host, update);
-    if (wait !== null) return this.#wait(wait);
+    const wishes = wishesFor(await readLocal(dir), update.manifest.sha256);
+    this.#update = { ...update, wishes };
+    const wait = retry === true ? null : await waitBeforeSwitch(this.#host, this.#update);
+    if (wait !== null) return this.#wait(wait, wishes);
     // 11: fetching may have taken days.
     const again = this.#verify(offer, root, await this.#acceptLog(offer, root));
     await requireStore(place, closure);
-    say(`activating ${toplevel}${emergency ? ' (an emergency)' : ''}`);
+    this.#say(`activating ${toplevel}${emergency ? ' (an emergency)' : ''}`);
     const { transaction, lost } = await readJournal(dir);
     const rules = manifest.activation;
-    const { acceptAge } = this.#options;
     const id = idOf(again.manifest, again.digest);
-    return await activate(this.#here(), {
+    const attempt = await activate(this.#here(), {
       manifest: id,
       target: toplevel,
       rules,
@@ -282,11 +230,14 @@ class Run implements AsyncDisposable {
       needsServer: acceptAge !== true && needsServer(lost, id, rules),
       unfinished: transaction,
     });
+    const who = retry === true ? 'root' : wishes.who;
+    return who === null ? attempt : { ...attempt, who };
   }
 
-  #wait({ attempt, next }: Wait): Attempt {
+  #wait({ attempt, next }: Wait, { who }: Pick<Wishes, 'who'>): Attempt {
     this.#next = next;
-    return attempt;
+    const isWish = attempt.reason?.code === 'deferred' && who !== null;
+    return isWish ? { ...attempt, who } : attempt;
   }
 
   /** Finishes what a run that died was in the middle of. */
@@ -305,7 +256,7 @@ class Run implements AsyncDisposable {
       const attempt = await expire(this.#host, transaction);
       if (attempt !== null) outcome = await this.#tell(attempt, transaction.manifest);
     }
-    const receipts = await this.#report(null);
+    const receipts = await this.#teller.send(this.#client, this.#memory, null);
     return { outcome, error: null, fetched: null, receipts, next: null };
   }
 
@@ -324,38 +275,12 @@ class Run implements AsyncDisposable {
   #here(): Host {
     const mayBoot = async (rules: Activation): Promise<Attempt | null> => {
       const wait = await waitBeforeReboot(this.#host, rules, this.#update);
-      return wait === null ? null : this.#wait(wait);
+      return wait === null ? null : this.#wait(wait, { who: null });
     };
     return { ...this.#host, memory: this.#memory, mayBoot };
   }
 
   async #tell(attempt: Attempt, manifest: ManifestId | null): Promise<Outcome> {
-    const outcome: Outcome = { ...attempt, manifest, systems: await this.#systems() };
-    const context = {
-      bootId: this.#host.bootId,
-      ...this.#time.span(this.#memory.trust),
-      conflict: this.#conflict,
-    };
-    try {
-      this.#chain = await tell(this.#memory, this.#chain, outcome, context);
-    } catch (error) {
-      // The next run has the same news.
-      if (!isFleetError(error, 'E_DISK_FULL')) throw error;
-      this.#untold = error;
-      this.#options.say?.(`not told: ${error.message}`);
-    }
-    return outcome;
-  }
-
-  async #report(error: FleetError | null): Promise<Sent> {
-    const problem = isFleetError(error, 'E_SERVER_UNREACHABLE') ? error : this.#untold;
-    if (problem !== null) return { sent: 0, queued: this.#chain.queue.length, problem };
-    const { chain, report } = await sendQueued(this.#client, this.#memory, this.#chain);
-    this.#chain = chain;
-    return report;
-  }
-
-  async #systems(): Promise<Systems> {
-    return await readSystems(this.#host.place);
+    return await this.#teller.tell(this.#memory, attempt, manifest);
   }
 }

@@ -7,6 +7,7 @@ import {
   type Reason,
   type ReportedPhase,
 } from '../manifest/receipt.ts';
+import type { Who } from './local.ts';
 import type { ManifestId } from './memory.ts';
 import type { Systems } from './place.ts';
 
@@ -20,6 +21,8 @@ export type Attempt = {
   readonly failedUnits?: FailedUnits;
   /** What the system's own program said beforehand that it would do; null where it did not say. */
   readonly foretold?: string | null;
+  /** Whose wish it was; left out where it is the policy's doing. */
+  readonly who?: Who;
 };
 
 /** How a run ended. */

@@ -13,6 +13,7 @@ import {
   signReceipt,
 } from '../manifest/receipt.ts';
 import { type Client, errorDocument } from './client.ts';
+import type { Plea } from './local.ts';
 import { MANIFEST_ID, type ManifestId, type Memory, memoryFiles, requireState } from './memory.ts';
 import type { Outcome } from './outcome.ts';
 import { TIMED } from './policy.ts';
@@ -30,6 +31,7 @@ import {
   string,
 } from './record.ts';
 import { NO_UNITS } from './units.ts';
+import { MAX_REQUESTS } from './wishes.ts';
 
 /** The outcome that was told last, as far as a later run asks for it. */
 export type Told = {
@@ -55,6 +57,15 @@ export type Chain = {
   readonly untold: readonly Exception[];
   /** Envelopes that the server has not acknowledged, oldest first. */
   readonly queue: readonly string[];
+  readonly requests: ToldRequests;
+};
+
+/** Which requests of people at the machine have their receipt. */
+export type ToldRequests = {
+  /** How many ever were; the number of the newest. */
+  readonly count: number;
+  /** The ids of those that may still wait in local.json. */
+  readonly ids: readonly string[];
 };
 
 export type Sent = {
@@ -64,7 +75,16 @@ export type Sent = {
   readonly problem: FleetError | null;
 };
 
-export const EMPTY_CHAIN: Chain = { counter: 0, head: null, told: null, untold: [], queue: [] };
+const NO_REQUESTS: ToldRequests = { count: 0, ids: [] };
+
+export const EMPTY_CHAIN: Chain = {
+  counter: 0,
+  head: null,
+  told: null,
+  untold: [],
+  queue: [],
+  requests: NO_REQUESTS,
+};
 
 /** More than anyone will have; at about 1.5 KiB each. */
 const MAX_QUEUE = 256;
@@ -86,6 +106,7 @@ export const CHAIN: Fields<Chain> = {
   ),
   untold: since([], list(oneOf(EXCEPTIONS))),
   queue: list(string),
+  requests: since(NO_REQUESTS, record<ToldRequests>({ count: integer(0), ids: list(string) })),
 };
 
 /** @throws FleetError E_AGENT_STATE_CORRUPT */
@@ -109,33 +130,60 @@ export async function owe(dir: string, chain: Chain, deed: Exception): Promise<C
   return next;
 }
 
+export type TellContext = {
+  readonly bootId: string;
+  readonly started: number;
+  readonly finished: number;
+  /** A checkpoint that contradicts the accepted one. */
+  readonly conflict: string | null;
+};
+
 /** Signs and queues a receipt of `outcome`, durably, unless it is what was told last. */
 export async function tell(
   memory: Memory,
   chain: Chain,
   outcome: Outcome,
-  context: {
-    readonly bootId: string;
-    readonly started: number;
-    readonly finished: number;
-    /** A checkpoint that contradicts the accepted one. */
-    readonly conflict: string | null;
-  },
+  context: TellContext,
 ): Promise<Chain> {
-  const told: Told = {
-    phase: outcome.phase,
-    code: outcome.reason?.code ?? null,
-    text: outcome.reason?.text ?? null,
-    manifest: outcome.manifest,
-    current: outcome.systems.current,
-    profile: outcome.systems.profile,
-    bootId: context.bootId,
-    at: context.finished,
-  };
-  const exceptions = EXCEPTIONS.filter((one) => chain.untold.includes(one));
-  const isNews = exceptions.length > 0 || chain.told === null || !sameNews(chain.told, told);
+  const told = toldOf(outcome, context);
+  const isNews = chain.untold.length > 0 || chain.told === null || !sameNews(chain.told, told);
   if (!isNews) return chain;
+  return await queue(memory, { ...chain, told }, chain, outcome, context, {});
+}
+
+/**
+ * Signs and queues a receipt of a request of somebody at the machine, durably, in the very write that remembers that
+ * it was told. `outcome` is how the host is.
+ */
+export async function tellRequest(
+  memory: Memory,
+  chain: Chain,
+  { id, text, who }: Plea,
+  outcome: Outcome,
+  context: TellContext,
+): Promise<Chain> {
+  const number = chain.requests.count + 1;
+  const ids = [...chain.requests.ids, id].slice(-2 * MAX_REQUESTS);
+  const next: Chain = {
+    ...chain,
+    told: chain.told ?? toldOf(outcome, context),
+    requests: { count: number, ids },
+  };
+  const request = { request: { number, text } };
+  return await queue(memory, next, chain, { ...outcome, who }, context, request);
+}
+
+/** `next`: the chain as it is then, but for what the receipt itself adds. */
+async function queue(
+  memory: Memory,
+  next: Chain,
+  chain: Chain,
+  outcome: Outcome,
+  context: TellContext,
+  extra: Pick<Receipt, 'request'>,
+): Promise<Chain> {
   if (chain.queue.length >= MAX_QUEUE) return chain;
+  const exceptions = EXCEPTIONS.filter((one) => chain.untold.includes(one));
   const { fleet, host } = memory.config;
   const receipt: Receipt = {
     fleet,
@@ -146,21 +194,35 @@ export async function tell(
     checkpoint: memory.trust.checkpoint,
     conflict: context.conflict,
     ...(exceptions.length === 0 ? {} : { exceptions }),
+    ...extra,
     phase: outcome.phase,
     ...(memory.config.privacy ? withheld(outcome) : detail(outcome)),
-    who: 'policy',
+    who: outcome.who ?? (exceptions.length === 0 ? 'policy' : 'root'),
     times: { started: context.started, finished: context.finished },
   };
   const signed = signReceipt(receipt, memory.hostKey);
-  const next: Chain = {
+  const queued: Chain = {
+    ...next,
     counter: receipt.counter,
     head: signed.digest,
-    told,
     untold: [],
     queue: [...chain.queue, signed.envelope],
   };
-  await writeChain(memory.dir, next);
-  return next;
+  await writeChain(memory.dir, queued);
+  return queued;
+}
+
+function toldOf(outcome: Outcome, { bootId, finished }: TellContext): Told {
+  return {
+    phase: outcome.phase,
+    code: outcome.reason?.code ?? null,
+    text: outcome.reason?.text ?? null,
+    manifest: outcome.manifest,
+    current: outcome.systems.current,
+    profile: outcome.systems.profile,
+    bootId,
+    at: finished,
+  };
 }
 
 /** Sends what is queued, oldest first, and stops at the first that is not taken. Throws nothing of the server's. */

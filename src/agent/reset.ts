@@ -14,6 +14,7 @@ import { type Root, requireHostKey, verifyInitialRoot } from '../manifest/root.t
 import { rootDigest } from '../manifest/snapshot.ts';
 import type { Floor } from '../manifest/verify.ts';
 import { EMPTY_JOURNAL, JOURNAL, type Journal, writeJournal } from './journal.ts';
+import { LOCAL, type Local, localFile, NO_LOCAL, writeLocal } from './local.ts';
 import { tryLock } from './lock.ts';
 import {
   type Identity,
@@ -76,6 +77,7 @@ export async function resetTrust(options: ResetOptions): Promise<Reset> {
   const journal = await lookAt(files.journal, JOURNAL);
   const receipts = await lookAt(files.receipts, CHAIN);
   const renewal = await lookAtRenewal(files.renewal);
+  const local = await lookAtLocal(localFile(dir));
   const begin = trust.whole === null ? begunFrom(trust.left, identity, options.rootFile) : null;
   const left = begin === null ? trust.left : sound(trust.left, begin.root);
   const damaged = [
@@ -83,6 +85,7 @@ export async function resetTrust(options: ResetOptions): Promise<Reset> {
     damageOf(journal, lostOf(JOURNAL_WORDS, journal.left)),
     damageOf(receipts, lostOfChain(receipts.left)),
     damageOf(renewal, lostOf(RENEWAL_WORDS, renewal.left)),
+    damageOf(local, lostOf(LOCAL_WORDS, local.left)),
   ].filter((one) => one !== null);
   const { fleet, host } = identity.config;
   const floor = (trust.whole ?? left).floor ?? null;
@@ -92,7 +95,7 @@ export async function resetTrust(options: ResetOptions): Promise<Reset> {
   await confirm(plan);
   // Before anything is put in their place: at no instant is one of them merely missing.
   const kept: string[] = [];
-  for (const one of [trust, journal, receipts, renewal]) {
+  for (const one of [trust, journal, receipts, renewal, local]) {
     if (one.whole === null && one.isThere) kept.push(await keep(one.file, options.now));
   }
   // First what tells of this: if it breaks off here, the rest is still damaged, and this is done again.
@@ -104,6 +107,7 @@ export async function resetTrust(options: ResetOptions): Promise<Reset> {
   if (begin !== null) await writeTrust(dir, trustOf(left, begin.envelope));
   if (journal.whole === null) await writeJournal(dir, { ...EMPTY_JOURNAL, ...journal.left });
   if (renewal.whole === null) await writeRenewal(dir, { ...NO_RENEWAL, ...renewal.left });
+  if (local.whole === null) await writeLocal(dir, { ...NO_LOCAL, ...local.left });
   return { ...plan, kept };
 }
 
@@ -139,6 +143,12 @@ async function lookAt<T extends object>(
 async function lookAtRenewal(file: string): Promise<Looked<Renewal>> {
   const looked = await lookAt(file, RENEWAL);
   return looked.isThere ? looked : { ...looked, whole: NO_RENEWAL };
+}
+
+/** As with renewals. Whoever writes it meanwhile writes nothing into one that is damaged. */
+async function lookAtLocal(file: string): Promise<Looked<Local>> {
+  const looked = await lookAt(file, LOCAL);
+  return looked.isThere ? looked : { ...looked, whole: NO_LOCAL };
 }
 
 type Begin = {
@@ -227,12 +237,21 @@ const JOURNAL_WORDS: Partial<Record<keyof Journal, string>> = {
   transaction:
     'what an activation that broke off had touched: the newest manifest is activated anew',
   rejected: 'which manifest was rolled back: it is tried again',
+  lastGood: 'which system ran before: nobody can go back to it by hand',
 };
 
 const RENEWAL_WORDS: Partial<Record<keyof Renewal, string>> = {
   renewAt: 'when the next token is due: the server says when',
   next: 'a token that was asked for and is not in use yet, if any: if the server gave it, this host is enrolled anew',
   previous: 'the token before: a server that was restored from before this one takes neither',
+};
+
+const LOCAL_WORDS: Partial<Record<keyof Local, string>> = {
+  coming: 'since when an update waits: its time to be put off begins anew',
+  deferred: 'until when an update was put off',
+  back: 'a way back that was asked for and not gone to its end',
+  held: 'which manifest is held since somebody went back by hand: it is tried again',
+  requests: 'requests that were not told yet, if any',
 };
 
 function lostOfTrust(left: Partial<Trust>, begin: Begin | null): string[] {

@@ -4,13 +4,17 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { messageOf } from '../errors.ts';
+import { isFleetError, messageOf } from '../errors.ts';
+import { openControl } from './control.ts';
+import { socketPath } from './control-place.ts';
+import { type StatusSource, statusBy } from './control-status.ts';
 import { type HintOptions, listenForHints } from './hints.ts';
+import { readLocal } from './local.ts';
 import { unitAt } from './own-unit.ts';
 import { readProxies } from './proxy.ts';
 import { afterHint, dueAt, type Pace, type Past, untilNext } from './schedule.ts';
 import { openSupervisor } from './supervise.ts';
-import { readWaiting } from './waiting.ts';
+import { readWaiting, type Waiting } from './waiting.ts';
 
 export type RunOptions = {
   /** State directory. */
@@ -21,6 +25,12 @@ export type RunOptions = {
   readonly signal: AbortSignal;
   /** Seconds between two questions, instead of what agent.json says. */
   readonly pollSeconds?: number;
+  /** The control socket, where the machine's people are to have one: its place, its group, who answers for the status. */
+  readonly control?: {
+    readonly socket?: string;
+    readonly group?: string;
+    readonly statusCommand: readonly string[];
+  };
   /** The file of this service's unit; the loop ends when it leads elsewhere, to be started anew. */
   readonly unitFile?: string;
 };
@@ -48,6 +58,9 @@ export async function runAgent(options: RunOptions): Promise<void> {
   const isAlive = (): boolean => busySince === null || performance.now() - busySince < LONG_RUN_MS;
   using supervisor = openSupervisor(isAlive);
   const hint = new Signal();
+  const wish = new Signal();
+  const status = statusBy(options.control?.statusCommand ?? []);
+  await using _control = await openDoor(options, waiting, status, () => wish.set());
   await using listener = new Listener({
     place: async () => await readWaiting(dir),
     onHint: () => hint.set(),
@@ -63,13 +76,16 @@ export async function runAgent(options: RunOptions): Promise<void> {
     const poll = (options.pollSeconds ?? waiting.pollSeconds) * 1000;
     const pace: Pace = { poll, isPrivate: waiting.isPrivate };
     await listener.listen(!pace.isPrivate);
-    const isHinted = await waitFor(pace, past, hint, signal);
+    const until = await nextDeadline(dir);
+    const isHinted = await waitFor(pace, past, { hint, wish, until }, signal);
     if (signal.aborted) break;
     const beganAt = performance.now();
     busySince = beganAt;
     hint.clear();
+    wish.clear();
     const { code, told } = await runOnce(options.command, signal);
     busySince = null;
+    status.forget();
     if (told !== null && (told.phase !== last?.phase || told.text !== last.text)) {
       say(told.text === '' ? told.phase : `${told.phase}: ${told.text}`);
       supervisor.status(told.phase);
@@ -114,24 +130,63 @@ class Listener implements AsyncDisposable {
   }
 }
 
+/**
+ * Opens the control socket. An agent without one does all else: what is in the way is said, and looked at again at the
+ * next start.
+ */
+async function openDoor(
+  { dir, say, control }: RunOptions,
+  waiting: Waiting,
+  status: StatusSource,
+  onWish: () => void,
+): Promise<AsyncDisposable | null> {
+  if (control === undefined) return null;
+  try {
+    return await openControl({
+      dir,
+      socket: control.socket ?? socketPath(waiting.root),
+      group: control.group ?? waiting.localGroup,
+      status,
+      onWish,
+    });
+  } catch (error) {
+    if (!isFleetError(error, 'E_LOCAL_SOCKET')) throw error;
+    say(`${error.message} [${error.code}]`);
+    return null;
+  }
+}
+
+/** When what somebody put off is to be looked at again, POSIX seconds; null: nothing was. */
+async function nextDeadline(dir: string): Promise<number | null> {
+  // One that is damaged is the run's to mend.
+  const local = await readLocal(dir).catch(() => null);
+  return local?.deferred?.until ?? null;
+}
+
 /** Waits until it is time to ask; returns whether that was because of a hint. */
 async function waitFor(
   pace: Pace,
   past: Past,
-  hint: Signal,
+  { hint, wish, until }: { hint: Signal; wish: Signal; until: number | null },
   signal: AbortSignal,
 ): Promise<boolean> {
   const done = new AbortController();
   const either = AbortSignal.any([signal, done.signal]);
-  const wait = untilNext(pace, past, performance.now(), Math.random());
-  const timer = sleep(wait, false, { signal: either }).catch(() => false);
-  const isHinted = await Promise.race([timer, hint.wait(either)]);
-  done.abort();
-  if (isHinted && !signal.aborted) {
+  const usual = untilNext(pace, past, performance.now(), Math.random());
+  const ms = until === null ? null : until * 1000 - Date.now();
+  // One that is over was looked at by the run that followed.
+  const wait = ms === null || ms <= 0 ? usual : Math.min(usual, ms + 1000);
+  const timer = sleep(wait, 'time' as const, { signal: either }).catch(() => 'time' as const);
+  const hinted = hint.wait(either).then(() => 'hint' as const);
+  const wished = wish.wait(either).then(() => 'wish' as const);
+  const why = await Promise.race([timer, hinted, wished]);
+  if (why === 'hint' && !signal.aborted) {
     const gap = afterHint(past, performance.now(), Math.random());
-    await sleep(gap, undefined, { signal }).catch(() => {});
+    const over = sleep(gap, undefined, { signal: either }).catch(() => {});
+    await Promise.race([over, wished]);
   }
-  return isHinted;
+  done.abort();
+  return why === 'hint';
 }
 
 /** Runs the agent once, to its end: it is not stopped when this process is, as a switch may be under way. */

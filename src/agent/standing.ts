@@ -4,22 +4,16 @@ import { makeReason } from '../manifest/receipt.ts';
 import type { StorePath } from '../nix/storepath.ts';
 import { goOnWaiting } from './activate.ts';
 import { driftOf } from './drift.ts';
+import { heldAttempt } from './go-back.ts';
 import type { Host } from './host.ts';
 import { readJournal, writeJournal } from './journal.ts';
+import type { Held } from './local.ts';
 import { waitingAfterLoss } from './lost.ts';
 import type { ManifestId } from './memory.ts';
 import { type Attempt, IN_SYNC } from './outcome.ts';
 import { readSystems } from './place.ts';
 import type { Chain } from './receipts.ts';
-
-const COMMIT_WAITS: Attempt = {
-  phase: 'awaiting-lock',
-  reason: makeReason(
-    'E_SWITCH_LOCKED',
-    'another switch of this machine keeps this one from its end',
-  ),
-  exitCode: null,
-};
+import { COMMIT_WAITS, isCommitting } from './verdict.ts';
 
 export async function standingOf(
   host: Host,
@@ -29,11 +23,14 @@ export async function standingOf(
   {
     retry,
     mayReplace,
+    held,
   }: {
     /** Try one again that was rolled back. */
     readonly retry: boolean;
     /** Whether what somebody else switched to is to be replaced. */
     readonly mayReplace: boolean;
+    /** The one that somebody at the machine went back from. */
+    readonly held: Held | null;
   },
 ): Promise<Attempt | null> {
   const isThis = (other: ManifestId | null | undefined): boolean =>
@@ -41,6 +38,7 @@ export async function standingOf(
   const journal = await readJournal(host.memory.dir);
   const { transaction, rejected, lost, ours } = journal;
   if (!retry) {
+    if (held?.sha256 === manifest.sha256 && transaction === null) return heldAttempt(held);
     if (rejected !== null && isThis(rejected.manifest)) {
       return { phase: rejected.phase, reason: rejected.reason, exitCode: null };
     }
@@ -52,8 +50,7 @@ export async function standingOf(
   const { current, profile } = systems;
   if (transaction !== null) {
     // It could not be finished when this run began.
-    const isCommitting = transaction.step === 'committing' || transaction.step === 'setting';
-    if (isCommitting) return COMMIT_WAITS;
+    if (isCommitting(transaction)) return COMMIT_WAITS;
     if (transaction.step !== 'awaiting-boot' || !isThis(transaction.manifest)) return null;
     return await goOnWaiting(host, transaction);
   }

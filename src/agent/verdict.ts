@@ -1,6 +1,7 @@
 // What a run of switch-to-configuration came to → what is told of it: outcomes, and reasons with codes.
 import { type ErrorCode, messageOf } from '../errors.ts';
 import { makeReason, type Reason } from '../manifest/receipt.ts';
+import type { Transaction } from './journal.ts';
 import type { Attempt } from './outcome.ts';
 import { LOCKED, type SwitchAction, type SwitchResult } from './switch.ts';
 
@@ -67,6 +68,20 @@ export function awaitingLock(result: SwitchResult, action: SwitchAction): Attemp
   const text = `another switch of this machine holds its lock: ${toldBy(result, action)}`;
   return { phase: 'awaiting-lock', reason: makeReason('E_SWITCH_LOCKED', text), exitCode: LOCKED };
 }
+
+/** Whether a system is being made what the machine boots: that is finished before anything else is begun. */
+export function isCommitting({ step }: Pick<Transaction, 'step'>): boolean {
+  return step === 'committing' || step === 'setting';
+}
+
+export const COMMIT_WAITS: Attempt = {
+  phase: 'awaiting-lock',
+  reason: makeReason(
+    'E_SWITCH_LOCKED',
+    'another switch of this machine keeps this one from its end',
+  ),
+  exitCode: null,
+};
 
 export function rebootPending(code: string, text: string, exitCode = 0): Attempt {
   return { phase: 'reboot-pending', reason: makeReason(code, text), exitCode };

@@ -10,7 +10,17 @@ export const DEFAULT_POLL_SECONDS = 900;
 /** The least and the most of them. */
 export const POLL_SECONDS = [10, 7 * 86_400] as const;
 
-export type Waiting = HintPlace & { readonly pollSeconds: number; readonly isPrivate: boolean };
+/** A group that getent(1) may be asked for. */
+export const GROUP = /^[A-Za-z_][A-Za-z0-9_.-]{0,31}$/;
+
+export type Waiting = HintPlace & {
+  readonly pollSeconds: number;
+  readonly isPrivate: boolean;
+  /** Chroot store, or null: the machine itself. */
+  readonly root: string | null;
+  /** Whose members may use the control socket; null: root alone. */
+  readonly localGroup: string | null;
+};
 
 /** @throws FleetError E_AGENT_NOT_ENROLLED, E_AGENT_STATE_CORRUPT, E_STATE_ACCESS */
 export async function readWaiting(dir: string): Promise<Waiting> {
@@ -26,6 +36,8 @@ export async function readWaiting(dir: string): Promise<Waiting> {
       host,
       pollSeconds = DEFAULT_POLL_SECONDS,
       privacy = false,
+      root = null,
+      localGroup = null,
     } = JSON.parse(config) as Record<string, unknown>;
     if (!/^https?:\/\//.test(String(server)) || !/^[a-z0-9-]{1,63}$/.test(String(host))) {
       throw new TypeError('"server" and "host" must be there');
@@ -35,7 +47,13 @@ export async function readWaiting(dir: string): Promise<Waiting> {
       throw new TypeError(`"pollSeconds" must be from ${POLL_SECONDS.join(' to ')}`);
     }
     if (typeof privacy !== 'boolean') throw new TypeError('"privacy" must be true or false');
+    if (root !== null && typeof root !== 'string') throw new TypeError('"root" must be a path');
+    if (localGroup !== null && !(typeof localGroup === 'string' && GROUP.test(localGroup))) {
+      throw new TypeError('"localGroup" must be the name of a group, or null');
+    }
     return {
+      root,
+      localGroup,
       server: String(server),
       host: String(host),
       // Nothing else may go into a header.
@@ -50,7 +68,8 @@ export async function readWaiting(dir: string): Promise<Waiting> {
   }
 }
 
-async function readText(file: string): Promise<string | null> {
+/** The text of a file, or null when it is absent. @throws FleetError E_STATE_ACCESS */
+export async function readText(file: string): Promise<string | null> {
   try {
     return await readFile(file, 'utf8');
   } catch (error) {

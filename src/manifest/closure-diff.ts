@@ -21,7 +21,10 @@ export type ClosureDiff = {
 };
 
 /** `before` null: there was none. Closures are of the form that `parseClosure` gives. */
-export function diffClosures(before: Closure | null, after: Closure): ClosureDiff {
+export function diffClosures(
+  before: Pick<Closure, 'paths'> | null,
+  after: Pick<Closure, 'paths'>,
+): ClosureDiff {
   const old = before?.paths ?? new Map<StorePath, { narSize: number }>();
   const added = [...after.paths.keys()].filter((path) => !old.has(path));
   const removed = [...old.keys()].filter((path) => !after.paths.has(path));

@@ -205,10 +205,19 @@ export function signDecommission(
 export function reissue(
   current: PublishedManifest,
   director: Uint8Array,
+  rules: Rules,
+): PublishedManifest | null {
+  const { fleet } = parseManifest(parseEnvelope(current.envelope).payload);
+  return fleet.rootVersion === rules.root.version ? null : issueAgain(current, director, rules);
+}
+
+/** As reissue, also under the same root: something newer, for hosts that would not try the same again. */
+export function issueAgain(
+  current: PublishedManifest,
+  director: Uint8Array,
   { root, now, validSeconds }: Rules,
 ): PublishedManifest | null {
   const manifest = parseManifest(parseEnvelope(current.envelope).payload);
-  if (manifest.fleet.rootVersion === root.version) return null;
   const anew = {
     fleet: { name: root.fleet, rootVersion: root.version },
     ...followOf(current, root),

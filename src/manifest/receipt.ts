@@ -99,6 +99,10 @@ export const ReceiptSchema = Exact({
   exceptions: Type.Optional(
     Type.Array(Type.Enum([...EXCEPTIONS]), { minItems: 1, uniqueItems: true }),
   ),
+  /** What somebody at the machine asks of the admin, numbered by the host from 1; left out in all other receipts. */
+  request: Type.Optional(
+    Exact({ number: Ordinal, text: Type.String({ pattern: '^\\P{Cc}{1,1024}$' }) }),
+  ),
   phase: Type.Enum(REPORTED),
   reason: Nullable(Exact({ code: Type.String({ pattern: '^[A-Za-z0-9_-]{1,64}$' }), text: Line })),
   booted: Nullable(StorePathText),

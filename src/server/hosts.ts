@@ -110,6 +110,7 @@ export function registerHostRoutes(
         previous: receipt.previous,
         receivedAt: now(),
         envelope: text,
+        request: receipt.request?.number ?? null,
       });
       if (outcome === 'fork' || outcome === 'gap') {
         return refuse(

@@ -59,8 +59,12 @@ export async function publishPending(
   const used = new Map<ApprovalFile, NewApproval>();
   const results: Published[] = [];
   const entries: NewEntry[] = [];
+  const held = new Set(await dir.state.heldHosts());
   for (const manifest of await dir.state.pendingManifests()) {
     try {
+      if (held.has(manifest.host)) {
+        throw new FleetError('E_HOST_HELD', `${manifest.host} is held by the admin`);
+      }
       const file = await requirePublishable(dir, manifest, provers, servable, now);
       if (file === null) entries.push({ manifest });
       else {

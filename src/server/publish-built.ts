@@ -98,10 +98,13 @@ export async function publishBuilt(
   const servable = new Servable(dir);
   const waiting = new Map((await dir.state.pendingManifests()).map((one) => [one.host, one]));
   const drop: string[] = [];
+  const held = new Set(await dir.state.heldHosts());
 
   const attempt = async (one: PreparedHost): Promise<HostResult> => {
     const { host, built, stored } = one;
     if (stored === null) throw new RangeError('nothing is published of a dry run');
+    // Since its build began.
+    if (held.has(host)) throw new FleetError('E_HOST_HELD', `${host} is held by the admin`);
     const current = await dir.state.currentManifest(host);
     const change = changeOf(built, stored.blob.id, current, rules);
     const before = waiting.get(host) ?? null;

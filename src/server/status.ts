@@ -3,7 +3,13 @@
 // adds only what a host cannot say of itself: never-seen, manifest-pending, offline.
 import { parseEnvelope } from '../manifest/dsse.ts';
 import { isEmergency } from '../manifest/publish.ts';
-import { type Exception, type Phase, parseReceipt, type Reason } from '../manifest/receipt.ts';
+import {
+  type Exception,
+  type Phase,
+  parseReceipt,
+  type Reason,
+  type Receipt,
+} from '../manifest/receipt.ts';
 import type { StorePath } from '../nix/storepath.ts';
 import type { ConflictKind } from '../storage/host-life.ts';
 import type { StatusRow } from '../storage/state.ts';
@@ -34,6 +40,8 @@ export type HostStatus = {
   readonly why: Reason | null;
   /** What root at the machine did that the rules alone would not have, as its last receipt says. */
   readonly exceptions: readonly Exception[];
+  /** Nothing is published for it since then, in POSIX seconds, and why; null: the admin does not hold it. */
+  readonly held: { readonly since: number; readonly reason: string | null } | null;
   /** POSIX seconds; null before the first contact. */
   readonly lastSeen: number | null;
   /** What its key signed and should not have: another machine has it, or it lost its memory. */
@@ -74,9 +82,14 @@ export function hostStatus(row: StatusRow, now: number): HostStatus {
           expiresAt: manifest.expiresAt,
           emergency: isEmergency(manifest),
         };
-  const { host, lastSeen } = record;
+  const { host, lastSeen, heldAt, heldReason } = record;
+  const held = heldAt === null ? null : { since: heldAt, reason: heldReason };
   const exceptions = receipt?.exceptions ?? [];
-  return { host, desired, actual, lastSeen, exceptions, ...phaseOf(), conflict: conflictOf(row) };
+  return {
+    ...{ host, desired, actual, held, lastSeen, exceptions },
+    ...phaseOf(),
+    conflict: conflictOf(row),
+  };
 
   function phaseOf(): { phase: Phase; why: Reason | null } {
     if (manifest !== null && manifest.toplevel === null) {
@@ -124,6 +137,23 @@ export function exceptionsIn(receipts: readonly string[]): ToldException[] {
   return receipts.flatMap((envelope) => {
     const { exceptions = [], counter, times } = parseReceipt(parseEnvelope(envelope).payload);
     return exceptions.map((exception) => ({ exception, counter, at: times.finished }));
+  });
+}
+
+/** What somebody at a host asked of the admin. */
+export type ToldRequest = {
+  readonly number: number;
+  readonly text: string;
+  readonly who: Receipt['who'];
+  /** POSIX seconds, by the host's clock. */
+  readonly at: number;
+};
+
+/** All requests in receipts (their envelopes), in their order. */
+export function requestsIn(receipts: readonly string[]): ToldRequest[] {
+  return receipts.flatMap((envelope) => {
+    const { request, who, times } = parseReceipt(parseEnvelope(envelope).payload);
+    return request === undefined ? [] : [{ ...request, who, at: times.finished }];
   });
 }
 

@@ -49,10 +49,21 @@ export type RecordsMark = { readonly receipts: number; readonly conflicts: numbe
 /** What of a host's receipts and conflicts is asked for: of these keys, and of before the mark. */
 export type RecordsBound = { readonly keys: readonly string[]; readonly mark: RecordsMark };
 
+export type RequestRow = {
+  readonly host: string;
+  /** POSIX seconds, by the server's clock. */
+  readonly receivedAt: number;
+  readonly envelope: string;
+};
+
 export interface HostLifeReads {
   recordsMark(): Promise<RecordsMark>;
   /** The envelopes of the receipts of `host`, by any key that it ever had, in the order in which they came. */
   receipts(host: string, bound?: RecordsBound): Promise<string[]>;
+  /** Receipts that tell a request of somebody at a host, and came at `since` or later, oldest first. */
+  requests(since: number): Promise<RequestRow[]>;
+  /** Hosts that the admin holds, by name. */
+  heldHosts(): Promise<string[]>;
   /** Evidence of what contradicts a host's receipts, by any key that it ever had, in the order in which it came. */
   conflicts(host: string, bound?: RecordsBound): Promise<Conflict[]>;
 }
@@ -64,6 +75,11 @@ export interface HostLifeWrites {
    * another one is kept as a conflict.
    */
   renewToken(request: RenewalRequest): Promise<RenewalOutcome>;
+  /** Holds a host, or (null) ends that; false when there is no such host. A hold that goes on stays as it was. */
+  holdHost(
+    host: string,
+    hold: { readonly at: number; readonly reason: string | null } | null,
+  ): Promise<boolean>;
   /** Ends the tokens of a host that was removed at `at`, or when they end anyway. */
   endLeaving(host: string, at: number): Promise<void>;
 }

@@ -16,7 +16,7 @@ type Enrolment = Pick<
   SyncWrites,
   'invite' | 'enrol' | 'addCredential' | 'revokeCredentials' | 'touchHost' | 'addReport'
 > &
-  Pick<SyncWrites, 'renewToken' | 'endLeaving'>;
+  Pick<SyncWrites, 'renewToken' | 'endLeaving' | 'holdHost'>;
 
 /** So many tokens of a host that have a successor are known by their hash, to tell who comes with one. */
 const KEPT_PREDECESSORS = 8;
@@ -57,8 +57,16 @@ export function createEnrolment(db: Database): Enrolment {
     `SELECT 1 FROM report WHERE host = ? AND host_key = ? AND (counter = ? OR previous IS ?)`,
   );
   const addReportRow = db.prepare(
-    `INSERT INTO report (host, host_key, counter, digest, previous, received_at, envelope)
-     VALUES (@host, @key, @counter, @digest, @previous, @receivedAt, @envelope)`,
+    `INSERT INTO report (host, host_key, counter, digest, previous, received_at, envelope, request)
+     VALUES (@host, @key, @counter, @digest, @previous, @receivedAt, @envelope, @request)`,
+  );
+
+  const hold = db.prepare<{ host: string; at: number; reason: string | null }>(
+    `UPDATE host SET held_reason = CASE WHEN held_at IS NULL THEN @reason ELSE held_reason END,
+       held_at = ifnull(held_at, @at) WHERE host = @host`,
+  );
+  const letGo = db.prepare<[string]>(
+    'UPDATE host SET held_at = NULL, held_reason = NULL WHERE host = ?',
   );
 
   const isRemoved = db
@@ -189,7 +197,7 @@ export function createEnrolment(db: Database): Enrolment {
     if (counter !== (last?.counter ?? 0) + 1) return misfit('gap');
     // Right counter, but after a receipt that is not the one stored under counter - 1.
     if (previous !== (last?.digest ?? null)) return misfit(last === undefined ? 'gap' : 'fork');
-    addReportRow.run({ ...report, key });
+    addReportRow.run({ ...report, key, request: report.request ?? null });
     seen.run(report.receivedAt, host);
     return 'stored';
   });
@@ -201,6 +209,8 @@ export function createEnrolment(db: Database): Enrolment {
     revokeCredentials: (name) => dropCredentials.run(name).changes,
     renewToken: (request) => renewToken.immediate(request),
     endLeaving: (host, at) => void endLeaving.run({ host, at }),
+    holdHost: (host, held) =>
+      (held === null ? letGo.run(host) : hold.run({ host, ...held })).changes > 0,
     touchHost: (host, now) => void seen.run(now, host),
     addReport: (report) => addReport.immediate(report),
   };

@@ -1,6 +1,6 @@
 // State's questions about hosts, manifests and credentials as SQL, on a connection that cannot write.
 import type { Database } from 'better-sqlite3';
-import type { Conflict, RecordsBound, RecordsMark } from './host-life.ts';
+import type { Conflict, RecordsBound, RecordsMark, RequestRow } from './host-life.ts';
 import type { LogStateReads } from './log.ts';
 import { asking, type CacheReads } from './sqlite-cache-reads.ts';
 import { CONFLICT, CREDENTIAL, HOST, INVITATION, MANIFEST, REPORT } from './sqlite-rows.ts';
@@ -75,6 +75,13 @@ export function createReads(db: Database, patience: number): HostReads {
   const receipts = db
     .prepare<Records, string>(`SELECT envelope FROM report WHERE ${BOUND} ORDER BY id`)
     .pluck();
+  const requests = db.prepare<[number], RequestRow>(
+    `SELECT host, received_at AS receivedAt, envelope FROM report
+     WHERE request IS NOT NULL AND received_at >= ? ORDER BY id`,
+  );
+  const heldHosts = db
+    .prepare<[], string>('SELECT host FROM host WHERE held_at IS NOT NULL ORDER BY host')
+    .pluck();
   const lastReports = db.prepare<[], ReportRecord>(
     `SELECT ${REPORT} FROM report WHERE id IN (SELECT max(id) FROM report
        JOIN host USING (host) WHERE host_key = public_key GROUP BY host)`,
@@ -117,6 +124,8 @@ export function createReads(db: Database, patience: number): HostReads {
     invitation: (secretHash) => ask(() => invitation.get(secretHash) ?? null),
     recordsMark: () => ask(() => marks.get() ?? { receipts: 0, conflicts: 0 }),
     receipts: (name, bound) => ask(() => receipts.all(boundOf(name, bound, 'receipts'))),
+    requests: (since) => ask(() => requests.all(since)),
+    heldHosts: () => ask(() => heldHosts.all()),
     conflicts: (name, bound) => ask(() => conflicts.all(boundOf(name, bound, 'conflicts'))),
     lastReport: (name) => ask(() => lastReport.get(name) ?? null),
     leaseHolder: () => ask(() => lease.get() ?? null),

@@ -278,6 +278,13 @@ export const MIGRATIONS: readonly string[] = [
   ) STRICT;
   INSERT INTO dropped_paths VALUES (1, 0);
   `,
+  // 7: holds of the admin's, and which receipts tell a request (by its number).
+  `
+  ALTER TABLE host ADD COLUMN held_at INTEGER;
+  ALTER TABLE host ADD COLUMN held_reason TEXT;
+  ALTER TABLE report ADD COLUMN request INTEGER;
+  CREATE INDEX report_request ON report (received_at) WHERE request IS NOT NULL;
+  `,
 ];
 
 /** The schema version that this program writes. */

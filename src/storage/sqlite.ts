@@ -140,6 +140,7 @@ function writesThrough(writer: Writer): StateWrites {
     invite: (...args) => writer.write('invite', args),
     enrol: (...args) => writer.write('enrol', args),
     renewToken: (...args) => writer.write('renewToken', args),
+    holdHost: (...args) => writer.write('holdHost', args),
     endLeaving: (...args) => writer.write('endLeaving', args),
     addCredential: (...args) => writer.write('addCredential', args),
     revokeCredentials: (...args) => writer.write('revokeCredentials', args),

@@ -152,6 +152,9 @@ export type HostRecord = {
   readonly publicKey: string | null;
   readonly enrolledAt: number | null;
   readonly lastSeen: number | null;
+  /** Since when the admin holds it, and why; null: nobody does. */
+  readonly heldAt: number | null;
+  readonly heldReason: string | null;
 };
 
 /** What a host last reported, and the receipt that says so. */
@@ -165,6 +168,8 @@ export type ReportRecord = {
   readonly previous: string | null;
   readonly receivedAt: number;
   readonly envelope: string;
+  /** The number of the request that it tells; left out where it tells none. */
+  readonly request?: number | null;
 };
 
 /** A one-time right to enrol `host`; only the SHA-256 (hex) of its secret is stored. */

@@ -1,7 +1,7 @@
 // Since when an update could begin, and what is asked before a reboot. (Fetches and switches: test/e2e/agent-policy.test.ts.)
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { type Update, updateOf, waitBeforeReboot } from '../../src/agent/begin.ts';
+import { type Update, waitBeforeReboot } from '../../src/agent/begin.ts';
 import type { Host } from '../../src/agent/host.ts';
 import { EMPTY_JOURNAL, writeJournal } from '../../src/agent/journal.ts';
 import { NO_WISHES } from '../../src/agent/policy.ts';
@@ -47,7 +47,7 @@ test('a reboot: only while nobody is logged in and nothing blocks it, and that i
   assert.equal(await reboot(dir, half, {}), 'sessions-unknown');
   // An emergency goes on all the same, but where the host is never rebooted.
   const deployment = { activation: DEFAULT_ACTIVATION, emergency: true };
-  const urgent = await updateOf(MANIFEST, deployment);
+  const urgent = { manifest: MANIFEST, deployment, wishes: NO_WISHES };
   assert.equal(await reboot(dir, SOMEBODY, {}, urgent), 'go');
   assert.equal(await reboot(dir, NOBODY, { reboot: 'never' }, urgent), 'reboot-never');
 });
@@ -56,7 +56,7 @@ test('a reboot: the time to put it off counts from when the system was there, no
   const dir = await temporaryDir(t);
   const rules = { ask: true, deferral: { maxHours: 8 } };
   const deployment = { activation: DEFAULT_ACTIVATION, emergency: false };
-  const update = await updateOf(MANIFEST, deployment);
+  const update = { manifest: MANIFEST, deployment, wishes: NO_WISHES };
   for (const [at, code] of [
     [NOW - 7 * HOUR, 'asked'],
     [NOW - 8 * HOUR, 'go'],
@@ -64,9 +64,8 @@ test('a reboot: the time to put it off counts from when the system was there, no
     await writeJournal(dir, { ...EMPTY_JOURNAL, ready: { sha256: MANIFEST.sha256, at } });
     assert.equal(await reboot(dir, NOBODY, rules, update), code);
   }
-  const now = async () => ({ ...NO_WISHES, applyNow: true });
   await writeJournal(dir, { ...EMPTY_JOURNAL, ready: { sha256: MANIFEST.sha256, at: NOW } });
-  const told = await updateOf(MANIFEST, deployment, now);
+  const told = { ...update, wishes: { ...NO_WISHES, applyNow: true } };
   assert.equal(await reboot(dir, NOBODY, rules, told), 'go');
   assert.equal(await reboot(dir, SOMEBODY, rules, told), 'logged-in');
   // Nobody was asked before its switch.

@@ -83,6 +83,7 @@ async function enrolled(dir: string): Promise<Memory> {
     clock: 'auto',
     pollSeconds: 900,
     privacy: false,
+    localGroup: null,
   });
   return await readMemory(dir);
 }
@@ -114,7 +115,11 @@ test('what is written is read back', async () => {
   };
   const ours = [TARGET];
   const ready = { sha256: 'e'.repeat(64), at: 7 };
-  await writeJournal(dir.path, { transaction: null, rejected, lost, ours, ready });
+  const good = { toplevel: TRANSACTION.target, manifest: TRANSACTION.manifest };
+  const least = { epoch: 1, sequence: 3 };
+  const lastGood = { ...good, manifest: null };
+  const rest = { rejected, lost, ours, ready, running: good, lastGood, least };
+  await writeJournal(dir.path, { transaction: null, ...rest });
   const reason = { code: 'units-failed', text: 'one of them' };
   const done = { phase: 'in-sync-degraded', reason, exitCode: 4 } as const;
   for (const transaction of [
@@ -123,11 +128,11 @@ test('what is written is read back', async () => {
     { ...TRANSACTION, step: 'committing', done } as const,
   ]) {
     await journalStep(dir.path, transaction);
-    assert.deepEqual(await readJournal(dir.path), { transaction, rejected, lost, ours, ready });
+    assert.deepEqual(await readJournal(dir.path), { transaction, ...rest });
   }
   assert.deepEqual((await readMemory(dir.path)).trust, trust);
   await journalStep(dir.path, null);
-  assert.deepEqual(await readJournal(dir.path), { transaction: null, rejected, lost, ours, ready });
+  assert.deepEqual(await readJournal(dir.path), { transaction: null, ...rest });
 });
 
 test('not enrolled, incomplete and damaged are three things', async () => {

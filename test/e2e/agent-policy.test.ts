@@ -5,7 +5,8 @@ import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { after, test } from 'node:test';
 import { readJournal } from '../../src/agent/journal.ts';
-import type { OnceResult } from '../../src/agent/once.ts';
+import { changeLocal } from '../../src/agent/local.ts';
+import type { OnceResult } from '../../src/agent/once-options.ts';
 import { NO_WISHES, type Wishes } from '../../src/agent/policy.ts';
 import { type Activation, DEFAULT_ACTIVATION } from '../../src/manifest/activation.ts';
 import { formatTime } from '../../src/manifest/time.ts';
@@ -20,6 +21,7 @@ import {
   setting,
   startOnce,
   systemsOf,
+  type TestHost,
 } from '../helpers/hosts.ts';
 import { withPrograms } from '../helpers/programs-on-path.ts';
 import { buildSystem } from '../helpers/systems.ts';
@@ -60,6 +62,14 @@ async function waits(
   assert.equal(world.reports.length, before + 1);
   return result;
 }
+
+/** What somebody at the machine wants of the manifest with this digest. */
+const wish = (host: TestHost, sha256: string, { deferredUntil: until, applyNow }: Wishes) =>
+  changeLocal(host.state, (local) => ({
+    ...local,
+    deferred: until === null ? null : { sha256, until, who: 'local group' },
+    now: applyNow ? { sha256, who: 'local group' } : null,
+  }));
 
 test('a closed window: fetched, told with its time, and switched to once it is open', async () => {
   await using s = await setting(one);
@@ -111,13 +121,10 @@ test('an emergency passes over a window, a person, the battery and the line, and
     waitWhile: { batteryBelow: 100, metered: true, inhibitors: true, sessions: true },
   });
   const said: string[] = [];
-  const wishes = async (): Promise<Wishes> => ({
-    deferredUntil: world.now + HOUR,
-    applyNow: false,
-  });
-  world.publish(two, { ...given, emergency: true });
+  const digest = world.publish(two, { ...given, emergency: true });
+  await wish(host, digest, { deferredUntil: world.now + HOUR, applyNow: false });
   const asked = join(world.dir, 'asked');
-  const run = () => host.once({ wishes, say: (line) => said.push(line) });
+  const run = () => host.once({ say: (line) => said.push(line) });
   const { outcome } = await withPrograms({ busctl: `echo >${asked}; exit 1` }, run);
   assert.equal(outcome?.phase, 'in-sync');
   assert.deepEqual(await systemsOf(host), all(two));
@@ -129,13 +136,13 @@ test('a person is asked, puts it off, and cannot beyond the deadline', async () 
   await using s = await setting(one);
   const { world, host } = s;
   const since = world.now;
-  world.publish(two, rules({ ask: true, deferral: { maxHours: 8 } }));
+  const digest = world.publish(two, rules({ ask: true, deferral: { maxHours: 8 } }));
   const { next } = await waits(s, ['awaiting-user', 'asked']);
   assert.equal(next, since + 8 * HOUR);
-  let wish: Wishes = { deferredUntil: since + 2 * HOUR, applyNow: false };
-  const run = () => host.once({ wishes: async () => wish });
+  const run = () => host.once();
+  await wish(host, digest, { deferredUntil: since + 2 * HOUR, applyNow: false });
   assert.equal((await waits(s, ['awaiting-user', 'deferred'], run)).next, since + 2 * HOUR);
-  wish = { deferredUntil: since + 1000 * HOUR, applyNow: false };
+  await wish(host, digest, { deferredUntil: since + 1000 * HOUR, applyNow: false });
   const told = world.reports.length;
   for (let i = 0; i < 2; i++) assert.equal((await run()).next, since + 8 * HOUR);
   // Until another time is news, once.
@@ -157,12 +164,9 @@ test('"apply now" is of the manifest that it was said of', async () => {
   const { world, host } = s;
   const { window } = windowIn(world.now, 90);
   const digest = world.publish(two, rules({ ask: true, windows: [window] }));
-  const run = () =>
-    host.once({
-      wishes: async ({ sha256 }) =>
-        sha256 === digest ? { ...NO_WISHES, applyNow: true } : NO_WISHES,
-    });
+  const run = () => host.once();
   await waits(s, ['awaiting-user', 'asked']);
+  await wish(host, digest, { ...NO_WISHES, applyNow: true });
   assert.equal((await run()).outcome?.phase, 'in-sync');
   world.publish(three, rules({ ask: true, windows: [window] }));
   assert.deepEqual(verdictOf(await run()), ['awaiting-user', 'asked']);
@@ -219,9 +223,11 @@ test('somebody is logged in, or blocks it, or nobody knows: fetched, and not swi
     *ListSessions) echo '{"type":"a(susso)","data":[[${sessions}]]}';;
     *ListInhibitors) echo '{"type":"a(ssssuu)","data":[[${locks}]]}';;
     *Class*) echo '{"type":"s","data":"user"}'; echo '{"type":"s","data":"active"}';; *) exit 9;; esac`;
-  world.publish(two, rules({ waitWhile: { inhibitors: true, sessions: true } }));
-  const there = (script: string, wishes = NO_WISHES) =>
-    withPrograms({ busctl: script }, () => host.once({ wishes: async () => wishes }));
+  const digest = world.publish(two, rules({ waitWhile: { inhibitors: true, sessions: true } }));
+  const there = async (script: string, wishes = NO_WISHES) => {
+    await wish(host, digest, wishes);
+    return await withPrograms({ busctl: script }, () => host.once());
+  };
   await waits(s, ['awaiting-user', 'inhibited'], () => there(login(session, lock)));
   const held = await waits(s, ['awaiting-user', 'logged-in'], () => there(login(session, '')));
   assert.equal(held.outcome?.reason?.text, 'somebody is logged in');

@@ -6,7 +6,7 @@ import { readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { after, test } from 'node:test';
 import { readMemory, type Trust, writeTrust } from '../../src/agent/memory.ts';
-import type { OnceOptions } from '../../src/agent/once.ts';
+import type { OnceOptions } from '../../src/agent/once-options.ts';
 import { readChain, writeChain } from '../../src/agent/receipts.ts';
 import { generateSecretKey } from '../../src/ed25519.ts';
 import type { ErrorCode } from '../../src/errors.ts';

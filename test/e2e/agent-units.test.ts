@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { chmod, mkdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { after, test } from 'node:test';
-import type { OnceOptions, OnceResult } from '../../src/agent/once.ts';
+import type { OnceOptions, OnceResult } from '../../src/agent/once-options.ts';
 import { isRefused, rules, SLOW, sh, verdictOf } from '../helpers/health.ts';
 import {
   all,

@@ -1,6 +1,6 @@
 // Rules of hosts with health checks, and what has to be true after a system failed them.
 import assert from 'node:assert/strict';
-import type { OnceResult } from '../../src/agent/once.ts';
+import type { OnceResult } from '../../src/agent/once-options.ts';
 import { type Activation, DEFAULT_ACTIVATION, type Health } from '../../src/manifest/activation.ts';
 import { all, logOf, type Setting, systemsOf } from './hosts.ts';
 import type { BuiltSystem } from './systems.ts';

@@ -55,6 +55,7 @@ export const RULES: ReadonlyMap<string, Rule> = new Map([
         ...[
           'activation',
           'approval',
+          'closure-diff',
           'dsse',
           'enrol-file',
           'enrolment',

@@ -1,5 +1,5 @@
 // Rules of hosts that have one second to hear their server after a switch, and how such a run may end.
-import type { OnceResult } from '../../src/agent/once.ts';
+import type { OnceResult } from '../../src/agent/once-options.ts';
 import { type Activation, DEFAULT_ACTIVATION } from '../../src/manifest/activation.ts';
 
 export const rules = (changes: Partial<Activation> = {}): Activation => ({

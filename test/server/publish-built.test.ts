@@ -91,6 +91,25 @@ test('what is taken out of service while what waits is published is not told to 
   assert.equal(done?.error, null);
 });
 
+test('a host that is held is passed over, also where the hold came while it was built, or what waits was made before', async (t) => {
+  const { dir, prepare } = await world(t);
+  const hosts = [await prepare('lantern', 'one'), await prepare('gateway', 'two')];
+  await publishHosts(dir, ['lantern'], 'waits', NOW, true);
+  await dir.state.holdHost('lantern', { at: NOW, reason: 'the show is on' });
+  const still = { keep: async () => new Set<StorePath>() };
+  const results = await publishBuilt(dir, hosts, still, OPTIONS);
+  assert.deepEqual(
+    results.map((one) => (one.error === null ? one.change : one.error.code)),
+    ['E_HOST_HELD', 'new'],
+  );
+  const [waits] = await publishPending(dir, { approvals: [], now: NOW });
+  assert.equal(waits?.error?.code, 'E_HOST_HELD');
+  assert.equal(await dir.state.currentManifest('lantern'), null);
+  await dir.state.holdHost('lantern', null);
+  const [done] = await publishPending(dir, { approvals: [], now: NOW });
+  assert.equal(done?.error, null);
+});
+
 test('what hosts are told to run is rooted again where the links went, and only there', async (t) => {
   const { dir, library, prepare } = await world(t);
   const root = await scratch.directory();

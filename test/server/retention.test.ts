@@ -70,7 +70,8 @@ test('the newest manifests, what a host runs and boots, and pins, each with its 
 });
 
 test('a receipt that cannot be read keeps nothing, and stops nothing', async () => {
-  const record = { host: 'a', publicKey: null, enrolledAt: null, lastSeen: null };
+  const life = { publicKey: null, enrolledAt: null, lastSeen: null };
+  const record = { host: 'a', ...life, heldAt: null, heldReason: null };
   const report = {
     host: 'a',
     counter: 1,

@@ -34,6 +34,8 @@ for (const writer of ['inline', 'thread'] as const) {
         publicKey: null,
         enrolledAt: null,
         lastSeen: null,
+        heldAt: null,
+        heldReason: null,
       });
       assert.equal(await enrol(state, 's', 'KEY'), 'enrolled');
       assert.equal((await state.host('a'))?.publicKey, 'KEY');
@@ -278,4 +280,28 @@ describe('a host’s life', () => {
     });
     assert.deepEqual(outcome, { outcome: 'leaving' });
   });
+});
+
+test('a hold stays as it was until it is ended; requests are found by when they came', async () => {
+  await using made = await emptyState('inline');
+  const { state } = made;
+  assert.equal(await state.holdHost('a', { at: 1, reason: null }), false);
+  await invite(state, 'secret');
+  assert.equal(await state.holdHost('a', { at: 5, reason: 'one' }), true);
+  assert.equal(await state.holdHost('a', { at: 9, reason: 'two' }), true);
+  const { heldAt, heldReason } = (await state.host('a')) ?? {};
+  assert.deepEqual([heldAt, heldReason], [5, 'one']);
+  assert.deepEqual(await state.heldHosts(), ['a']);
+  assert.equal(await state.holdHost('a', null), true);
+  assert.deepEqual(await state.heldHosts(), []);
+
+  await enrol(state, 'secret', 'KEY');
+  const first = { ...report('a', 1, null), receivedAt: 100, request: 1 };
+  const second = { ...report('a', 2, first.digest), receivedAt: 200 };
+  const third = { ...report('a', 3, second.digest), receivedAt: 300, request: 2 };
+  for (const one of [first, second, third]) await state.addReport(one);
+  const at = async (since: number) =>
+    (await state.requests(since)).map(({ receivedAt }) => receivedAt);
+  assert.deepEqual(await at(0), [100, 300]);
+  assert.deepEqual(await at(101), [300]);
 });
