@@ -143,8 +143,7 @@ class Run implements AsyncDisposable {
     const outcome = attempt === null ? null : await this.#tell(attempt, this.#manifest);
     await this.#teller.tellRequests(this.#memory, outcome);
     const receipts = await this.#teller.send(this.#client, this.#memory, error);
-    const { clock, say } = this.#options;
-    await renewInTime(this.#client, this.#memory, clock(), error, say);
+    await renewInTime(this.#client, this.#memory, this.#options.clock(), error, this.#options.say);
     error ??= outcome === null ? null : errorOf(outcome);
     return { outcome, error, fetched: this.#fetched, receipts };
   }
@@ -174,7 +173,7 @@ class Run implements AsyncDisposable {
     const { manifest } = verified;
     if (manifest.intent === 'decommission') return DECOMMISSIONED;
     const id = idOf(manifest, verified.digest);
-    const { dir } = this.#options;
+    const { dir } = this.#memory;
     await noteManifest(dir, id, manifest);
     const retry = this.#options.retry === true;
     const { held } = await heard(dir, id.sha256, retry);
