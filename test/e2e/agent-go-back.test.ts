@@ -9,7 +9,7 @@ import { readJournal, writeJournal } from '../../src/agent/journal.ts';
 import { changeLocal, readLocal } from '../../src/agent/local.ts';
 import { readChain, writeChain } from '../../src/agent/receipts.ts';
 import { goBack, plead } from '../../src/agent/wishes.ts';
-import { fleet } from '../helpers/cli.ts';
+import { fleet, fleetOk } from '../helpers/cli.ts';
 import {
   all,
   atRealTime,
@@ -237,4 +237,21 @@ test('a damaged local.json stops no update: what can be read stays, and commands
   world.publish(three);
   assert.equal((await host.once()).outcome?.phase, 'in-sync');
   assert.deepEqual(await systemsOf(host), all(three));
+});
+
+test('reset-trust names what a damaged local.json loses, and makes it whole', async () => {
+  await using s = await updated();
+  const { host } = s;
+  await wantBack(s);
+  await host.once();
+  const file = join(host.state, 'local.json');
+  const text = await readFile(file, 'utf8');
+  await writeFile(file, text.replace('"coming": null', '"coming": 7'));
+  const args = ['agent', 'reset-trust', '--yes', '--json', '--state', host.state];
+  const { damaged, kept } = JSON.parse(await fleetOk(args));
+  assert.equal(damaged.length, 1);
+  assert.match(damaged[0].lost.join(), /^since when an update waits/);
+  assert.match(kept[0], /^local\.json\.damaged-/);
+  assert.equal((await readLocal(host.state)).held?.reason, 'no sound');
+  assert.equal((await host.once()).outcome?.phase, 'held');
 });

@@ -136,3 +136,24 @@ test('the largest receipt there can be still fits an envelope', () => {
   const receipt = { ...RECEIPT, reason, checkpoint, conflict, failedUnits };
   assert.ok(signReceipt(receipt, SECRETS.host).envelope.length < 61_440);
 });
+
+test('a request is a number and a line of text, and no receipt needs one', () => {
+  const asking = (request: unknown) => ({ ...RECEIPT, request }) as Receipt;
+  for (const text of ['please install gimp', 'ü'.repeat(1024)]) {
+    const receipt = { ...RECEIPT, request: { number: 1, text }, who: 'local group' as const };
+    assert.deepEqual(verify(receipt).receipt, receipt);
+  }
+  const refused = [
+    null,
+    {},
+    'please',
+    { number: 0, text: 'x' },
+    { number: 1, text: '' },
+    { number: 1, text: 'two\nlines' },
+    { number: 1, text: 'x'.repeat(1025) },
+    { number: 1, text: 'x', who: 'root' },
+  ];
+  for (const request of refused) {
+    refuses('E_RECEIPT_FORM', () => formatReceipt(asking(request)));
+  }
+});
