@@ -5,6 +5,7 @@ import { messageOf } from '../errors.ts';
 import { makeReason } from '../manifest/receipt.ts';
 import { check } from './check.ts';
 import { commit } from './commit.ts';
+import { release } from './generations.ts';
 import type { Host } from './host.ts';
 import { type Journal, readJournal, type Transaction, writeJournal } from './journal.ts';
 import { goodAfter, holdLastGood } from './last-good.ts';
@@ -63,9 +64,12 @@ async function write(host: Host, at: At, { event, told }: Happened): Promise<voi
   const { dir } = host.memory;
   const journal = await readJournal(dir);
   const next = journalAfter(journal, at, event, told ?? null, host.now());
-  const isOther = next.lastGood?.toplevel !== journal.lastGood?.toplevel;
+  const before = journal.lastGood?.toplevel;
+  const isOther = next.lastGood?.toplevel !== before;
   if (isOther) await holdLastGood(dir, host.place, next.lastGood);
   await writeJournal(dir, next);
+  // Its generation may be gone already. What cannot be deleted now, the next collection of garbage finds.
+  if (isOther && before !== undefined) await release(host.place, before).catch(() => {});
 }
 
 /** What the journal says once `event` led to `at`. */

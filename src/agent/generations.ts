@@ -54,6 +54,14 @@ export async function prune(
   return true;
 }
 
+/** Lets go of a system that was held for its own sake, if it has no generation any more. */
+export async function release(place: Place, system: StorePath): Promise<void> {
+  const all = await readGenerations(place);
+  const { booted, current } = await readSystems(place);
+  const isThere = all.some(({ path }) => path === system) || [booted, current].includes(system);
+  if (!isThere) await deleteDead([system], place.nix);
+}
+
 async function readGenerations(place: Place): Promise<readonly Generation[]> {
   const dir = dirname(place.profile);
   const pattern = new RegExp(`^${basename(place.profile)}-(\\d{1,9})-link$`);
