@@ -30,7 +30,9 @@ export async function commit(host: Host, at: At): Promise<Happened> {
   const why = boot.code === 0 ? await lackOfEntry(host, at) : whyOf(boot, 'boot');
   if (why !== null) return backBecause('broken', why, { exitCode: boot.code });
   const done = at.done ?? IN_SYNC;
-  return { event: 'committed', told: { ...done, failedUnits } };
+  // A boot from now on is the one that is waited for, also where this was begun in another.
+  const change = { bootId: host.bootId };
+  return { event: 'committed', change, told: { ...done, failedUnits } };
 }
 
 /**

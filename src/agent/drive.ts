@@ -12,6 +12,7 @@ import { goodAfter, holdLastGood } from './last-good.ts';
 import { lostAgain } from './lost.ts';
 import { type Effect, type Event, transition } from './machine.ts';
 import { type Attempt, INTERRUPTED } from './outcome.ts';
+import { readSystems } from './place.ts';
 import { prove, test } from './prove.ts';
 import { bootMachine } from './reboot.ts';
 import type { At, Happened } from './transaction.ts';
@@ -114,7 +115,10 @@ async function close(host: Host, at: At, { told }: Happened): Promise<Happened> 
 
 /** Boots the machine where the host's rules and the one who sits at it agree. */
 async function askBoot(host: Host, at: At, now: Happened): Promise<Happened> {
-  const { step, rules, done } = at;
+  const { step, rules, done, target } = at;
+  const { current } = await readSystems(host.place);
+  // The machine was booted before this could be asked.
+  if (step === 'awaiting-boot' && current === target) return { event: 'arrived' };
   const waits =
     step === 'undoing' ? (now.told ?? null) : (done ?? rebootPending('mode-boot', 'set'));
   const isOurs = host.hasSystemd && host.place.root === null && rules.reboot !== 'never';

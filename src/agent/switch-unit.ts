@@ -12,7 +12,7 @@ import { cleanEnvironment, findProgram } from './inside.ts';
 import type { HeldLock } from './lock.ts';
 
 /** Where exit statuses are written. */
-const STATUS_DIR = '/run/fleet-agent';
+const STATUS_DIR = '/run/fleet-switch';
 
 // The lock is the shell's until the switch ended; what activation starts does not keep it. timeout(1) leads a process group of
 // its own: 124 says that the time was up, 137 that SIGTERM was not enough or that the switch was killed. Its words go to the

@@ -1,9 +1,7 @@
 // Agents on machines with a real systemd: `fleet agent run` as a service, switches that stop and start real units, its
 // own unit replaced while it works, power that goes away at any moment.
 import assert from 'node:assert/strict';
-import { randomInt } from 'node:crypto';
 import { test } from 'node:test';
-import { setTimeout as sleep } from 'node:timers/promises';
 import { DEFAULT_ACTIVATION } from '../../src/manifest/activation.ts';
 import { temporaryDirectory } from '../helpers/temporary.ts';
 import { whyNot } from './machine.ts';
@@ -11,7 +9,6 @@ import { currentOf, isActive, setting, update, waitFor } from './setting.ts';
 import { agentUnit, service, systemdSystem } from './system.ts';
 
 const skip = (await whyNot()) ?? false;
-const CUTS = Number(process.env['FLEET_POWER_CUTS'] ?? 10);
 
 const top = await temporaryDirectory();
 test.after(() => top[Symbol.asyncDispose]());
@@ -133,47 +130,4 @@ test('an agent that is killed or hangs is started anew by systemd', { skip }, as
   }
   await update(s, await system('killed-two'));
   assert.equal(world.reports.at(-1)?.phase, 'in-sync');
-});
-
-test(`${CUTS} power cuts in mid-update: the old or the new system, whole, and then the newest`, {
-  skip,
-}, async (t) => {
-  const systems = [
-    await system('cut-a', { 'a.service': service('exec sleep infinity') }),
-    await system('cut-b', { 'b.service': service('exec sleep infinity') }),
-  ] as const;
-  const s = await setting(t, top.path, systems[0]);
-  const { world, machine } = s;
-  const ended = new Map<string, number>();
-  for (let round = 1; round <= CUTS; round++) {
-    const [old, next] = round % 2 === 1 ? systems : [systems[1], systems[0]];
-    const digest = world.publish(next);
-    // An update takes some two to five seconds from its publication on.
-    const ms = randomInt(6000);
-    await sleep(ms);
-    await machine.cut();
-    await machine.boot();
-    const at = `round ${round}, ${ms} ms`;
-    const booted = await machine.ok('readlink', '/run/booted-system');
-    assert.ok([old.toplevel, next.toplevel].includes(booted as never), `${at}: ${booted}`);
-    ended.set(
-      booted === old.toplevel ? 'old' : 'new',
-      (ended.get(booted === old.toplevel ? 'old' : 'new') ?? 0) + 1,
-    );
-    await machine.ok('nix-store', '--verify-path', booted);
-    await waitFor(`${at}: ${next.name} runs and is told of`, async () => {
-      const { sha256, phase } = {
-        ...world.reports.at(-1)?.manifest,
-        phase: world.reports.at(-1)?.phase,
-      };
-      return sha256 === digest && phase === 'in-sync' && (await currentOf(s)) === next.toplevel;
-    });
-    assert.equal(await machine.ok('cat', '/boot/entry'), next.toplevel, at);
-  }
-  t.diagnostic(`after the cut: ${JSON.stringify(Object.fromEntries(ended))}`);
-  // Nothing is lost and nothing is told twice.
-  assert.deepEqual(
-    world.reports.map(({ counter }) => counter),
-    world.reports.map((_, i) => i + 1),
-  );
 });

@@ -6,11 +6,14 @@ import { type BuiltSystem, buildFrom } from '../helpers/systems.ts';
 const SWITCH = `#!/bin/sh
 PATH=/usr/bin:/bin
 top=\${0%/bin/*}; action=$1; units=/run/systemd/system
+# Time enough to take the power away.
+[ ! -e "$top/slow" ] || [ "$action" = start ] || sleep 1
 case $action in
   check) exit 0 ;;
   dry-activate) echo "would start $(ls "$top/units" | tr '\\n' ' ')"; exit 0 ;;
   boot)
     echo "$top" >/boot/entry.new && sync /boot/entry.new && mv /boot/entry.new /boot/entry
+    [ ! -e "$top/boot-fails" ] || exit 1
     exit ;;
   start) old= ;;
   test)
