@@ -1,7 +1,9 @@
 // One question to the agent that stays, over its control socket (SPEC §5.9) → its answer. For people of the local group:
 // what keeps them out, or keeps the agent away, is told with what to do about it.
+import { stat } from 'node:fs/promises';
 import { connect } from 'node:net';
 import { errnoOf, FleetError } from '../errors.ts';
+import { groupName } from './control-place.ts';
 import { formatQuestion, MAX_ANSWER, parseAnswer, type Question } from './control-protocol.ts';
 
 /** A status asks Nix about two closures, on a machine that may be slow. */
@@ -21,7 +23,7 @@ export async function askAgent(socket: string, question: Question): Promise<unkn
       reject(new FleetError('E_LOCAL_PROTOCOL', 'its answer has no end'));
     else if (text.endsWith('\n')) resolve(text);
   });
-  connection.on('error', (error) => reject(asLocal(error, socket)));
+  connection.on('error', reject);
   connection.on('close', () => {
     reject(
       new FleetError('E_LOCAL_NO_AGENT', `the agent at ${socket} ended the connection`, {
@@ -32,18 +34,24 @@ export async function askAgent(socket: string, question: Question): Promise<unkn
   connection.write(formatQuestion(question));
   try {
     return parseAnswer(await promise);
+  } catch (error) {
+    throw error instanceof Error ? await asLocal(error, socket) : error;
   } finally {
     connection.destroy();
   }
 }
 
-function asLocal(error: Error, socket: string): Error {
+async function asLocal(error: Error, socket: string): Promise<Error> {
   switch (errnoOf(error)) {
     case 'EACCES':
     case 'EPERM': {
       // By number: not every user has a name.
       const who = `user ${process.geteuid?.()} may not use ${socket}`;
-      return new FleetError('E_LOCAL_ACCESS', who, { cause: error });
+      const group = await groupName((await stat(socket)).gid).catch(() => null);
+      const hint = `ask the admin to put you into the group ${group}; then log in anew`;
+      // Without a local group it is root's alone, and the advice is the general one.
+      const advice = group === null || group === 'root' ? {} : { hint };
+      return new FleetError('E_LOCAL_ACCESS', who, { cause: error, ...advice });
     }
     case 'ENOENT':
     case 'ECONNREFUSED':

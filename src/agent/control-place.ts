@@ -53,19 +53,27 @@ export async function listenAt(server: Server, path: string, group: string | nul
   }
 }
 
-/**
- * The number of a group: Node's chown(2) takes no names. getent(1) knows those of every name service; without it,
- * /etc/group is read.
- */
+/** The number of a group: Node's chown(2) takes no names. */
 export async function groupId(name: string): Promise<number | null> {
-  const text = await promisify(execFile)('getent', ['group', '--', name], { timeout: 5000 })
+  const found = (await groupsLike(name)).find(([group]) => group === name);
+  return found?.[1] ?? null;
+}
+
+/** The name of a group; null: it has none. */
+export async function groupName(id: number): Promise<string | null> {
+  const found = (await groupsLike(String(id))).find(([, number]) => number === id);
+  return found?.[0] ?? null;
+}
+
+/** Names and numbers of groups. getent(1) knows those of every name service; without it, /etc/group is read. */
+async function groupsLike(key: string): Promise<readonly (readonly [string, number])[]> {
+  const text = await promisify(execFile)('getent', ['group', '--', key], { timeout: 5000 })
     .then(({ stdout }) => stdout)
     .catch(async () => await readFile('/etc/group', 'utf8').catch(() => ''));
-  for (const line of text.split('\n')) {
-    const [group, , number = ''] = line.split(':');
-    if (group === name && /^\d{1,10}$/.test(number)) return Number(number);
-  }
-  return null;
+  return text.split('\n').flatMap((line) => {
+    const [group = '', , number = ''] = line.split(':');
+    return /^\d{1,10}$/.test(number) ? [[group, Number(number)] as const] : [];
+  });
 }
 
 function unusable(path: string, why: string, cause?: unknown): FleetError {
