@@ -1,9 +1,10 @@
 // The table of an activation: what has to hold of it whatever happens, and that docs/AGENT.md shows it as it is.
 import assert from 'node:assert/strict';
-import { readFileSync } from 'node:fs';
+import { globSync, readFileSync } from 'node:fs';
 import { test } from 'node:test';
 import fc from 'fast-check';
 import { withDiagram } from '../../scripts/diagram.ts';
+import { USER_ROLLBACK } from '../../src/agent/go-back.ts';
 import {
   EFFECTS,
   type Effect,
@@ -15,6 +16,8 @@ import {
   TABLE,
   transition,
 } from '../../src/agent/machine.ts';
+import { WAITS } from '../../src/agent/policy.ts';
+import { PHASES } from '../../src/manifest/receipt.ts';
 
 /** These find something out: an event follows. */
 const ASKS: ReadonlySet<Effect> = new Set<Effect>([
@@ -108,4 +111,21 @@ test('whatever happens: nothing is committed that was not healthy, and no switch
 test('docs/AGENT.md shows the table as it is (npm run diagram)', () => {
   const text = readFileSync('docs/AGENT.md', 'utf8');
   assert.equal(withDiagram(text), text);
+});
+
+test('docs/AGENT.md has every phase, and every reason that is no error', () => {
+  const text = readFileSync('docs/AGENT.md', 'utf8');
+  const rows = [...text.matchAll(/^\| `([a-z-]+)` \| .* \|(.*)\|$/gm)];
+  assert.deepEqual(rows.map(([, phase]) => phase).sort(), [...PHASES].sort());
+  const documented = new Set(
+    rows
+      .flatMap(([, , cell = '']) => [...cell.matchAll(/`([a-z-]+)`/g)].map(([, code]) => code))
+      .filter((code) => !(PHASES as readonly string[]).includes(code ?? '')),
+  );
+  const sources = globSync('src/agent/*.ts')
+    .map((file) => readFileSync(file, 'utf8'))
+    .join('');
+  const made = [...sources.matchAll(/(?:makeReason|rebootPending)\(\s*'([a-z-]+)'/g)];
+  const codes = [...made.map(([, code]) => code), ...Object.keys(WAITS), USER_ROLLBACK];
+  assert.deepEqual(documented, new Set(codes));
 });
