@@ -14,7 +14,7 @@ test('what waits: how many approvals it needs, and why it will never be publishe
   const [pending] = await dir.state.pendingManifests();
   assert.ok(pending);
   const { epoch, sequence, digest, issuedAt, expiresAt } = pending;
-  const about = { epoch, sequence, toplevel, digest, issuedAt, expiresAt };
+  const about = { epoch, sequence, toplevel, digest, issuedAt, expiresAt, emergency: false };
   const waits = async (now: number, groups = dir.root.groups) => {
     const root = { ...dir.root, groups };
     return [...(await waitingOf({ state: dir.state, root }, now))];
