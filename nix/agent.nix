@@ -104,9 +104,7 @@ in
             (if cfg.continuous then "run" else "once")
             "--state"
             cfg.stateDir
-          ]
-          # It ends once an update brought another unit, and is started anew from that.
-          ++ lib.optionals cfg.continuous [
+            # An update that brings another unit is confirmed by the agent of that one, which is started once this one ended.
             "--unit"
             "/etc/systemd/system/fleet-agent.service"
           ]

@@ -4,6 +4,7 @@ import { makeReason } from '../manifest/receipt.ts';
 import { setProfile } from '../nix/realise.ts';
 import { type Host, switchTo } from './host.ts';
 import { IN_SYNC } from './outcome.ts';
+import { readSystems } from './place.ts';
 import { LOCKED, type SwitchResult } from './switch.ts';
 import { type At, backBecause, type Happened } from './transaction.ts';
 import { awaitingLock, whyOf } from './verdict.ts';
@@ -24,6 +25,15 @@ export async function commit(host: Host, at: At): Promise<Happened> {
   if (boot.code !== 0) {
     return backBecause('broken', whyOf(boot, 'boot'), { exitCode: boot.code });
   }
+  const { current } = await readSystems(place);
+  // A power cut came before this was written, and the machine booted it; or it ran all the time.
+  if (at.step === 'setting' && current === target) return arrived(host, at);
   const done = at.done ?? IN_SYNC;
   return { event: 'committed', told: { ...done, failedUnits } };
+}
+
+/** What was set for a boot runs: from now on a boot brings it, and what runs is to be undone as well. */
+export function arrived(host: Host, { target, previous }: Omit<At, 'step'>): Happened {
+  const touched = { system: previous !== target, boot: true };
+  return { event: 'arrived', change: { touched, bootId: host.bootId } };
 }

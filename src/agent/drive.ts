@@ -5,6 +5,7 @@ import { messageOf } from '../errors.ts';
 import { makeReason } from '../manifest/receipt.ts';
 import { check } from './check.ts';
 import { commit } from './commit.ts';
+import { callSuccessor } from './hand-over.ts';
 import type { Host } from './host.ts';
 import { type Journal, readJournal, type Transaction, writeJournal } from './journal.ts';
 import { lostAgain } from './lost.ts';
@@ -52,7 +53,8 @@ const EFFECTS: { readonly [E in Effect]: Do } = {
   prove,
   commit,
   'ask-boot': askBoot,
-  boot: async () => await bootMachine().then(none, none),
+  boot,
+  call: async (host) => await callSuccessor(host).then(none, none),
   undo,
 };
 
@@ -73,10 +75,14 @@ export function journalAfter(
   now: number,
 ): Journal {
   if (at.step !== 'idle') return { ...journal, transaction: transactionOf(at) };
-  const { manifest, target } = at;
+  const { manifest, target, why } = at;
   const over: Journal = { ...journal, transaction: null };
   if (event === 'committed' || event === 'healthy') {
     return { ...over, rejected: null, lost: null, ours: target };
+  }
+  // A switch that brings the machine down must not be tried again at each boot.
+  if (event === 'forgotten' && why !== null) {
+    return { ...over, lost: lostAgain(over.lost, manifest, why, now) };
   }
   const reason = told?.reason ?? null;
   if (reason === null || (event !== 'closed' && event !== 'kept')) return over;
@@ -111,8 +117,24 @@ async function askBoot(host: Host, at: At, now: Happened): Promise<Happened> {
   if (!isOurs) return { event: 'may-not-boot', told: waits };
   const wait = await host.mayBoot(rules);
   if (wait !== null) return { event: 'may-not-boot', told: step === 'undoing' ? waits : wait };
-  const reason = waits?.reason ?? null;
-  return { event: 'may-boot', told: { phase: 'rebooting', reason, exitCode: at.exitCode } };
+  return { event: 'may-boot', told: waits };
+}
+
+/** `told` is what the machine waits for the boot with. */
+async function boot(_host: Host, at: At, { told = null }: Happened): Promise<Happened> {
+  const reason = told?.reason ?? null;
+  try {
+    await bootMachine();
+    return { event: 'booting', told: { phase: 'rebooting', reason, exitCode: at.exitCode } };
+  } catch (error) {
+    const text = `systemd does not boot the machine: ${messageOf(error)}`;
+    const after = reason === null ? text : `${reason.text}; ${text}`;
+    const waits = { ...(told ?? rebootPending('mode-boot', 'set')) };
+    return {
+      event: 'may-not-boot',
+      told: { ...waits, reason: makeReason(reason?.code ?? 'mode-boot', after) },
+    };
+  }
 }
 
 function transactionOf(at: At): Transaction {

@@ -16,8 +16,8 @@ import { askForOffer, getClosure } from './ask.ts';
 import { Client } from './client.ts';
 import type { Host } from './host.ts';
 import { probeNamespace } from './inside.ts';
-import { readJournal } from './journal.ts';
-import { lockAgent, takeLock } from './lock.ts';
+import { isUnderWay, readJournal } from './journal.ts';
+import { takeLock, tryLock } from './lock.ts';
 import { needsServer } from './lost.ts';
 import { type ManifestId, type Memory, memoryFiles, readMemory } from './memory.ts';
 import { type Attempt, attemptOf, DECOMMISSIONED, errorOf, idOf, type Outcome } from './outcome.ts';
@@ -43,6 +43,8 @@ export type OnceOptions = Clocks & {
   readonly unitFile?: string;
   /** The watchdog's run: gives up this transaction if nobody confirmed it, and asks for nothing. */
   readonly expired?: string;
+  /** Of the watchdog's: whether an agent that holds the lock is left alone. */
+  readonly waits?: boolean;
   /** Try a manifest again that was rolled back. */
   readonly retry?: boolean;
   /** Accept a checkpoint that is older than the root's maxAge: root's word, which the receipt has. */
@@ -101,7 +103,9 @@ class Run implements AsyncDisposable {
     // Read before the lock is taken: a directory that is no agent's gets no lock file.
     await readMemory(dir);
     const file = memoryFiles(dir).lock;
-    const lock = await (options.expired === undefined ? lockAgent(file) : takeLock(file));
+    const { expired, waits } = options;
+    const isOurs = expired === undefined || waits === true;
+    const lock = await (isOurs ? tryLock(file) : takeLock(file, () => isUnderWay(dir, expired)));
     if (lock === null) throw new FleetError('E_AGENT_BUSY', `another agent works in ${dir}`);
     try {
       const memory = await readMemory(dir);
@@ -133,6 +137,9 @@ class Run implements AsyncDisposable {
     const { expired } = this.#options;
     if (expired !== undefined) return await this.#expire(expired);
     const settled = await this.#settle();
+    // The machine goes down, or another agent has the word.
+    const isOver = settled?.phase === 'rebooting' || settled?.phase === 'verifying';
+    if (isOver) return await this.#end(settled, null);
     let attempt: Attempt | null;
     let error: FleetError | null = null;
     try {
@@ -152,6 +159,11 @@ class Run implements AsyncDisposable {
       attempt = (await this.#undoUnfinished(error)) ?? attempt;
     }
     const outcome = attempt === null ? settled : await this.#tell(attempt, this.#manifest);
+    return await this.#end(outcome, error);
+  }
+
+  async #end(outcome: Outcome | null, thrown: FleetError | null): Promise<OnceResult> {
+    let error = thrown;
     const receipts = await this.#report(error);
     const { clock, say } = this.#options;
     await renewInTime(this.#client, this.#memory, clock(), error, say);
