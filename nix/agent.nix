@@ -96,7 +96,8 @@ in
       environment = config.networking.proxy.envVars or { };
       wantedBy = lib.optional cfg.continuous "multi-user.target";
       serviceConfig = {
-        Type = if cfg.continuous then "notify" else "oneshot";
+        # Never oneshot: a switch that starts a target which wants this service would wait for the very run that waits for it.
+        Type = if cfg.continuous then "notify" else "exec";
         ExecStart = lib.escapeShellArgs (
           [
             "${cfg.package}/bin/fleet"
@@ -118,10 +119,6 @@ in
         WatchdogSec = "5min";
         Restart = "always";
         RestartSec = "10s";
-      }
-      // lib.optionalAttrs (!cfg.continuous) {
-        # A large system over a bad line takes as long as it takes; transfers have deadlines of their own.
-        TimeoutStartSec = "infinity";
       }
       // {
         # It replaces the system, boot loader included, so there is little that it can do without.

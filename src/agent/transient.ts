@@ -16,7 +16,9 @@ export async function startTransient(
   const env = Object.entries(cleanEnvironment()).map(([key, value]) => `--setenv=${key}=${value}`);
   // systemd would look for its own variables.
   const words = command.map((word) => word.replaceAll('$', '$$$$'));
-  const args = ['--quiet', '--collect', `--unit=${name}`, ...env, ...options, '--', ...words];
+  // Else it would have the whole command as its description, which systemd does not read again as it was when it has lines.
+  const unit = [`--unit=${name}`, `--description=${name}`];
+  const args = ['--quiet', '--collect', ...unit, ...env, ...options, '--', ...words];
   const limits = { timeout: 30_000, killSignal: 'SIGKILL' } as const;
   await promisify(execFile)('systemd-run', args, { ...limits, env: cleanEnvironment() });
 }

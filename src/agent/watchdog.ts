@@ -124,7 +124,7 @@ async function armForBoot(host: Host, { id, rules }: Transaction): Promise<void>
   const path = `Environment=${quoted(`PATH=${process.env['PATH'] ?? ''}`)}`;
   try {
     await mkdir(dirname(wanted), { recursive: true });
-    await writeDurable(service, `[Service]\nType=oneshot\n${path}\nExecStart=${command}\n`);
+    await writeDurable(service, `[Service]\nType=exec\n${path}\nExecStart=${command}\n`);
     const text = `[Timer]\nOnBootSec=${seconds}s\nAccuracySec=1s\n[Install]\nWantedBy=timers.target\n`;
     await writeDurable(timer, text);
     await rm(wanted, { force: true });
