@@ -13,7 +13,7 @@ import { type Effect, type Event, transition } from './machine.ts';
 import { type Attempt, INTERRUPTED } from './outcome.ts';
 import { prove, test } from './prove.ts';
 import { bootMachine } from './reboot.ts';
-import type { At, Happened } from './transaction.ts';
+import { type At, backBecause, type Happened } from './transaction.ts';
 import { undo } from './undo.ts';
 import { isSystemsFault, isTransient, rebootPending } from './verdict.ts';
 import { arm, disarm } from './watchdog.ts';
@@ -29,7 +29,10 @@ export async function drive(host: Host, from: At, happened: Happened): Promise<A
     const row = transition(at.step, now.event);
     at = { ...at, ...now.change, step: row.to };
     let next: Happened | null = null;
-    for (const effect of row.effects) next = (await EFFECTS[effect](host, at, now)) ?? next;
+    for (const effect of row.effects) {
+      next = await EFFECTS[effect](host, at, now);
+      if (next !== null) break;
+    }
     if (next === null) return now.told == null ? null : { ...now.told, foretold: at.foretold };
     now = next;
   }
@@ -47,7 +50,12 @@ const EFFECTS: { readonly [E in Effect]: Do } = {
   note: async (host, at, now) => await write(host, at, now).then(none, none),
   close,
   check,
-  arm: async (host, at) => await arm(host, transactionOf(at)).then(none),
+  arm: async (host, at) =>
+    await arm(host, transactionOf(at)).then(none, (error) => {
+      // What a boot brings is begun by nobody without one; elsewhere the run that this ends gives up what is open.
+      if (at.step !== 'setting') throw error;
+      return backBecause('broken', makeReason('E_PREFLIGHT', messageOf(error)));
+    }),
   disarm: async (host, { id }) => await disarm(host, id).then(none),
   test,
   prove,

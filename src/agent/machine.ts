@@ -97,7 +97,10 @@ export type Effect = (typeof EFFECTS)[number];
 
 export type Row = {
   readonly to: Step;
-  /** In this order. One that finds something out (`check`, `test`, `prove`, …) comes last and gives the next event. */
+  /**
+   * In this order. One that finds something out (`check`, `test`, `prove`, …) comes last and gives the next event; an `arm` that
+   * fails may, too, and ends the row.
+   */
   readonly effects: readonly Effect[];
   /** What the run ends with, where no event follows. */
   readonly tells: readonly ReportedPhase[];

@@ -1,7 +1,7 @@
 // Activations on a machine whose tools are scripts: every door, from every step, with whatever the journal may say; and whole
 // lives of a host, in which agents die at any moment, machines boot, others switch, and the watchdog goes off.
 import assert from 'node:assert/strict';
-import { chmod, mkdir, readdir, rm, writeFile } from 'node:fs/promises';
+import { chmod, mkdir, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { after, test } from 'node:test';
 import fc from 'fast-check';
@@ -262,6 +262,70 @@ test('systemd that does not boot the machine: it waits, and that is told', async
   }
 });
 
+test('a generation that was deleted meanwhile: what ran before is what boots again', async () => {
+  const host = await machine();
+  const dir = dirOf(host);
+  const touched = { system: true, boot: true };
+  const why = makeReason('E_HEALTH', 'not healthy');
+  const undoing = {
+    step: 'undoing',
+    touched,
+    why,
+    previousProfile: systemPath('gone-by-now'),
+  } as const;
+  await writeJournal(host.memory.dir, { ...EMPTY_JOURNAL, transaction: transactionOf(undoing) });
+  await makeCurrent(dir, 'next');
+  assert.equal((await settle(host, transactionOf(undoing)))?.phase, 'rolled-back');
+  assert.deepEqual(await namesOf(dir), { current: 'old', profile: 'old', boot: 'old' });
+});
+
+test('a journal of an agent from before all this: it is gone on with, and ends on one system', async () => {
+  for (const step of ['activating', 'verifying', 'committing', 'undoing'] as const) {
+    for (const bootId of ['boot 0', 'boot 1']) {
+      const host = { ...(await machine()), bootId };
+      const dir = dirOf(host);
+      const touched = { system: true, boot: step === 'committing' };
+      const { manifest, target, previous, previousProfile } = transactionOf({});
+      const done = step === 'committing' ? { phase: 'in-sync', reason: null, exitCode: 0 } : null;
+      const why = step === 'undoing' ? { code: 'E_SWITCH_FAILED', text: 'it failed' } : null;
+      const then = { step, manifest, target, previous, previousProfile, touched, done, why };
+      const transaction = { ...then, bootId: 'boot 0' };
+      const text = JSON.stringify({ version: 1, transaction, rejected: null });
+      await writeFile(join(host.memory.dir, 'journal.json'), text);
+      if (bootId === 'boot 0') await makeCurrent(dir, 'next');
+      await run(host, null, RULES);
+      assert.equal((await readJournal(host.memory.dir)).transaction, null);
+      const isKept = bootId === 'boot 0' && (step === 'verifying' || step === 'committing');
+      const name = isKept ? 'next' : 'old';
+      const all = { current: name, profile: name, boot: name };
+      assert.deepEqual(await namesOf(dir), all, `${step}, ${bootId}`);
+    }
+  }
+});
+
+test('without a watchdog for it nothing is set for the next boot, and the next run is free', async () => {
+  const host = await machine();
+  const target = systemPath('next');
+  const plan = { manifest: manifestOf('next'), target, needsServer: false, unfinished: null };
+  let asked = 0;
+  const failing = new Proxy(host, {
+    get(of, name, receiver) {
+      if (name === 'hasSystemd') asked += 1;
+      // First for the units that are failed, then for the watchdog.
+      if (name === 'hasSystemd' && asked === 2) throw new Error('no space');
+      return Reflect.get(of, name, receiver);
+    },
+  });
+  const attempt = await activate(failing, { ...plan, rules: { ...RULES, mode: 'boot' } });
+  assert.deepEqual([attempt.phase, attempt.reason?.code], ['rolled-back', 'E_PREFLIGHT']);
+  assert.match(attempt.reason?.text ?? '', /^no watchdog for the switch: no space/);
+  assert.deepEqual(await namesOf(dirOf(host)), { current: 'old', profile: 'old', boot: 'old' });
+  const { transaction, rejected } = await readJournal(host.memory.dir);
+  assert.deepEqual([transaction, rejected], [null, null]);
+  const log = await readFile(join(dirOf(host), 'run/log'), 'utf8');
+  assert.doesNotMatch(log, /next/);
+});
+
 type Event =
   | { readonly is: 'run'; readonly offer: Name | null; readonly dies: number | null }
   | { readonly is: 'expire'; readonly dies: number | null }
@@ -332,7 +396,7 @@ async function live(host: Host, events: readonly Event[], rules: Activation): Pr
   return now;
 }
 
-const LIVES = Number(process.env['FLEET_LIVES'] ?? 100);
+const LIVES = Number(process.env['FLEET_LIVES'] ?? 40);
 
 test(`${LIVES} lives of a host: in the end it is whole, and runs no system that was not healthy`, async () => {
   const life = fc.record({
