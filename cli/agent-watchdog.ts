@@ -14,19 +14,15 @@ export function registerWatchdog(agent: Command): void {
     .action(
       placed(async ({ transaction, unit }: WatchdogOptions, command: Command) => {
         const globals = globalsOf(command);
-        const dir = stateOf(command);
-        const { runOnce } = await import('../src/agent/once.ts');
-        const { outcome } = await runOnce({
-          dir,
+        const { watch } = await import('../src/agent/watch.ts');
+        await watch({
+          dir: stateOf(command),
           clock: () => Math.floor(Date.now() / 1000),
           program: ownProgram(),
+          ...(unit === undefined ? {} : { unitFile: unit }),
           expired: transaction,
           say: (line) => say(globals, line),
         });
-        if (outcome === null) return;
-        say(globals, `${outcome.phase}: ${outcome.reason?.text ?? ''}`);
-        const { restartAgent } = await import('../src/agent/watchdog.ts');
-        if (unit !== undefined) await restartAgent(unit);
       }),
     );
 }

@@ -113,7 +113,8 @@ in
       environment = config.networking.proxy.envVars or { };
       wantedBy = lib.optional cfg.continuous "multi-user.target";
       serviceConfig = {
-        Type = if cfg.continuous then "notify" else "oneshot";
+        # Never oneshot: a switch that starts a target which wants this service would wait for the very run that waits for it.
+        Type = if cfg.continuous then "notify" else "exec";
         ExecStart = lib.escapeShellArgs (
           [
             "${cfg.package}/bin/fleet"
@@ -121,9 +122,7 @@ in
             (if cfg.continuous then "run" else "once")
             "--state"
             cfg.stateDir
-          ]
-          # It ends once an update brought another unit, and is started anew from that.
-          ++ lib.optionals cfg.continuous [
+            # An update that brings another unit is confirmed by the agent of that one, which is started once this one ended.
             "--unit"
             "/etc/systemd/system/fleet-agent.service"
           ]
@@ -144,10 +143,6 @@ in
         WatchdogSec = "5min";
         Restart = "always";
         RestartSec = "10s";
-      }
-      // lib.optionalAttrs (!cfg.continuous) {
-        # A large system over a bad line takes as long as it takes; transfers have deadlines of their own.
-        TimeoutStartSec = "infinity";
       }
       // {
         # It replaces the system, boot loader included, so there is little that it can do without.

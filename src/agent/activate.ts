@@ -10,6 +10,7 @@ import { invalidPaths } from '../nix/query.ts';
 import { addRoot } from '../nix/realise.ts';
 import type { StorePath } from '../nix/storepath.ts';
 import { BOOT_FIRST } from './check.ts';
+import { arrived } from './commit.ts';
 import { drive, newId } from './drive.ts';
 import type { Host } from './host.ts';
 import { isOpen, type Transaction } from './journal.ts';
@@ -19,6 +20,8 @@ import { canSwitchTo, type Place, readSystems } from './place.ts';
 import { type At, backBecause } from './transaction.ts';
 import { asOfThisBoot } from './undo.ts';
 import { NO_UNITS } from './units.ts';
+
+const WENT_DOWN = makeReason(INTERRUPTED.code, 'the machine went down in the middle of it');
 
 export type Plan = {
   readonly manifest: ManifestId;
@@ -58,7 +61,8 @@ export async function settle(host: Host, transaction: Transaction): Promise<Atte
     case 'verifying': {
       const now = await asOfThisBoot(host, transaction);
       if (!now.touched.boot && !now.touched.system) {
-        return await drive(host, now, { event: 'forgotten' });
+        const why = touched.system ? WENT_DOWN : null;
+        return await drive(host, now, { event: 'forgotten', change: { why } });
       }
       if (step !== 'verifying' || !isSameBoot) return null;
       return current === target
@@ -71,10 +75,12 @@ export async function settle(host: Host, transaction: Transaction): Promise<Atte
       if (touched.system && current !== target) return await interrupted('missed');
       return await drive(host, transaction, { event: 'resumed' });
     case 'awaiting-boot':
-      if (current === target) return await drive(host, transaction, { event: 'arrived' });
+      if (current === target) return await drive(host, transaction, arrived(host, transaction));
       return isSameBoot ? null : await missed(host, transaction, current);
     case 'confirming':
       if (current === target) return await drive(host, transaction, { event: 'resumed' });
+      // Somebody switched to another one, which says nothing about this.
+      if (isSameBoot) return await interrupted('abandoned');
       return await missed(host, transaction, current);
   }
 }
@@ -96,8 +102,12 @@ export async function abandon(
 
 /** What its watchdog does: gives up what nobody confirmed, and finishes the rest. */
 export async function expire(host: Host, transaction: Transaction): Promise<Attempt | null> {
-  const { step, handedOver, bootId, rules } = transaction;
-  const isBooted = step === 'confirming' || (step === 'awaiting-boot' && bootId !== host.bootId);
+  const { step, handedOver, bootId, rules, target } = transaction;
+  const { current } = await readSystems(host.place);
+  const isSet = step === 'setting' || step === 'awaiting-boot';
+  const isSameBoot = bootId === host.bootId;
+  if (step === 'awaiting-boot' && isSameBoot) return null;
+  const isBooted = step === 'confirming' || (isSet && !isSameBoot && current === target);
   if (!isBooted && !isOpen(transaction)) return await settle(host, transaction);
   const why =
     handedOver || isBooted

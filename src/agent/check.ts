@@ -22,8 +22,17 @@ export const BOOT_FIRST = makeReason(
 /** As much of what a system says that it would do as a receipt holds. */
 const FORETOLD_CHARACTERS = 2000;
 
-export async function check(host: Host, at: At): Promise<Happened> {
-  const { target, rules, again } = at;
+export async function check(host: Host, from: At): Promise<Happened> {
+  const { target, rules, again } = from;
+  let failedBefore: readonly string[];
+  try {
+    // Of one that broke off, what was before that was begun.
+    if (again) failedBefore = from.failedBefore;
+    else failedBefore = host.hasSystemd ? await failedUnits() : [];
+  } catch (error) {
+    return unfit(from, notKnown(error));
+  }
+  const at = { ...from, failedBefore };
   const lack = await makeBootRoom(host, at);
   if (lack !== null) return unfit(at, lack);
   if (rules.mode === 'boot' || rules.reboot === 'required') {
@@ -39,14 +48,6 @@ export async function check(host: Host, at: At): Promise<Happened> {
   }
   if (checked.code === NEEDS_REBOOT) return bootOnly(at, needsReboot());
   if (checked.code !== 0 && !hasNoCheck(checked)) return unfit(at, failedCheck(checked));
-  let failedBefore: readonly string[];
-  try {
-    // Of one that broke off, what was before that was begun.
-    if (again) failedBefore = at.failedBefore;
-    else failedBefore = host.hasSystemd ? await failedUnits() : [];
-  } catch (error) {
-    return unfit(at, notKnown(error));
-  }
   const foretold = foretoldBy(await switchTo(host, target, 'dry-activate'));
   const touched = { ...at.touched, system: true };
   const rebootFor = need?.text ?? null;
@@ -59,7 +60,8 @@ export function bootOnly(at: At, done: Attempt): Happened {
   const { phase, reason, exitCode } = done;
   const touched = { system: false, boot: true };
   const pending = { phase, reason, exitCode } as const;
-  return { event: 'boot-only', change: { done: pending, touched, failedBefore: [] } };
+  const { failedBefore } = at;
+  return { event: 'boot-only', change: { done: pending, touched, failedBefore } };
 }
 
 export function needsReboot(): Attempt {

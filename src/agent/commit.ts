@@ -29,6 +29,9 @@ export async function commit(host: Host, at: At): Promise<Happened> {
   if (boot.code === LOCKED) return { event: 'locked', told: awaitingLock(boot, 'boot') };
   const why = boot.code === 0 ? await lackOfEntry(host, at) : whyOf(boot, 'boot');
   if (why !== null) return backBecause('broken', why, { exitCode: boot.code });
+  const { current } = await readSystems(place);
+  // A power cut came before this was written, and the machine booted it; or it ran all the time.
+  if (at.step === 'setting' && current === target) return arrived(host, at);
   const done = at.done ?? IN_SYNC;
   // A boot from now on is the one that is waited for, also where this was begun in another.
   const change = { bootId: host.bootId };
@@ -63,4 +66,10 @@ async function lackOfEntry({ place }: Host, { target }: At): Promise<Reason | nu
   if (place.root !== null || (await hasBootEntry(target))) return null;
   const text = `switch-to-configuration boot ended with 0, but no entry of /boot starts ${target}`;
   return makeReason('E_SWITCH_FAILED', text);
+}
+
+/** What was set for a boot runs: from now on a boot brings it, and what runs is to be undone as well. */
+export function arrived(host: Host, { target, previous }: Omit<At, 'step'>): Happened {
+  const touched = { system: previous !== target, boot: true };
+  return { event: 'arrived', change: { touched, bootId: host.bootId } };
 }

@@ -6,16 +6,16 @@ import { makeReason } from '../manifest/receipt.ts';
 import { check } from './check.ts';
 import { commit } from './commit.ts';
 import { release } from './generations.ts';
+import { callSuccessor } from './hand-over.ts';
 import type { Host } from './host.ts';
 import { type Journal, readJournal, type Transaction, writeJournal } from './journal.ts';
 import { goodAfter, holdLastGood } from './last-good.ts';
 import { lostAgain } from './lost.ts';
 import { type Effect, type Event, transition } from './machine.ts';
 import { type Attempt, INTERRUPTED } from './outcome.ts';
-import { readSystems } from './place.ts';
 import { prove, test } from './prove.ts';
 import { bootMachine } from './reboot.ts';
-import type { At, Happened } from './transaction.ts';
+import { type At, backBecause, type Happened } from './transaction.ts';
 import { undo } from './undo.ts';
 import { isSystemsFault, isTransient, rebootPending } from './verdict.ts';
 import { arm, disarm } from './watchdog.ts';
@@ -31,7 +31,10 @@ export async function drive(host: Host, from: At, happened: Happened): Promise<A
     const row = transition(at.step, now.event);
     at = { ...at, ...now.change, step: row.to };
     let next: Happened | null = null;
-    for (const effect of row.effects) next = (await EFFECTS[effect](host, at, now)) ?? next;
+    for (const effect of row.effects) {
+      next = await EFFECTS[effect](host, at, now);
+      if (next !== null) break;
+    }
     if (next === null) return now.told == null ? null : { ...now.told, foretold: at.foretold };
     now = next;
   }
@@ -49,13 +52,19 @@ const EFFECTS: { readonly [E in Effect]: Do } = {
   note: async (host, at, now) => await write(host, at, now).then(none, none),
   close,
   check,
-  arm: async (host, at) => await arm(host, transactionOf(at)).then(none),
+  arm: async (host, at) =>
+    await arm(host, transactionOf(at)).then(none, (error) => {
+      // What a boot brings is begun by nobody without one; elsewhere the run that this ends gives up what is open.
+      if (at.step !== 'setting') throw error;
+      return backBecause('broken', makeReason('E_PREFLIGHT', messageOf(error)));
+    }),
   disarm: async (host, { id }) => await disarm(host, id).then(none),
   test,
   prove,
   commit,
   'ask-boot': askBoot,
-  boot: async () => await bootMachine().then(none, none),
+  boot,
+  call: async (host) => await callSuccessor(host).then(none, none),
   undo,
 };
 
@@ -82,11 +91,15 @@ export function journalAfter(
   now: number,
 ): Journal {
   if (at.step !== 'idle') return { ...journal, transaction: transactionOf(at) };
-  const { manifest, target } = at;
+  const { manifest, target, why } = at;
   const over: Journal = { ...journal, transaction: null };
   if (event === 'committed' || event === 'healthy') {
     const good = goodAfter(at, journal);
     return { ...over, ...good, rejected: null, lost: null, ours: [target], ready: null };
+  }
+  // A switch that brings the machine down must not be tried again at each boot.
+  if (event === 'forgotten' && why !== null) {
+    return { ...over, lost: lostAgain(over.lost, manifest, why, now) };
   }
   const reason = told?.reason ?? null;
   if (reason === null || (event !== 'closed' && event !== 'kept')) return over;
@@ -115,18 +128,31 @@ async function close(host: Host, at: At, { told }: Happened): Promise<Happened> 
 
 /** Boots the machine where the host's rules and the one who sits at it agree. */
 async function askBoot(host: Host, at: At, now: Happened): Promise<Happened> {
-  const { step, rules, done, target } = at;
-  const { current } = await readSystems(host.place);
-  // The machine was booted before this could be asked.
-  if (step === 'awaiting-boot' && current === target) return { event: 'arrived' };
+  const { step, rules, done } = at;
   const waits =
     step === 'undoing' ? (now.told ?? null) : (done ?? rebootPending('mode-boot', 'set'));
   const isOurs = host.hasSystemd && host.place.root === null && rules.reboot !== 'never';
   if (!isOurs) return { event: 'may-not-boot', told: waits };
   const wait = await host.mayBoot(rules);
   if (wait !== null) return { event: 'may-not-boot', told: step === 'undoing' ? waits : wait };
-  const reason = waits?.reason ?? null;
-  return { event: 'may-boot', told: { phase: 'rebooting', reason, exitCode: at.exitCode } };
+  return { event: 'may-boot', told: waits };
+}
+
+/** `told` is what the machine waits for the boot with. */
+async function boot(_host: Host, at: At, { told = null }: Happened): Promise<Happened> {
+  const reason = told?.reason ?? null;
+  try {
+    await bootMachine();
+    return { event: 'booting', told: { phase: 'rebooting', reason, exitCode: at.exitCode } };
+  } catch (error) {
+    const text = `systemd does not boot the machine: ${messageOf(error)}`;
+    const after = reason === null ? text : `${reason.text}; ${text}`;
+    const waits = { ...(told ?? rebootPending('mode-boot', 'set')) };
+    return {
+      event: 'may-not-boot',
+      told: { ...waits, reason: makeReason(reason?.code ?? 'mode-boot', after) },
+    };
+  }
 }
 
 function transactionOf(at: At): Transaction {

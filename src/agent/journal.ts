@@ -187,6 +187,12 @@ export async function readJournal(dir: string): Promise<Journal> {
   return parseRecord(await requireState(file), file, JOURNAL);
 }
 
+/** Whether that activation is still under way. @throws FleetError E_AGENT_STATE_CORRUPT */
+export async function isUnderWay(dir: string, id: string): Promise<boolean> {
+  const { transaction } = await readJournal(dir);
+  return transaction?.id === id;
+}
+
 export async function writeJournal(dir: string, journal: Journal): Promise<void> {
   await writeDurable(memoryFiles(dir).journal, formatRecord(journal));
 }

@@ -3,7 +3,7 @@
 // on a descriptor it inherits from us, exits, and the lock stays with ours. Nothing stale can be left
 // behind, and only who may open the file can hold it up (an abstract socket's name could be taken by anyone).
 import { spawnSync } from 'node:child_process';
-import { type FileHandle, open, readFile } from 'node:fs/promises';
+import { type FileHandle, open, readdir, readlink, realpath } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { asAccess } from '../durable.ts';
 import { errnoOf, FleetError } from '../errors.ts';
@@ -38,33 +38,53 @@ export async function tryLock(file: string): Promise<HeldLock | null> {
   return null;
 }
 
-/** As tryLock, and says in the file who holds it. */
-export async function lockAgent(file: string): Promise<HeldLock | null> {
-  const lock = await tryLock(file);
-  if (lock === null) return null;
-  // Who only wants to know who works does not need a disk that has space.
-  await lock.handle.truncate(0).catch(() => {});
-  await lock.handle.write(`${process.pid}\n`).catch(() => {});
-  return lock;
-}
-
 /** How long one that works may go on before its time is over, in milliseconds. */
 const PATIENCE = 30_000;
 
-/** As lockAgent, for who has to have it: a holder that does not end in time is killed. */
-export async function takeLock(file: string): Promise<HeldLock | null> {
-  for (const deadline = performance.now() + PATIENCE; performance.now() < deadline; ) {
-    const lock = await lockAgent(file);
-    if (lock !== null) return lock;
-    await sleep(500);
+/**
+ * As tryLock, for who has to have it: holders that do not end in time are killed, again and again.
+ * Null once it is not wanted any more.
+ */
+export async function takeLock(
+  file: string,
+  isWanted: () => Promise<boolean>,
+  patience = PATIENCE,
+): Promise<HeldLock | null> {
+  while (await isWanted()) {
+    const deadline = performance.now() + patience;
+    do {
+      const lock = await tryLock(file);
+      if (lock !== null) return lock;
+      await sleep(Math.min(500, patience));
+    } while (performance.now() < deadline);
+    // It may have ended what it is about in that time, and work on something else.
+    if (!(await isWanted())) return null;
+    for (const pid of await holdersOf(file)) kill(pid);
   }
-  const pid = Number(await readFile(file, 'utf8').catch(() => ''));
-  // It holds the lock, so it is alive, and the number is its own.
-  if (Number.isSafeInteger(pid) && pid > 1 && pid !== process.pid) {
-    try {
-      process.kill(pid, 'SIGKILL');
-    } catch {}
+  return null;
+}
+
+/** Who else has it open. Asked of the kernel: what a holder once wrote may be about another process by now. */
+async function holdersOf(file: string): Promise<readonly number[]> {
+  const path = await realpath(file);
+  const found: number[] = [];
+  for (const name of await readdir('/proc')) {
+    const pid = /^\d+$/.test(name) ? Number(name) : process.pid;
+    if (pid === process.pid) continue;
+    const dir = `/proc/${pid}/fd`;
+    for (const fd of await readdir(dir).catch(() => [])) {
+      if ((await readlink(`${dir}/${fd}`).catch(() => '')) !== path) continue;
+      found.push(pid);
+      break;
+    }
   }
-  await sleep(500);
-  return await lockAgent(file);
+  return found;
+}
+
+function kill(pid: number): void {
+  try {
+    process.kill(pid, 'SIGKILL');
+  } catch {
+    // It ended at this moment.
+  }
 }

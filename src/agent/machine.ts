@@ -44,7 +44,9 @@ export const EVENTS = [
   'committed',
   /** Nothing forbids to boot the machine now. */
   'may-boot',
-  /** It is not to be booted now, or not by us. */
+  /** Systemd took it. */
+  'booting',
+  /** It is not to be booted now, or not by us; or systemd does not do it. */
   'may-not-boot',
   /** It runs after a boot, or because somebody switched to it. */
   'arrived',
@@ -87,13 +89,18 @@ export const EFFECTS = [
   /** Asks policy, and boots the machine where it agrees. */
   'ask-boot',
   'boot',
+  /** The agent that came with the system, once this one ended. */
+  'call',
   'undo',
 ] as const;
 export type Effect = (typeof EFFECTS)[number];
 
 export type Row = {
   readonly to: Step;
-  /** In this order. One that finds something out (`check`, `test`, `prove`, …) comes last and gives the next event. */
+  /**
+   * In this order. One that finds something out (`check`, `test`, `prove`, …) comes last and gives the next event; an `arm` that
+   * fails may, too, and ends the row.
+   */
   readonly effects: readonly Effect[];
   /** What the run ends with, where no event follows. */
   readonly tells: readonly ReportedPhase[];
@@ -116,7 +123,7 @@ export const TABLE: { readonly [S in Step]: { readonly [E in Event]?: Row } } = 
   },
   checking: {
     passed: go('activating', 'write', 'arm', 'test'),
-    'boot-only': go('setting', 'write', 'commit'),
+    'boot-only': go('setting', 'write', 'arm', 'commit'),
     unfit: end('idle', ['write'], 'preflight-failed'),
     locked: end('idle', ['write'], 'awaiting-lock'),
     'still-locked': end('activating', ['write'], 'awaiting-lock'),
@@ -128,7 +135,7 @@ export const TABLE: { readonly [S in Step]: { readonly [E in Event]?: Row } } = 
     activated: go('verifying', 'write', 'prove'),
     broken: BACK,
     kept: LEFT_RUNNING,
-    'boot-only': go('setting', 'write', 'disarm', 'commit'),
+    'boot-only': go('setting', 'write', 'arm', 'commit'),
     locked: end('idle', ['write', 'disarm'], 'awaiting-lock'),
     'still-locked': end('activating', [], 'awaiting-lock'),
     deploy: CHECK,
@@ -139,7 +146,7 @@ export const TABLE: { readonly [S in Step]: { readonly [E in Event]?: Row } } = 
     healthy: go('committing', 'write', 'commit'),
     unhealthy: BACK,
     kept: LEFT_RUNNING,
-    'handed-over': end('verifying', ['write', 'arm'], 'verifying'),
+    'handed-over': end('verifying', ['write', 'arm', 'call'], 'verifying'),
     resumed: go('verifying', 'prove'),
     deploy: CHECK,
     abandoned: BACK,
@@ -153,14 +160,17 @@ export const TABLE: { readonly [S in Step]: { readonly [E in Event]?: Row } } = 
     missed: BACK,
   },
   setting: {
-    committed: go('awaiting-boot', 'write', 'arm', 'ask-boot'),
+    committed: go('awaiting-boot', 'write', 'ask-boot'),
+    arrived: go('confirming', 'write', 'arm', 'prove'),
     locked: end('setting', [], 'awaiting-lock'),
     broken: BACK,
-    resumed: go('setting', 'commit'),
+    resumed: go('setting', 'arm', 'commit'),
     missed: BACK,
+    abandoned: BACK,
   },
   'awaiting-boot': {
-    'may-boot': end('awaiting-boot', ['boot'], 'rebooting'),
+    'may-boot': go('awaiting-boot', 'boot'),
+    booting: end('awaiting-boot', [], 'rebooting'),
     'may-not-boot': end('awaiting-boot', [], 'reboot-pending'),
     resumed: go('awaiting-boot', 'ask-boot'),
     arrived: go('confirming', 'write', 'arm', 'prove'),
@@ -181,7 +191,8 @@ export const TABLE: { readonly [S in Step]: { readonly [E in Event]?: Row } } = 
     closed: end('idle', ['disarm'], 'rolled-back'),
     left: end('undoing', ['note'], 'failed'),
     'undone-by-boot': go('undoing', 'note', 'ask-boot'),
-    'may-boot': end('undoing', ['boot'], 'rebooting'),
+    'may-boot': go('undoing', 'boot'),
+    booting: end('undoing', [], 'rebooting'),
     'may-not-boot': end('undoing', [], 'failed'),
     deploy: CHECK,
     resumed: go('undoing', 'undo'),

@@ -183,7 +183,7 @@ export async function readIdentity(dir: string): Promise<Identity> {
   if (!/^[!-~]{1,512}$/.test(token)) throw corrupt(files.token, 'it holds no token');
   return {
     dir,
-    config: parseRecord(config, files.config, CONFIG),
+    config: parseRecord(config, files.config, CONFIG, true),
     hostKey: secretKey(hostKey, files.hostKey),
     token,
   };

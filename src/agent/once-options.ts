@@ -18,6 +18,8 @@ export type OnceOptions = Clocks & {
   readonly unitFile?: string;
   /** The watchdog's run: gives up this transaction if nobody confirmed it, and asks for nothing. */
   readonly expired?: string;
+  /** Of the watchdog's: whether an agent that holds the lock is left alone. */
+  readonly waits?: boolean;
   /** Root's word: no window, deferral, hold, or memory of what failed keeps the newest manifest from being tried. */
   readonly retry?: boolean;
   /** Accept a checkpoint that is older than the root's maxAge: root's word, which the receipt has. */

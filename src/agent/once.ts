@@ -74,10 +74,13 @@ class Run implements AsyncDisposable {
   }
 
   async once(): Promise<OnceResult> {
-    const { dir, expired, clock } = this.#options;
+    const { dir, expired } = this.#options;
     if (expired !== undefined) return await this.#expire(expired);
     await mend(dir, this.#host.now(), this.#say);
     const settled = await this.#settle();
+    // The machine goes down, or another agent has the word.
+    const isOver = settled?.phase === 'rebooting' || settled?.phase === 'verifying';
+    if (isOver) return await this.#end(settled, null);
     let attempt: Attempt | null;
     let error: FleetError | null = null;
     try {
@@ -98,8 +101,13 @@ class Run implements AsyncDisposable {
     }
     const outcome = attempt === null ? settled : await this.#tell(attempt, this.#manifest);
     await this.#teller.tellRequests(this.#memory, outcome);
+    return await this.#end(outcome, error);
+  }
+
+  async #end(outcome: Outcome | null, thrown: FleetError | null): Promise<OnceResult> {
+    let error = thrown;
     const receipts = await this.#teller.send(this.#client, this.#memory, error);
-    await renewInTime(this.#client, this.#memory, clock(), error, this.#say);
+    await renewInTime(this.#client, this.#memory, this.#options.clock(), error, this.#say);
     error ??= outcome === null ? null : errorOf(outcome);
     return { outcome, error, fetched: this.#fetched, receipts, next: this.#next };
   }

@@ -5,7 +5,8 @@ import { FleetError } from '../errors.ts';
 import type { Activation } from '../manifest/activation.ts';
 import { waitBeforeReboot } from './begin.ts';
 import type { Host } from './host.ts';
-import { type HeldLock, lockAgent, takeLock } from './lock.ts';
+import { isUnderWay } from './journal.ts';
+import { type HeldLock, takeLock, tryLock } from './lock.ts';
 import { memoryFiles, readMemory } from './memory.ts';
 import type { OnceOptions } from './once-options.ts';
 import { unitAt } from './own-unit.ts';
@@ -27,7 +28,9 @@ export async function openRun(options: OnceOptions): Promise<OpenRun> {
   // Read before the lock is taken: a directory that is no agent's gets no lock file.
   await readMemory(dir);
   const file = memoryFiles(dir).lock;
-  const lock = await (options.expired === undefined ? lockAgent(file) : takeLock(file));
+  const { expired, waits } = options;
+  const isOurs = expired === undefined || waits === true;
+  const lock = await (isOurs ? tryLock(file) : takeLock(file, () => isUnderWay(dir, expired)));
   if (lock === null) throw new FleetError('E_AGENT_BUSY', `another agent works in ${dir}`);
   try {
     const time = new RunTime(options);

@@ -34,7 +34,8 @@ export async function prove(host: Host, at: At): Promise<Happened> {
     const unit = await unitAt(host.unit.file);
     if (unit === null && host.unit.was !== null) {
       const text = `it has no ${host.unit.file}: nothing would keep this machine up to date`;
-      return giveUp(at, 'unhealthy', makeReason('E_HEALTH', text));
+      // Never kept: nobody would ever come and mend it.
+      return backBecause('unhealthy', makeReason('E_HEALTH', text));
     }
     if (unit !== host.unit.was) {
       const told = { phase: 'verifying', reason: null, exitCode } as const;

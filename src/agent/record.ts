@@ -1,6 +1,7 @@
-// JSON text of one of the agent's own files → a typed record, strictly: every field known, present
-// (but those that came later) and of its type. Anything else is corrupt state, which is not lost state: it is
-// refused by name and never repaired by guessing.
+// JSON text of one of the agent's own files → a typed record, strictly: every field present (but those that came later) and of its
+// type. Anything else is corrupt state, which is not lost state: it is refused by name and never repaired by guessing. Fields that
+// nobody knows are passed over: a newer agent wrote them, whose update was undone, perhaps by the watchdog of an older one that reads
+// this. What such an agent must not read has another version. Only in files that people edit are they refused.
 import { basename } from 'node:path';
 import { FleetError, messageOf } from '../errors.ts';
 
@@ -13,10 +14,15 @@ export type Reader<T> = ((value: unknown) => T) & {
 export type Fields<T> = { readonly [K in keyof T]-?: Reader<T[K]> };
 
 /**
- * Parses `{"version": 1, …fields}`; `file` names it in errors.
+ * Parses `{"version": 1, …fields}`; `file` names it in errors. `isEdited`: people write in it, and misspell.
  * @throws FleetError E_AGENT_STATE_CORRUPT; E_STATE_NEWER for a later version.
  */
-export function parseRecord<T extends object>(text: string, file: string, fields: Fields<T>): T {
+export function parseRecord<T extends object>(
+  text: string,
+  file: string,
+  fields: Fields<T>,
+  isEdited = false,
+): T {
   try {
     const json = new Map(Object.entries(plainObject(JSON.parse(text))));
     const version = json.get('version');
@@ -25,6 +31,10 @@ export function parseRecord<T extends object>(text: string, file: string, fields
     }
     if (version !== 1) throw new TypeError('"version" must be 1');
     json.delete('version');
+    const unknown = [...json.keys()].find((name) => !Object.hasOwn(fields, name));
+    if (isEdited && unknown !== undefined) {
+      throw new TypeError(`unknown key ${JSON.stringify(unknown)}`);
+    }
     return record(fields)(Object.fromEntries(json));
   } catch (cause) {
     if (cause instanceof FleetError) throw cause;
@@ -74,7 +84,7 @@ export function since<T>(fallback: T, read: Reader<T>): Reader<T> {
   return Object.assign((value: unknown) => read(value), { fallback });
 }
 
-/** An object with exactly these fields. */
+/** An object with these fields; others are left out. */
 export function record<T extends object>(fields: Fields<T>): Reader<T> {
   const known = new Map(Object.entries<Reader<unknown>>(fields));
   return (value) => {
@@ -91,9 +101,7 @@ export function record<T extends object>(fields: Fields<T>): Reader<T> {
       } catch (cause) {
         throw new TypeError(`"${name}" ${messageOf(cause)}`, { cause });
       }
-      given.delete(name);
     }
-    for (const name of given.keys()) throw new TypeError(`unknown key ${JSON.stringify(name)}`);
     return result as T;
   };
 }

@@ -1,28 +1,28 @@
 // A switch as a transient unit of systemd's: it has none of the agent's limits, is no child of it, and ends when it ends, whatever
 // becomes of the agent (systemd-run(1)). Not even its exit status passes through a process of the agent's: that is written
 // to a file in /run, which needs no disk that has space and is gone with the next boot.
-import { execFile } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
-import { type FileHandle, mkdir, readFile, readlink, rm } from 'node:fs/promises';
+import { type FileHandle, mkdir, readFile, readlink, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { promisify } from 'node:util';
 import { FleetError, messageOf } from '../errors.ts';
-import { cleanEnvironment, findProgram } from './inside.ts';
+import { findProgram } from './inside.ts';
 import type { HeldLock } from './lock.ts';
+import { startTransient, systemctl } from './transient.ts';
 
 /** Where exit statuses are written. */
 const STATUS_DIR = '/run/fleet-switch';
 
-// The lock is the shell's until the switch ended; what activation starts does not keep it. timeout(1) leads a process group of
+// One that systemd starts late is not to run: the agent may be gone, and another one be at something else; so each names itself
+// as the next, and only the last so named runs. The lock is the shell's until the switch ended; what activation starts does not keep it. timeout(1) leads a process group of
 // its own: 124 says that the time was up, 137 that SIGTERM was not enough or that the switch was killed. Its words go to the
 // journal as well, after its end.
 const SHELL = `
-lock=$1 status=$2 log=$3
-shift 3
+lock=$1 status=$2 log=$3 next=$4 name=$5
+shift 5
 exec 3>>"$lock"
 code=11
-if flock --wait 10 3; then
+if flock --wait 10 3 && [ "$(cat "$next")" = "$name" ]; then
   "$@" 3>&- &
   group=$!
   wait "$group"
@@ -57,11 +57,14 @@ export async function runInUnit(
   await mkdir(STATUS_DIR, { recursive: true, mode: 0o755 });
   const status = join(STATUS_DIR, `${unit}.status`);
   const log = await readlink(`/proc/self/fd/${output.fd}`);
-  const words = ['-c', SHELL, 'fleet-switch', join(dir, 'lock'), status, log, ...command];
+  const next = join(STATUS_DIR, 'next');
+  const words = ['-c', SHELL, 'fleet-switch', join(dir, 'lock'), status, log, next, unit];
+  // While the lock is ours nobody reads it.
+  await writeFile(next, `${unit}\n`);
   // From here on it is the unit's.
   await lock.handle.close();
   try {
-    await startUnit(unit, log, [await findProgram('sh'), ...words]);
+    await startUnit(unit, log, [await findProgram('sh'), ...words, ...command]);
     const deadline = performance.now() + patience;
     for (let asked = performance.now(); performance.now() < deadline; await sleep(LOOK_MS)) {
       const code = await readStatus(status);
@@ -77,19 +80,11 @@ export async function runInUnit(
 }
 
 async function startUnit(unit: string, log: string, command: readonly string[]): Promise<void> {
-  const env = Object.entries(cleanEnvironment()).map(
-    ([name, value]) => `--setenv=${name}=${value}`,
-  );
   const properties = [`StandardOutput=append:${log}`, `StandardError=append:${log}`].map(
     (property) => `--property=${property}`,
   );
-  const kind = ['--quiet', '--no-block', '--collect', '--service-type=exec', `--unit=${unit}`];
-  // systemd would look for its own variables.
-  const words = command.map((word) => word.replaceAll('$', '$$$$'));
-  const args = [...kind, ...env, ...properties, '--', ...words];
-  const limits = { timeout: 30_000, killSignal: 'SIGKILL' } as const;
   try {
-    await promisify(execFile)('systemd-run', args, { ...limits, env: cleanEnvironment() });
+    await startTransient(unit, command, ['--no-block', '--service-type=exec', ...properties]);
   } catch (cause) {
     throw new FleetError('E_PREFLIGHT', `systemd runs no switch: ${messageOf(cause)}`, { cause });
   }
@@ -103,11 +98,9 @@ async function readStatus(file: string): Promise<number | null | undefined> {
 }
 
 async function isThere(unit: string): Promise<boolean> {
-  const args = ['show', '--property=ActiveState', '--value', `${unit}.service`];
-  const limits = { timeout: 20_000, killSignal: 'SIGKILL', env: cleanEnvironment() } as const;
   try {
-    const { stdout } = await promisify(execFile)('systemctl', args, limits);
-    return stdout.trim() !== 'inactive' && stdout.trim() !== 'failed';
+    const state = await systemctl('show', '--property=ActiveState', '--value', `${unit}.service`);
+    return state.trim() !== 'inactive' && state.trim() !== 'failed';
   } catch {
     // It is busy; it is asked again.
     return true;

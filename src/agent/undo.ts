@@ -5,11 +5,12 @@
 import { messageOf } from '../errors.ts';
 import { makeReason } from '../manifest/receipt.ts';
 import { setProfile } from '../nix/realise.ts';
+import type { StorePath } from '../nix/storepath.ts';
 import { NEEDS_REBOOT } from './check.ts';
 import { type Host, switchTo } from './host.ts';
 import type { Touched, Transaction } from './journal.ts';
 import { INTERRUPTED } from './outcome.ts';
-import { readSystems } from './place.ts';
+import { canSwitchTo, readSystems } from './place.ts';
 import type { At, Happened } from './transaction.ts';
 import { toldBy } from './verdict.ts';
 
@@ -65,8 +66,12 @@ export async function asOfThisBoot<T extends Omit<Transaction, 'step'>>(
 async function restoreBoot(host: Host, before: Before): Promise<void> {
   const { target, previous, previousProfile } = before;
   const { place } = host;
-  const back = [previousProfile, previous].find((path) => path !== null && path !== target);
-  if (back == null) throw new Error('no system of before is known');
+  let back: StorePath | null = null;
+  for (const path of [previous, previousProfile]) {
+    // A generation may have been deleted meanwhile; what ran is held.
+    if (path !== null && path !== target && (await canSwitchTo(place, path))) back = path;
+  }
+  if (back === null) throw new Error('no system of before is known');
   const { profile } = await readSystems(place);
   if (profile !== back) await setProfile(place.profile, back, place.nix);
   // Always: the profile may have been set right by a run that did not get as far as this.

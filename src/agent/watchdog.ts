@@ -2,18 +2,18 @@
 // systemd's that lives until the next boot, or, where no systemd runs, a process of its own; and over a boot a unit that the new
 // system finds. Each runs the program of now (`fleet agent watchdog`), which lies in the old closure and so works as it did
 // when it was armed. It does what the journal says: an activation that ended in the meantime is none of its business.
-import { execFile, spawn } from 'node:child_process';
+import { spawn } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
-import { mkdir, rm, symlink, writeFile } from 'node:fs/promises';
-import { basename, dirname, join, resolve } from 'node:path';
-import { promisify } from 'node:util';
+import { mkdir, readdir, rm, symlink, writeFile } from 'node:fs/promises';
+import { dirname, join, resolve } from 'node:path';
 import { syncDirectory, writeDurable } from '../durable.ts';
-import { errnoOf, FleetError, messageOf } from '../errors.ts';
+import { errnoOf, FleetError, isFleetError, messageOf } from '../errors.ts';
 import type { Host } from './host.ts';
 import { cleanEnvironment, findProgram } from './inside.ts';
 import type { Transaction } from './journal.ts';
 import { memoryFiles } from './memory.ts';
 import { SWITCH_GRACE_SECONDS } from './switch.ts';
+import { startTransient, systemctl } from './transient.ts';
 
 /** For what comes between the limits of switch and confirmation: an agent that is started anew, a busy machine. */
 const SLACK_SECONDS = 60;
@@ -35,16 +35,17 @@ exec "$@"
 `;
 
 /**
- * Arms the watchdog of `transaction`, in the place of the one that it has.
+ * Arms the watchdog of `transaction`, in the place of those that it has. They go last: at no moment is there none.
  * @throws FleetError E_PREFLIGHT where none can be armed.
  */
 export async function arm(host: Host, transaction: Transaction): Promise<void> {
+  const { id, step } = transaction;
   try {
-    if (transaction.step === 'awaiting-boot') return await armForBoot(host, transaction);
-    await disarm(host, transaction.id);
-    const seconds = secondsFor(host, transaction);
-    if (runsUnits(host)) await armTimer(host, transaction, seconds);
-    else await armProcess(host, transaction, seconds);
+    const before = await armed(host, id);
+    if (step === 'setting' || step === 'awaiting-boot') await armForBoot(host, transaction);
+    else if (runsUnits(host)) await armTimer(host, transaction);
+    else await armProcess(host, transaction);
+    await stop(host, before);
   } catch (error) {
     const text = `no watchdog for the switch: ${messageOf(error)}`;
     throw new FleetError('E_PREFLIGHT', text, { cause: error });
@@ -53,10 +54,30 @@ export async function arm(host: Host, transaction: Transaction): Promise<void> {
 
 /** Throws nothing: one that goes off for nothing does nothing. */
 export async function disarm(host: Host, id: string): Promise<void> {
-  await rm(armedFile(host, id), { force: true }).catch(() => {});
+  await stop(host, await armed(host, id));
   if (!runsUnits(host)) return;
-  await systemctl('stop', `${nameOf(id)}-*.timer`, `${BOOT_UNIT}.timer`).catch(() => {});
   for (const file of lastingFiles()) await rm(file, { force: true }).catch(() => {});
+}
+
+/** Those that wait in this boot: timers of systemd's, or the files of processes. */
+async function armed(host: Host, id: string): Promise<readonly string[]> {
+  if (!runsUnits(host)) {
+    const dir = memoryFiles(host.memory.dir).switches;
+    const names = await readdir(dir).catch(() => []);
+    return names.filter((name) => name.startsWith(`armed-${id}-`)).map((name) => join(dir, name));
+  }
+  const args = ['--all', '--plain', '--full', '--no-legend', '--no-pager'];
+  const which = [`${nameOf(id)}-*.timer`, `${BOOT_UNIT}.timer`];
+  const text = await systemctl('list-units', ...args, ...which).catch(() => '');
+  return text.match(/fleet-watchdog-[a-z0-9-]+\.timer/g) ?? [];
+}
+
+async function stop(host: Host, before: readonly string[]): Promise<void> {
+  if (!runsUnits(host)) {
+    for (const file of before) await rm(file, { force: true }).catch(() => {});
+  } else if (before.length > 0) {
+    await systemctl('stop', ...before).catch(() => {});
+  }
 }
 
 function secondsFor({ memory }: Host, { step, rules }: Transaction): number {
@@ -70,27 +91,25 @@ function runsUnits({ hasSystemd, place }: Host): boolean {
   return hasSystemd && place.root === null;
 }
 
-async function armTimer(host: Host, { id }: Transaction, seconds: number): Promise<void> {
+async function armTimer(host: Host, transaction: Transaction): Promise<void> {
+  const { id } = transaction;
+  const seconds = secondsFor(host, transaction);
   const timer = [`--on-active=${seconds}s`, '--timer-property=AccuracySec=1s'];
-  const path = [`--setenv=PATH=${process.env['PATH'] ?? ''}`];
-  // A name of its own each time: systemd may not have let go of the one before.
   const name = `${nameOf(id)}-${randomBytes(4).toString('hex')}`;
-  const args = ['--quiet', '--collect', `--unit=${name}`, ...timer, ...path, '--'];
-  const limits = { timeout: 30_000, killSignal: 'SIGKILL' } as const;
-  const command = [...args, ...watchdogCommand(host, id)];
-  await promisify(execFile)('systemd-run', command, { ...limits, env: cleanEnvironment() });
+  await startTransient(name, watchdogCommand(host, id), timer);
 }
 
-async function armProcess(host: Host, { id }: Transaction, seconds: number): Promise<void> {
-  const file = armedFile(host, id);
-  await mkdir(dirname(file), { recursive: true, mode: 0o700 });
+async function armProcess(host: Host, transaction: Transaction): Promise<void> {
+  const { id } = transaction;
+  const { switches } = memoryFiles(host.memory.dir);
+  const file = join(switches, `armed-${id}-${randomBytes(4).toString('hex')}`);
+  await mkdir(switches, { recursive: true, mode: 0o700 });
   await writeFile(file, '', { mode: 0o600 });
-  const args = ['-c', WAIT, 'fleet-watchdog', file, String(seconds), ...watchdogCommand(host, id)];
-  const env = cleanEnvironment();
-  const child = spawn(await findProgram('sh'), args, {
+  const wait = ['-c', WAIT, 'fleet-watchdog', file, `${secondsFor(host, transaction)}`];
+  const child = spawn(await findProgram('sh'), [...wait, ...watchdogCommand(host, id)], {
     cwd: '/',
     detached: true,
-    env,
+    env: cleanEnvironment(),
     stdio: 'ignore',
   });
   await new Promise((started, failed) => child.once('spawn', started).once('error', failed));
@@ -105,7 +124,7 @@ async function armForBoot(host: Host, { id, rules }: Transaction): Promise<void>
   const path = `Environment=${quoted(`PATH=${process.env['PATH'] ?? ''}`)}`;
   try {
     await mkdir(dirname(wanted), { recursive: true });
-    await writeDurable(service, `[Service]\nType=oneshot\n${path}\nExecStart=${command}\n`);
+    await writeDurable(service, `[Service]\nType=exec\n${path}\nExecStart=${command}\n`);
     const text = `[Timer]\nOnBootSec=${seconds}s\nAccuracySec=1s\n[Install]\nWantedBy=timers.target\n`;
     await writeDurable(timer, text);
     await rm(wanted, { force: true });
@@ -113,7 +132,8 @@ async function armForBoot(host: Host, { id, rules }: Transaction): Promise<void>
     for (const dir of [dirname(wanted), LASTING]) await syncDirectory(dir);
   } catch (error) {
     // An /etc that nobody can write has no place for it; such a boot is confirmed by its own agent alone.
-    if (errnoOf(error) !== 'EROFS' && errnoOf(error) !== 'EACCES') throw error;
+    const isReadOnly = isFleetError(error, 'E_STATE_ACCESS') || errnoOf(error) === 'EROFS';
+    if (!isReadOnly && errnoOf(error) !== 'EACCES') throw error;
   }
 }
 
@@ -132,28 +152,12 @@ function watchdogCommand({ memory, program, unit }: Host, id: string): readonly 
   return [...program, 'agent', 'watchdog', ...which, ...service];
 }
 
-/** Has systemd start the agent again, which may have failed too often with the system that was given up. */
-export async function restartAgent(unitFile: string): Promise<void> {
-  const unit = basename(unitFile);
-  await systemctl('reset-failed', unit).catch(() => {});
-  await systemctl('start', '--no-block', unit);
-}
-
 function nameOf(id: string): string {
   return `fleet-watchdog-${id}`;
-}
-
-function armedFile({ memory }: Host, id: string): string {
-  return join(memoryFiles(memory.dir).switches, `armed-${id}`);
 }
 
 /** As systemd reads a word of a command line. */
 function quoted(word: string): string {
   const text = word.replaceAll('\\', '\\\\').replaceAll('"', '\\"').replaceAll('$', '$$$$');
   return `"${text.replaceAll('%', '%%')}"`;
-}
-
-async function systemctl(...args: string[]): Promise<void> {
-  const limits = { timeout: 20_000, killSignal: 'SIGKILL' } as const;
-  await promisify(execFile)('systemctl', args, { ...limits, env: cleanEnvironment() });
 }

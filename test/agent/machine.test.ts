@@ -26,6 +26,7 @@ const ASKS: ReadonlySet<Effect> = new Set<Effect>([
   'prove',
   'commit',
   'ask-boot',
+  'boot',
   'undo',
   'close',
 ]);

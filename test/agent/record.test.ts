@@ -51,7 +51,6 @@ test('everything else is corrupt, and the file is named', () => {
     text.slice(0, -5),
     '[]',
     'null',
-    formatRecord({ ...good, extra: 1 }),
     formatRecord({ ...good, name: 1 }),
     formatRecord({ ...good, count: 0 }),
     formatRecord({ ...good, count: 1.5 }),
@@ -59,7 +58,6 @@ test('everything else is corrupt, and the file is named', () => {
     formatRecord({ ...good, kind: 'c' }),
     formatRecord({ ...good, inner: {} }),
     formatRecord({ ...good, inner: { flag: 1 } }),
-    formatRecord({ ...good, inner: { flag: true, other: 1 } }),
     formatRecord({ ...good, hashes: ['0'] }),
     formatRecord({ ...good, hashes: {} }),
     formatRecord({ ...good, version: 0 }),
@@ -73,4 +71,14 @@ test('everything else is corrupt, and the file is named', () => {
 
 test('a later version is told apart from damage', () => {
   assert.throws(() => parse(formatRecord({ ...good, version: 2 })), { code: 'E_STATE_NEWER' });
+});
+
+test('what a newer agent wrote besides is passed over, but not where people write', () => {
+  const newer = formatRecord({ ...good, extra: 1, inner: { flag: true, more: [] } });
+  assert.deepEqual(parse(newer), good);
+  const edited = () => parseRecord<Sample>(newer, 'FILE', FIELDS, true);
+  assert.throws(edited, { code: 'E_AGENT_STATE_CORRUPT', message: /unknown key "extra"$/ });
+  assert.throws(() => parse(newer.replace('"version": 1', '"version": 2')), {
+    code: 'E_STATE_NEWER',
+  });
 });

@@ -74,3 +74,21 @@ KillMode=process
 ExecStart=${program} agent run --state /var/lib/fleet-agent --poll 1 --unit /run/systemd/system/fleet-agent.service
 ${extra}`;
 }
+
+/** The same where a timer starts it. */
+export function timedAgent(extra = ''): Readonly<Record<string, string>> {
+  return {
+    'fleet-agent.service': `[Unit]
+X-RestartIfChanged=false
+X-StopOnRemoval=false
+[Service]
+Type=exec
+KillMode=process
+ExecStart=/fleet/bin/fleet agent once --state /var/lib/fleet-agent --unit /run/systemd/system/fleet-agent.service
+${extra}`,
+    'fleet-agent.timer': `[Timer]
+OnBootSec=1s
+OnUnitInactiveSec=15min
+`,
+  };
+}
