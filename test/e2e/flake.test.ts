@@ -111,8 +111,10 @@ test('the agent module: a service that stays, and that its own switch leaves alo
   const found = (await evaluate(`(standIn.evalModule flake.nixosModules.agent {
       services.fleet.agent.enable = true;
     }).result`)) as {
+    users: { groups: Record<string, object> };
     systemd: {
       services: { 'fleet-agent': Units & { wantedBy: string[] } };
+      user: { services: Record<string, object> };
       timers: Record<string, object>;
       paths: { 'fleet-agent': { pathConfig: object } };
     };
@@ -123,13 +125,25 @@ test('the agent module: a service that stays, and that its own switch leaves alo
   const unit = found.systemd.services['fleet-agent'];
   assert.equal(
     unit.serviceConfig['ExecStart'],
-    '/stand-in/fleet/bin/fleet agent run --state /var/lib/fleet-agent --unit /etc/systemd/system/fleet-agent.service',
+    '/stand-in/fleet/bin/fleet agent run --state /var/lib/fleet-agent --unit /etc/systemd/system/fleet-agent.service --group fleet-local',
   );
   const { Type, NotifyAccess, KillMode, Restart } = unit.serviceConfig;
   assert.deepEqual([Type, NotifyAccess, KillMode, Restart], ['notify', 'all', 'process', 'always']);
   assert.deepEqual(unit.wantedBy, ['multi-user.target']);
   assert.equal(unit.restartIfChanged, false);
   assert.deepEqual(found.systemd.timers['fleet-agent'], {});
+  // The group is there, and has no members; nobody is shown anything yet.
+  assert.deepEqual(found.users.groups, { 'fleet-local': {} });
+  assert.deepEqual(found.systemd.user.services['fleet-notify'], {});
+});
+
+test('the agent module: news on the screens of the local group, where that is wanted', async () => {
+  const found = (await evaluate(`(standIn.evalModule flake.nixosModules.agent {
+      services.fleet.agent = { enable = true; notify = true; localGroup = "people"; };
+    }).result`)) as { systemd: { user: { services: { 'fleet-notify': Units } } } };
+  const { unitConfig, serviceConfig } = found.systemd.user.services['fleet-notify'];
+  assert.equal(unitConfig['ConditionGroup'], 'people');
+  assert.equal(serviceConfig['ExecStart'], '/stand-in/fleet/bin/fleet agent notify');
 });
 
 test('the agent module with a timer: a service that its own switch leaves alone', async () => {
@@ -145,9 +159,9 @@ test('the agent module with a timer: a service that its own switch leaves alone'
   const unit = found.systemd.services['fleet-agent'];
   assert.equal(
     unit.serviceConfig['ExecStart'],
-    '/stand-in/fleet/bin/fleet agent once --state /var/lib/fleet-agent',
+    '/stand-in/fleet/bin/fleet agent once --state /var/lib/fleet-agent --unit /etc/systemd/system/fleet-agent.service',
   );
-  assert.equal(unit.serviceConfig['Type'], 'oneshot');
+  assert.equal(unit.serviceConfig['Type'], 'exec');
   assert.equal(unit.restartIfChanged, false);
   assert.equal(unit.unitConfig['X-StopOnRemoval'], false);
   assert.deepEqual(found.environment.etc, { 'fleet/root.json': { source: '/3.root.json' } });
