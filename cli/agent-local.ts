@@ -4,6 +4,7 @@ import { randomBytes } from 'node:crypto';
 import type { Command } from 'commander';
 import type { Question } from '../src/agent/control-protocol.ts';
 import type { Local } from '../src/agent/local.ts';
+import type { OnceOptions } from '../src/agent/once-options.ts';
 import type { AgentStatus } from '../src/agent/status.ts';
 import { ERRORS, type ErrorCode, FleetError, isFleetError } from '../src/errors.ts';
 import { formatTime } from '../src/manifest/time.ts';
@@ -12,7 +13,7 @@ import { type Door, doorOf, ownProgram, placed, requireSuperuser, stateOf } from
 import { statusText } from './agent-status.ts';
 import { type Globals, globalsOf, print, say } from './output.ts';
 
-type ApplyOptions = { force?: boolean };
+type ApplyOptions = { force?: boolean; acceptAge?: boolean };
 type RollbackOptions = { reason: string };
 
 const SOCKET = [
@@ -35,12 +36,13 @@ export function registerLocal(agent: Command): void {
     .action(placed(deferFor));
   agent
     .command('apply')
-    .argument('[when]', '"now"')
-    .description('apply the update that waits at once')
+    .argument('[what]', '"now": the update that waits; or the file that "fleet host bundle" wrote')
+    .description('apply the update that waits, or one from a file, at once')
     .option(
       '--force',
       'root: pass over windows, deferrals, holds, and what was tried and failed; never over a check',
     )
+    .option('--accept-age', 'root, of a file: accept one that is older than the fleet allows')
     .option(...SOCKET)
     .action(placed(apply));
   agent
@@ -93,13 +95,15 @@ async function deferFor(text: string, _options: unknown, command: Command): Prom
 }
 
 async function apply(
-  when: string | undefined,
-  { force = false }: ApplyOptions,
+  what: string | undefined,
+  { force = false, acceptAge = false }: ApplyOptions,
   command: Command,
 ): Promise<void> {
   const globals = globalsOf(command);
-  if ((when === undefined) !== force || (when !== undefined && when !== 'now')) {
-    throw new FleetError('E_USAGE', 'give "now", or --force', {
+  const isFile = what !== undefined && what !== 'now';
+  if (isFile) return await applyFile(globals, what, { retry: force, acceptAge }, command);
+  if ((what === undefined) !== force || acceptAge) {
+    throw new FleetError('E_USAGE', 'give "now", or a file, or --force', {
       hint: 'fleet agent apply now; as root, after a failure: fleet agent apply --force',
     });
   }
@@ -116,6 +120,26 @@ async function apply(
   const { applyNow } = await import('../src/agent/wishes.ts');
   await change(door.dir, (local) => applyNow(local, WHO));
   await runHere(globals, door.dir, command);
+}
+
+/** Root's, who brings it. A path such as ./now is a file in any case. */
+async function applyFile(
+  globals: Globals,
+  file: string,
+  options: { readonly retry: boolean; readonly acceptAge: boolean },
+  command: Command,
+): Promise<void> {
+  const door = await doorOf(command);
+  if (door.kind === 'socket') {
+    throw new FleetError('E_STATE_ACCESS', 'an update from a file is for root alone', {
+      hint: 'run it as root, on the machine itself',
+    });
+  }
+  await requireSuperuser(door.dir, 'an update from a file');
+  const { streamInput } = await import('./input.ts');
+  await using input = await streamInput(file, 'give the path of what "fleet host bundle" wrote');
+  const bundle = { chunks: input.chunks, who: WHO } as const;
+  await runHere(globals, door.dir, command, { ...options, bundle });
 }
 
 async function rollback({ reason }: RollbackOptions, command: Command): Promise<void> {
@@ -166,7 +190,7 @@ async function runHere(
   globals: Globals,
   dir: string,
   command: Command,
-  options: { readonly retry?: boolean } = {},
+  options: Pick<OnceOptions, 'retry' | 'acceptAge' | 'bundle'> = {},
 ): Promise<void> {
   const { runOnce } = await import('../src/agent/once.ts');
   try {
@@ -179,7 +203,8 @@ async function runHere(
     };
     printOnce(globals, await runOnce(run), command);
   } catch (error) {
-    if (!isFleetError(error, 'E_AGENT_BUSY') || options.retry === true) throw error;
+    const isKept = options.retry !== true && options.bundle === undefined;
+    if (!isFleetError(error, 'E_AGENT_BUSY') || !isKept) throw error;
     throw new FleetError(error.code, error.message, {
       hint: 'what you asked for is kept: the next run does it, at the latest fleet agent once',
       cause: error,
