@@ -13,7 +13,12 @@ import { type Door, doorOf, ownProgram, placed, requireSuperuser, stateOf } from
 import { statusText } from './agent-status.ts';
 import { type Globals, globalsOf, print, say } from './output.ts';
 
-type ApplyOptions = { force?: boolean; acceptAge?: boolean };
+type ApplyOptions = {
+  force?: boolean;
+  acceptAge?: boolean;
+  unit?: string;
+  forGroup?: boolean;
+};
 type RollbackOptions = { reason: string };
 
 const SOCKET = [
@@ -43,6 +48,8 @@ export function registerLocal(agent: Command): void {
       'root: pass over windows, deferrals, holds, and what was tried and failed; never over a check',
     )
     .option('--accept-age', 'root, of a file: accept one that is older than the fleet allows')
+    .option('--unit <file>', 'of a file: the unit of this service, as of once')
+    .option('--for-group', 'of a file: it is the local group that brought it')
     .option(...SOCKET)
     .action(placed(apply));
   agent
@@ -96,12 +103,14 @@ async function deferFor(text: string, _options: unknown, command: Command): Prom
 
 async function apply(
   what: string | undefined,
-  { force = false, acceptAge = false }: ApplyOptions,
+  options: ApplyOptions,
   command: Command,
 ): Promise<void> {
   const globals = globalsOf(command);
-  const isFile = what !== undefined && what !== 'now';
-  if (isFile) return await applyFile(globals, what, { retry: force, acceptAge }, command);
+  const { force = false, acceptAge = false } = options;
+  if (what !== undefined && what !== 'now') {
+    return await applyFile(globals, what, options, command);
+  }
   if ((what === undefined) !== force || acceptAge) {
     throw new FleetError('E_USAGE', 'give "now", or a file, or --force', {
       hint: 'fleet agent apply now; as root, after a failure: fleet agent apply --force',
@@ -122,24 +131,33 @@ async function apply(
   await runHere(globals, door.dir, command);
 }
 
-/** Root's, who brings it. A path such as ./now is a file in any case. */
+/** Of who brings it. A path such as ./now is a file in any case. */
 async function applyFile(
   globals: Globals,
   file: string,
-  options: { readonly retry: boolean; readonly acceptAge: boolean },
+  { force = false, acceptAge = false, unit, forGroup = false }: ApplyOptions,
   command: Command,
 ): Promise<void> {
   const door = await doorOf(command);
-  if (door.kind === 'socket') {
-    throw new FleetError('E_STATE_ACCESS', 'an update from a file is for root alone', {
-      hint: 'run it as root, on the machine itself',
-    });
-  }
-  await requireSuperuser(door.dir, 'an update from a file');
   const { streamInput } = await import('./input.ts');
   await using input = await streamInput(file, 'give the path of what "fleet host bundle" wrote');
-  const bundle = { chunks: input.chunks, who: WHO } as const;
-  await runHere(globals, door.dir, command, { ...options, bundle });
+  if (door.kind === 'socket') {
+    if (force || acceptAge) {
+      const what = force ? '--force' : '--accept-age';
+      throw new FleetError('E_STATE_ACCESS', `${what} is for root alone`, {
+        hint: 'run it as root',
+      });
+    }
+    const { bringBundle } = await import('../src/agent/control-client.ts');
+    await bringBundle(door.socket, input.bytes, input.chunks);
+    return accepted(globals, 'The agent applies it now; see: fleet agent status');
+  }
+  await requireSuperuser(door.dir, 'an update from a file');
+  const bundle = { chunks: input.chunks, who: forGroup ? 'local group' : WHO } as const;
+  await runHere(globals, door.dir, command, {
+    ...{ retry: force, acceptAge, bundle },
+    ...(unit === undefined ? {} : { unitFile: unit }),
+  });
 }
 
 async function rollback({ reason }: RollbackOptions, command: Command): Promise<void> {
@@ -190,7 +208,7 @@ async function runHere(
   globals: Globals,
   dir: string,
   command: Command,
-  options: Pick<OnceOptions, 'retry' | 'acceptAge' | 'bundle'> = {},
+  options: Pick<OnceOptions, 'retry' | 'acceptAge' | 'bundle' | 'unitFile'> = {},
 ): Promise<void> {
   const { runOnce } = await import('../src/agent/once.ts');
   try {

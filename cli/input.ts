@@ -30,7 +30,9 @@ export async function readInput(file: string, hint?: string): Promise<Buffer> {
 export async function streamInput(
   file: string,
   hint: string,
-): Promise<AsyncDisposable & { readonly chunks: AsyncIterable<Uint8Array> }> {
+): Promise<
+  AsyncDisposable & { readonly bytes: number; readonly chunks: AsyncIterable<Uint8Array> }
+> {
   const unreadable = (cause: unknown): FleetError => {
     const why = errnoOf(cause) ?? 'unknown error';
     return new FleetError('E_USAGE', `cannot read ${file}: ${why}`, { hint, cause });
@@ -39,7 +41,8 @@ export async function streamInput(
   const handle = await open(file, flags).catch((cause) => {
     throw unreadable(cause);
   });
-  if (!(await handle.stat()).isFile()) {
+  const stat = await handle.stat();
+  if (!stat.isFile()) {
     await handle.close();
     throw new FleetError('E_USAGE', `${file} is not a file`, { hint });
   }
@@ -51,7 +54,11 @@ export async function streamInput(
       throw unreadable(cause);
     }
   }
-  return { chunks: read(), [Symbol.asyncDispose]: async () => await handle.close() };
+  return {
+    bytes: stat.size,
+    chunks: read(),
+    [Symbol.asyncDispose]: async () => await handle.close(),
+  };
 }
 
 /** The first bytes of a file, at most 512; nothing of what is no file, which `readInput` refuses. */

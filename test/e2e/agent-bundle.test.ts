@@ -147,6 +147,21 @@ test('where nobody keeps the clock, root has to vouch for the time', async () =>
   assert.equal(taken.outcome?.phase, 'in-sync', `${taken.error}`);
 });
 
+test('the end of a host comes by stick, too', async () => {
+  await using s = await setting(one);
+  const { world, host } = s;
+  const from = await sizeSeen(host);
+  const { floor } = (await readMemory(host.state)).trust;
+  assert.ok(floor !== null);
+  const { epoch, sequence, digest } = floor;
+  world.decommission({ epoch, sequence, sha256: digest });
+  const members = membersOf(world, one, from, one).filter(({ name }) => name !== 'closure.fp');
+  await world.stop();
+  const { outcome } = await apply(host, await bundleOf(members, from));
+  assert.equal(outcome?.phase, 'decommissioned');
+  assert.deepEqual(await systemsOf(host), all(one));
+});
+
 test('a growth proof that proves nothing', async () => {
   await using s = await setting(one);
   const { world, host } = s;
