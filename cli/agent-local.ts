@@ -4,6 +4,7 @@ import { randomBytes } from 'node:crypto';
 import type { Command } from 'commander';
 import type { Question } from '../src/agent/control-protocol.ts';
 import type { Local } from '../src/agent/local.ts';
+import type { OnceOptions } from '../src/agent/once-options.ts';
 import type { AgentStatus } from '../src/agent/status.ts';
 import { ERRORS, type ErrorCode, FleetError, isFleetError } from '../src/errors.ts';
 import { formatTime } from '../src/manifest/time.ts';
@@ -12,7 +13,12 @@ import { type Door, doorOf, ownProgram, placed, requireSuperuser, stateOf } from
 import { statusText } from './agent-status.ts';
 import { type Globals, globalsOf, print, say } from './output.ts';
 
-type ApplyOptions = { force?: boolean };
+type ApplyOptions = {
+  force?: boolean;
+  acceptAge?: boolean;
+  unit?: string;
+  forGroup?: boolean;
+};
 type RollbackOptions = { reason: string };
 
 const SOCKET = [
@@ -35,12 +41,15 @@ export function registerLocal(agent: Command): void {
     .action(placed(deferFor));
   agent
     .command('apply')
-    .argument('[when]', '"now"')
-    .description('apply the update that waits at once')
+    .argument('[what]', '"now": the update that waits; or the file that "fleet host bundle" wrote')
+    .description('apply the update that waits, or one from a file, at once')
     .option(
       '--force',
       'root: pass over windows, deferrals, holds, and what was tried and failed; never over a check',
     )
+    .option('--accept-age', 'root, of a file: accept one that is older than the fleet allows')
+    .option('--unit <file>', 'of a file: the unit of this service, as of once')
+    .option('--for-group', 'of a file: it is the local group that brought it')
     .option(...SOCKET)
     .action(placed(apply));
   agent
@@ -93,13 +102,17 @@ async function deferFor(text: string, _options: unknown, command: Command): Prom
 }
 
 async function apply(
-  when: string | undefined,
-  { force = false }: ApplyOptions,
+  what: string | undefined,
+  options: ApplyOptions,
   command: Command,
 ): Promise<void> {
   const globals = globalsOf(command);
-  if ((when === undefined) !== force || (when !== undefined && when !== 'now')) {
-    throw new FleetError('E_USAGE', 'give "now", or --force', {
+  const { force = false, acceptAge = false } = options;
+  if (what !== undefined && what !== 'now') {
+    return await applyFile(globals, what, options, command);
+  }
+  if ((what === undefined) !== force || acceptAge) {
+    throw new FleetError('E_USAGE', 'give "now", or a file, or --force', {
       hint: 'fleet agent apply now; as root, after a failure: fleet agent apply --force',
     });
   }
@@ -116,6 +129,35 @@ async function apply(
   const { applyNow } = await import('../src/agent/wishes.ts');
   await change(door.dir, (local) => applyNow(local, WHO));
   await runHere(globals, door.dir, command);
+}
+
+/** Of who brings it. A path such as ./now is a file in any case. */
+async function applyFile(
+  globals: Globals,
+  file: string,
+  { force = false, acceptAge = false, unit, forGroup = false }: ApplyOptions,
+  command: Command,
+): Promise<void> {
+  const door = await doorOf(command);
+  const { streamInput } = await import('./input.ts');
+  await using input = await streamInput(file, 'give the path of what "fleet host bundle" wrote');
+  if (door.kind === 'socket') {
+    if (force || acceptAge) {
+      const what = force ? '--force' : '--accept-age';
+      throw new FleetError('E_STATE_ACCESS', `${what} is for root alone`, {
+        hint: 'run it as root',
+      });
+    }
+    const { bringBundle } = await import('../src/agent/control-client.ts');
+    await bringBundle(door.socket, input.bytes, input.chunks);
+    return accepted(globals, 'The agent applies it now; see: fleet agent status');
+  }
+  await requireSuperuser(door.dir, 'an update from a file');
+  const bundle = { chunks: input.chunks, who: forGroup ? 'local group' : WHO } as const;
+  await runHere(globals, door.dir, command, {
+    ...{ retry: force, acceptAge, bundle },
+    ...(unit === undefined ? {} : { unitFile: unit }),
+  });
 }
 
 async function rollback({ reason }: RollbackOptions, command: Command): Promise<void> {
@@ -166,7 +208,7 @@ async function runHere(
   globals: Globals,
   dir: string,
   command: Command,
-  options: { readonly retry?: boolean } = {},
+  options: Pick<OnceOptions, 'retry' | 'acceptAge' | 'bundle' | 'unitFile'> = {},
 ): Promise<void> {
   const { runOnce } = await import('../src/agent/once.ts');
   try {
@@ -179,7 +221,8 @@ async function runHere(
     };
     printOnce(globals, await runOnce(run), command);
   } catch (error) {
-    if (!isFleetError(error, 'E_AGENT_BUSY') || options.retry === true) throw error;
+    const isKept = options.retry !== true && options.bundle === undefined;
+    if (!isFleetError(error, 'E_AGENT_BUSY') || !isKept) throw error;
     throw new FleetError(error.code, error.message, {
       hint: 'what you asked for is kept: the next run does it, at the latest fleet agent once',
       cause: error,

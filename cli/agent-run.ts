@@ -36,6 +36,7 @@ export function registerRun(agent: Command): void {
           command: [...agentOf('once'), ...unit],
           control: {
             statusCommand: agentOf('status'),
+            bundleCommand: [...agentOf('apply'), ...unit, '--for-group'],
             ...(options.socket === undefined ? {} : { socket: resolve(options.socket) }),
             ...(options.group === undefined ? {} : { group: options.group }),
           },

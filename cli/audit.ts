@@ -1,9 +1,7 @@
 // fleet audit: replays a whole log under the auditor's own root, and says per host what it was told, what it ran, and
 // whatever is irregular. Of a bundle (--bundle: no network code is loaded), of a server (--url), or of the state
 // here. fleet audit export writes the bundle.
-import { randomBytes } from 'node:crypto';
 import { createReadStream } from 'node:fs';
-import { lstat, open, rm } from 'node:fs/promises';
 import type { Command } from 'commander';
 import { type AuditReport, auditLog, type LogSource, type Seen } from '../src/audit/audit.ts';
 import { openFactsPool } from '../src/audit/facts-pool.ts';
@@ -11,13 +9,13 @@ import { formatKept, isKept, parseKept } from '../src/audit/kept.ts';
 import { AUDIT_LIMITS, openBundleSource } from '../src/audit/source.ts';
 import { readBundle, writeBundle } from '../src/bundle/tar.ts';
 import { parseBaseUrl } from '../src/config.ts';
-import { linkDurable, writeDurable } from '../src/durable.ts';
+import { writeDurable } from '../src/durable.ts';
 import { errnoOf, FleetError, isFleetError, messageOf } from '../src/errors.ts';
 import { parseCheckpoint } from '../src/tlog/checkpoint.ts';
 import { parseNote } from '../src/tlog/note.ts';
 import { documentOf, textOf } from './audit-report.ts';
 import { readInput } from './input.ts';
-import { requireDirectoryOf } from './new-file.ts';
+import { requireDirectoryOf, requireNew, streamNew } from './new-file.ts';
 import { type Globals, globalsOf, print, printLong, say, tellAfterResult } from './output.ts';
 import { readOwnRoot } from './own-root.ts';
 import { withStateDir } from './state.ts';
@@ -152,32 +150,12 @@ async function withSource<T>(
   });
 }
 
-/** Streamed to a name beside it, and then put in its place: half a bundle is never there, nor another's overwritten. */
 async function exportBundle(out: string, closures: boolean, globals: Globals): Promise<void> {
-  await requireDirectoryOf('--out', out);
-  if ((await lstat(out).catch(() => null)) !== null) throw taken(out);
-  const temporary = `${out}.tmp-${randomBytes(6).toString('hex')}`;
+  await requireNew('--out', out);
   let bytes = 0;
   await withStateDir(globals, async (dir) => {
     const { auditFiles } = await import('../src/server/audit-files.ts');
-    try {
-      await using handle = await open(temporary, 'wx');
-      for await (const chunk of writeBundle(auditFiles(dir, { closures }))) {
-        await handle.writeFile(chunk);
-        bytes += chunk.length;
-      }
-      await handle.sync();
-      await linkDurable(temporary, out);
-      await rm(temporary);
-    } catch (cause) {
-      await rm(temporary, { force: true }).catch(() => {});
-      if (isFleetError(cause, 'E_STATE_EXISTS')) throw taken(out);
-      if (isFleetError(cause) || errnoOf(cause) === undefined) throw cause;
-      throw new FleetError('E_USAGE', `cannot write ${out}: ${errnoOf(cause)}`, {
-        hint: 'choose another --out',
-        cause,
-      });
-    }
+    bytes = await streamNew('--out', out, writeBundle(auditFiles(dir, { closures })));
   });
   print(
     globals,
@@ -187,12 +165,6 @@ async function exportBundle(out: string, closures: boolean, globals: Globals): P
       `Whoever has the fleet's first root checks it with: fleet audit --bundle ${out} --root 1.root.json`,
     ].join('\n'),
   );
-}
-
-function taken(out: string): FleetError {
-  return new FleetError('E_STATE_EXISTS', `${out} exists already`, {
-    hint: 'nothing is overwritten: an auditor may have it; choose another --out, with the date in its name',
-  });
 }
 
 function urlOf(value: string): string {

@@ -13,6 +13,7 @@ import type { StateDir } from '../src/server/statedir.ts';
 import { exceptionsIn, type HostStatus, hostStatus, requestsIn } from '../src/server/status.ts';
 import { generateEnrolSecret, hashToken } from '../src/server/tokens.ts';
 import type { PublishedManifest } from '../src/storage/state.ts';
+import { registerHostBundle } from './host-bundle.ts';
 import { exportRecords } from './host-export.ts';
 import { registerHostHold } from './host-hold.ts';
 import { registerHostRemove } from './host-remove.ts';
@@ -182,6 +183,7 @@ export function registerHost(program: Command): void {
         }
       });
     });
+  registerHostBundle(host);
   registerHostRemove(host);
   registerHostHold(host);
 }

@@ -26,6 +26,41 @@ export async function readInput(file: string, hint?: string): Promise<Buffer> {
   }
 }
 
+/** A file of any size, to be read once. What its device fails at is told as readInput tells it. @throws FleetError E_USAGE */
+export async function streamInput(
+  file: string,
+  hint: string,
+): Promise<
+  AsyncDisposable & { readonly bytes: number; readonly chunks: AsyncIterable<Uint8Array> }
+> {
+  const unreadable = (cause: unknown): FleetError => {
+    const why = errnoOf(cause) ?? 'unknown error';
+    return new FleetError('E_USAGE', `cannot read ${file}: ${why}`, { hint, cause });
+  };
+  const flags = constants.O_RDONLY | constants.O_NONBLOCK;
+  const handle = await open(file, flags).catch((cause) => {
+    throw unreadable(cause);
+  });
+  const stat = await handle.stat();
+  if (!stat.isFile()) {
+    await handle.close();
+    throw new FleetError('E_USAGE', `${file} is not a file`, { hint });
+  }
+  async function* read(): AsyncGenerator<Uint8Array> {
+    const stream = handle.createReadStream({ autoClose: false, highWaterMark: 256 * 1024 });
+    try {
+      yield* stream as AsyncIterable<Uint8Array>;
+    } catch (cause) {
+      throw unreadable(cause);
+    }
+  }
+  return {
+    bytes: stat.size,
+    chunks: read(),
+    [Symbol.asyncDispose]: async () => await handle.close(),
+  };
+}
+
 /** The first bytes of a file, at most 512; nothing of what is no file, which `readInput` refuses. */
 export async function readHead(file: string): Promise<Buffer> {
   try {

@@ -256,6 +256,10 @@ export const ERRORS = {
     3,
     'the server sends more than is signed or sensible; do not trust its answers',
   ),
+  E_BUNDLE_FROM: entry(
+    1,
+    'have it made from where this host is: fleet host bundle HOST --from SIZE --out FILE',
+  ),
   E_FETCH: entry(1, 'run fleet agent once again; what was fetched is kept'),
   E_HEALTH: entry(
     1,

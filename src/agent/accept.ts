@@ -1,6 +1,7 @@
 // What of an offer is kept before anything is done about it: how far the log has come, what time it is at
 // least, and the newest manifest of this host. Each is durable before the next step relies on it, and none
 // ever goes back (SPEC §5.1).
+import { isFleetError } from '../errors.ts';
 import type { VerifiedCheckpoint } from '../manifest/log-view.ts';
 import type { Offer } from '../manifest/offer.ts';
 import type { VerifiedManifest } from '../manifest/verify.ts';
@@ -55,4 +56,10 @@ export async function acceptManifest(
   const next = { ...trust, floor: { epoch, sequence, digest }, decommissioned };
   await advanceTrust(dir, next);
   return next;
+}
+
+/** Whether it proves two histories, or a server that shows an old one; a file may have lain in a drawer. */
+export function contradicts(error: unknown, isServers: boolean): boolean {
+  const isOld = isServers && isFleetError(error, 'E_CHECKPOINT_OLDER');
+  return isOld || isFleetError(error, 'E_FORK', 'E_CONSISTENCY');
 }

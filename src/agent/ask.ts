@@ -13,7 +13,16 @@ import { type Root, verifyRootUpdate } from '../manifest/root.ts';
 import { headOf, type TrustedRoot } from '../manifest/verify-offer.ts';
 import { parseNote } from '../tlog/note.ts';
 import { type Client, errorDocument } from './client.ts';
-import { type Memory, readOffer, type StoredOffer, type Trust, writeOffer } from './memory.ts';
+import {
+  type Memory,
+  readMemory,
+  readOffer,
+  type StoredOffer,
+  type Trust,
+  writeOffer,
+} from './memory.ts';
+import { withToken } from './renew-token.ts';
+import type { Source } from './source.ts';
 import type { RunTime } from './time.ts';
 import { advanceTrust, trustedRoot } from './trusted.ts';
 
@@ -40,29 +49,66 @@ const MAX_ROUNDS = 64;
  * one that was accepted nor the one that the proof of time is of: it may be of another history.
  * @throws FleetError E_OFFER_…, E_ROOT_…, E_SIGNATURE…, E_NONCE_…, E_SERVER_…
  */
-export async function askForOffer(
-  client: Client,
+async function askForOffer(
+  source: Source,
   memory: Memory,
   time: RunTime,
   onOther: (checkpoint: string) => void = () => {},
 ): Promise<Asked> {
-  const asked = await askAt(client, memory, time.now(memory.trust));
+  const asked = await askAt(source, memory, time.now(memory.trust));
   const { trust, root, offer, isStored } = asked;
   if (offer === null || !(await time.needsProof(memory))) return asked;
-  const isProved = await prove(client, { ...memory, trust }, asked, time).catch((error) => {
+  const isProved = await prove(source, { ...memory, trust }, asked, time).catch((error) => {
     if (isFleetError(error, 'E_NONCE_CHECKPOINT')) return false;
     throw error;
   });
   const isGood = !isStored || isYoung(offer.checkpoint, root.root, time.now(trust));
   if (isProved && isGood) return asked;
   // Something was published between the two questions, or it is later than the clock made believe.
-  const again = await askAt(client, { ...memory, trust }, null);
-  await prove(client, { ...memory, trust: again.trust }, again, time).catch((error) => {
+  const again = await askAt(source, { ...memory, trust }, null);
+  await prove(source, { ...memory, trust: again.trust }, again, time).catch((error) => {
     const other = isFleetError(error, 'E_NONCE_CHECKPOINT') ? shownBeside(again) : null;
     if (other !== null) onOther(other);
     throw error;
   });
   return again;
+}
+
+/** As askForOffer, with the next token where this one is no longer taken. `now`: by this machine's clock. */
+export async function askServer(
+  client: Client,
+  memory: Memory,
+  time: RunTime,
+  now: number,
+  onOther: (checkpoint: string) => void,
+): Promise<Asked> {
+  // Again after a renewal: what an attempt before this one came to trust is on disk.
+  const ask = async () => await askForOffer(client, await readMemory(memory.dir), time, onOther);
+  return await withToken(client, memory, now, ask);
+}
+
+/**
+ * As askForOffer, where nobody is there who could prove the time. `onAged`: root's word that it may be any; done before
+ * that is relied on. null: it may not.
+ * @throws FleetError E_NONCE_MISSING, E_BUNDLE_FROM, E_OFFER_…, E_ROOT_…, E_SIGNATURE…
+ */
+export async function askBundle(
+  source: Source,
+  memory: Memory,
+  time: RunTime,
+  onAged: (() => Promise<void>) | null,
+): Promise<Asked> {
+  if (await time.needsProof(memory)) {
+    if (onAged === null) {
+      const text =
+        'this machine’s clock is not synchronised, and no file can prove what time it is';
+      throw new FleetError('E_NONCE_MISSING', text, {
+        hint: 'set the clock, and, as root, vouch for it: fleet agent apply FILE --accept-age',
+      });
+    }
+    await onAged();
+  }
+  return await askAt(source, memory, null);
 }
 
 /** The checkpoint of an offer, as others may be shown it, where its log signed it and it is not the accepted one. */
@@ -81,21 +127,21 @@ function shownBeside({ offer, root: { root }, trust }: Asked): string | null {
 const textOf = (note: string): string => parseNote(note).text;
 
 async function prove(
-  client: Client,
+  source: Source,
   memory: Memory,
   { root: { root }, offer }: Asked,
   time: RunTime,
 ): Promise<true> {
-  if (offer !== null) await time.prove(client, memory, { root, checkpoint: offer.checkpoint });
+  if (offer !== null) await time.prove(source, memory, { root, checkpoint: offer.checkpoint });
   return true;
 }
 
 /** `now`: to judge by whether a stored offer will do; null: it will not. */
-async function askAt(client: Client, memory: Memory, now: number | null): Promise<Asked> {
+async function askAt(source: Source, memory: Memory, now: number | null): Promise<Asked> {
   let trust = memory.trust;
   let root = trustedRoot(memory);
   for (let round = 0; round < MAX_ROUNDS; round++) {
-    const got = await getOffer(client, memory, root, now);
+    const got = await getOffer(source, memory, root, now);
     const trusted = () => ({ root, envelope: trust.root });
     if (got === null) {
       return { trust, root: trusted(), offer: null, isStored: false, keep: async () => {} };
@@ -114,10 +160,10 @@ async function askAt(client: Client, memory: Memory, now: number | null): Promis
 }
 
 /** closure.fp of a verified manifest, at most as long as is signed. */
-export async function getClosure(client: Client, manifest: Deployment): Promise<Uint8Array> {
+export async function getClosure(source: Source, manifest: Deployment): Promise<Uint8Array> {
   const { sha256, bytes } = manifest.closure;
   try {
-    return (await client.document(`/v1/closures/${sha256}`, bytes)).body;
+    return (await source.document(`/v1/closures/${sha256}`, bytes)).body;
   } catch (cause) {
     if (!isFleetError(cause, 'E_BODY_LIMIT')) throw cause;
     const message = `the closure file is longer than the ${bytes} bytes that are signed`;
@@ -126,7 +172,7 @@ export async function getClosure(client: Client, manifest: Deployment): Promise<
 }
 
 async function getOffer(
-  client: Client,
+  source: Source,
   memory: Memory,
   root: Root,
   now: number | null,
@@ -139,7 +185,7 @@ async function getOffer(
   const { checkpoint } = memory.trust;
   const from = checkpoint === null ? 0 : headOf(checkpoint).size;
   const path = `/v1/hosts/${memory.config.host}/offer?root=${version}&from=${from}`;
-  const answer = await client.document(path, MAX_OFFER_BYTES, {
+  const answer = await source.document(path, MAX_OFFER_BYTES, {
     // A 304 that was not asked for changes nothing: what is stored goes on ageing.
     expect: known === null ? [404] : [404, 304],
     ...(isEnough ? { ifNoneMatch: known.etag } : {}),

@@ -9,7 +9,7 @@ import type { Attempt, Outcome } from './outcome.ts';
 import type { Systems } from './place.ts';
 import type { Chain } from './receipts.ts';
 import { isTransient } from './verdict.ts';
-import { forget, ready, release, type Wishes, wishesFor } from './wishes.ts';
+import { forget, ready, release } from './wishes.ts';
 
 /** Makes sure that local.json can be read: what it holds is worth no update. */
 export async function mend(dir: string, now: number, say: (line: string) => void): Promise<void> {
@@ -24,20 +24,19 @@ export async function heard(dir: string, sha256: string, force: boolean): Promis
   return await changeLocal(dir, (now) => release(now, sha256, force));
 }
 
-/** It is to be activated from now on. Returns what people want of it. */
+/** It is to be activated from now on. Returns what people want. */
 export async function coming(
   dir: string,
   { epoch, sequence, sha256 }: ManifestId,
   { toplevel, closure, activation }: Deployment,
   now: number,
-): Promise<Wishes> {
+): Promise<Local> {
   const { narBytes } = closure;
   const deferHours = activation.deferral?.maxHours ?? null;
   const next = { sha256, epoch, sequence, toplevel, narBytes, deferHours };
   const local = await readLocal(dir);
   const isKnown = ready(local, next, now) === local;
-  const known = isKnown ? local : await changeLocal(dir, (before) => ready(before, next, now));
-  return wishesFor(known, sha256);
+  return isKnown ? local : await changeLocal(dir, (before) => ready(before, next, now));
 }
 
 const WAITING: ReadonlySet<ReportedPhase> = new Set<ReportedPhase>([

@@ -7,17 +7,17 @@ import type { PathInfo } from '../nix/closure.ts';
 import { type NarInfo, parseNarInfo } from '../nix/narinfo.ts';
 import { type NixPublicKey, parsePathSignature } from '../nix/signature.ts';
 import { hashPartOf } from '../nix/storepath.ts';
-import type { Client } from './client.ts';
+import type { Source } from './source.ts';
 
 /** As many requests at once: a line with a long round trip is not idle, a weak server not flooded. */
 const PARALLEL = 8;
 
 /**
  * The narinfos of `missing`, by hash part.
- * @throws FleetError E_NARINFO_REFUSED, E_NARINFO_MISMATCH, E_NARINFO_UNSIGNED, E_FETCH, and what Client throws
+ * @throws FleetError E_NARINFO_REFUSED, E_NARINFO_MISMATCH, E_NARINFO_UNSIGNED, E_FETCH, and what Source throws
  */
 export async function fetchNarInfos(
-  client: Client,
+  source: Source,
   missing: readonly PathInfo[],
   keys: readonly NixPublicKey[],
 ): Promise<Map<string, NarInfo>> {
@@ -27,7 +27,7 @@ export async function fetchNarInfos(
   const worker = async (): Promise<void> => {
     for (const info of todo) {
       if (abort.signal.aborted) return;
-      found.set(hashPartOf(info.path), await fetchNarInfo(client, info, keys, abort.signal));
+      found.set(hashPartOf(info.path), await fetchNarInfo(source, info, keys, abort.signal));
     }
   };
   const workers = Array.from({ length: PARALLEL }, worker);
@@ -42,7 +42,7 @@ export async function fetchNarInfos(
 }
 
 async function fetchNarInfo(
-  client: Client,
+  source: Source,
   info: PathInfo,
   keys: readonly NixPublicKey[],
   signal: AbortSignal,
@@ -50,13 +50,13 @@ async function fetchNarInfo(
   const hashPart = hashPartOf(info.path);
   // A base name has at most 244 characters; the rest of a narinfo is short.
   const most = 16 * 1024 + info.references.length * 256;
-  const answer = await client.document(`/${hashPart}.narinfo`, most, { expect: [404], signal });
+  const answer = await source.document(`/${hashPart}.narinfo`, most, { expect: [404], signal });
   if (answer.status === 404) {
     throw new FleetError('E_FETCH', `the cache does not have ${info.path}`, {
       hint: 'publish again: fleet build',
     });
   }
-  const narinfo = parsed(info, answer.body.toString('utf8'), client.upstreams);
+  const narinfo = parsed(info, answer.body.toString('utf8'), source.upstreams);
   checkAgainst(info, narinfo);
   if (!['zstd', 'xz', 'none'].includes(narinfo.compression)) {
     throw new FleetError(

@@ -6,6 +6,7 @@ import { type Dispatcher, EnvHttpProxyAgent, errors } from 'undici';
 import { FleetError, isFleetError, messageOf } from '../errors.ts';
 import { limitBody } from './body.ts';
 import { readProxies } from './proxy.ts';
+import type { Answer, Request, Source } from './source.ts';
 
 export type ClientOptions = {
   /** Base URL without a final slash. */
@@ -18,29 +19,13 @@ export type ClientOptions = {
   readonly patienceSeconds: number;
 };
 
-export type Answer = {
-  readonly status: number;
-  readonly etag: string | null;
-  readonly body: Buffer;
-};
-
-type Request = {
-  readonly method?: 'GET' | 'POST';
-  readonly body?: string;
-  readonly contentType?: string;
-  readonly ifNoneMatch?: string;
-  /** Statuses other than 2xx that the caller understands; others become errors here. */
-  readonly expect?: readonly number[];
-  readonly signal?: AbortSignal;
-};
-
 /** What an error document may weigh; more of it is not read. */
 const ERROR_BYTES = 4096;
 
 /** RFC 9110 §8.8.3, in ASCII and no longer than anyone needs. */
 const ETAG = /^(?:W\/)?"[\x21\x23-\x7e]{0,256}"$/;
 
-export class Client implements AsyncDisposable {
+export class Client implements Source, AsyncDisposable {
   readonly #dispatcher: EnvHttpProxyAgent;
   readonly #options: ClientOptions;
   #token: string | null;

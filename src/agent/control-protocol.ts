@@ -10,11 +10,16 @@ export const MAX_QUESTION = 4096;
 /** Bytes of an answer: a status may list many packages. */
 export const MAX_ANSWER = 1024 * 1024;
 
+/** Bytes of a bundle; what there is room for is mostly less. */
+export const MAX_BUNDLE = 2 ** 40;
+
 export type Question =
   | { readonly verb: 'status' }
   | { readonly verb: 'news' }
   | { readonly verb: 'defer'; readonly seconds: number }
   | { readonly verb: 'apply' }
+  /** So many bytes follow once the agent said that they may. */
+  | { readonly verb: 'apply-bundle'; readonly bytes: number }
   | { readonly verb: 'rollback'; readonly reason: string }
   | { readonly verb: 'request'; readonly text: string };
 
@@ -26,6 +31,7 @@ const FIELDS: { readonly [V in Verb]: ReadonlyMap<string, Reader<string | number
   news: new Map(),
   defer: new Map([['seconds', secondsOf]]),
   apply: new Map(),
+  'apply-bundle': new Map([['bytes', bytesOf]]),
   rollback: new Map([['reason', parsedBy((text) => parseWords(text, 'reason'))]]),
   request: new Map([['text', parsedBy((text) => parseWords(text, 'request'))]]),
 };
@@ -95,6 +101,12 @@ function secondsOf(value: unknown): number {
   const seconds = Number.isSafeInteger(value) ? Number(value) : 0;
   if (seconds >= 1 && seconds <= 366 * 86_400) return seconds;
   throw new TypeError('"seconds" must be a whole number from 1 to 31622400');
+}
+
+function bytesOf(value: unknown): number {
+  const bytes = Number.isSafeInteger(value) ? Number(value) : 0;
+  if (bytes >= 1 && bytes <= MAX_BUNDLE) return bytes;
+  throw new TypeError(`"bytes" must be a whole number from 1 to ${MAX_BUNDLE}`);
 }
 
 function refusalOf(error: unknown): FleetError {

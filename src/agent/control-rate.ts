@@ -15,6 +15,7 @@ const RATES: Readonly<Record<Verb, Rate>> = {
   news: ASKED,
   defer: { most: 10, within: MINUTE },
   apply: { most: 10, within: MINUTE },
+  'apply-bundle': { most: 6, within: 10 * MINUTE },
   rollback: { most: 3, within: 10 * MINUTE },
   request: { most: 6, within: 60 * MINUTE },
 };

@@ -5,6 +5,7 @@ import { randomBytes } from 'node:crypto';
 import { rm } from 'node:fs/promises';
 import type { Socket } from 'node:net';
 import { FleetError, isFleetError, messageOf } from '../errors.ts';
+import type { Intake } from './control-intake.ts';
 import { listenAt } from './control-place.ts';
 import {
   formatAnswer,
@@ -30,6 +31,8 @@ export type ControlOptions = {
   readonly group: string | null;
   /** What `fleet agent status --json` prints. */
   readonly status: StatusSource;
+  /** Takes the bundles that are brought. */
+  readonly intake: Intake;
   /** Something was asked for that a run has to do. */
   readonly onWish: () => void;
   readonly limits?: Partial<Limits>;
@@ -61,7 +64,7 @@ export async function openControl(options: ControlOptions): Promise<AsyncDisposa
       .then(async (line) => {
         clearTimeout(late);
         socket.setTimeout(0);
-        const answer = await answered(options, rates, line);
+        const answer = await answered(options, rates, line, socket);
         socket.setTimeout(limits.patience);
         socket.end(answer);
       })
@@ -100,11 +103,16 @@ async function questionOf(socket: Socket): Promise<string> {
   return await promise;
 }
 
-async function answered(options: ControlOptions, rates: Rates, line: string): Promise<string> {
+async function answered(
+  options: ControlOptions,
+  rates: Rates,
+  line: string,
+  socket: Socket,
+): Promise<string> {
   try {
     const question = parseQuestion(line);
     rates.take(question.verb, performance.now());
-    return formatAnswer(await act(options, question));
+    return formatAnswer(await act(options, question, socket));
   } catch (error) {
     const known = isFleetError(error)
       ? error
@@ -113,7 +121,11 @@ async function answered(options: ControlOptions, rates: Rates, line: string): Pr
   }
 }
 
-async function act({ dir, status, onWish }: ControlOptions, question: Question): Promise<object> {
+async function act(
+  { dir, status, intake, onWish }: ControlOptions,
+  question: Question,
+  socket: Socket,
+): Promise<object> {
   const now = Math.floor(Date.now() / 1000);
   switch (question.verb) {
     case 'status':
@@ -129,6 +141,9 @@ async function act({ dir, status, onWish }: ControlOptions, question: Question):
     }
     case 'apply':
       await changeLocal(dir, (local) => applyNow(local, WHO));
+      break;
+    case 'apply-bundle':
+      await intake.take(socket, question.bytes);
       break;
     case 'rollback':
       await changeLocal(dir, (local) => goBack(local, question.reason, WHO, now));

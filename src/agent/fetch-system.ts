@@ -7,24 +7,24 @@ import type { Closure } from '../nix/closure.ts';
 import { parseNixPublicKey } from '../nix/signature.ts';
 import { requireSwitchable } from './activate.ts';
 import { getClosure } from './ask.ts';
-import type { Client } from './client.ts';
 import type { Host } from './host.ts';
 import { memoryFiles } from './memory.ts';
+import type { Source } from './source.ts';
 import { type Fetched, fetchClosure } from './store.ts';
 
 /** @throws FleetError E_CLOSURE…, E_PREFLIGHT, E_NOT_NIXOS, and what fetchClosure throws */
 export async function fetchSystem(
-  client: Client,
+  source: Source,
   { memory, place }: Pick<Host, 'memory' | 'place'>,
   { manifest, root }: { readonly manifest: Deployment; readonly root: Pick<Root, 'cache'> },
   say: (line: string) => void,
 ): Promise<{ readonly closure: Closure; readonly fetched: Fetched }> {
   const { toplevel, emergency } = manifest;
-  const closure = verifyClosure(manifest, await getClosure(client, manifest));
+  const closure = verifyClosure(manifest, await getClosure(source, manifest));
   const paths = `paths in all: ${closure.paths.size}`;
   say(`fetching ${toplevel} (${paths}${emergency ? '; an emergency' : ''})`);
   const fetched = await fetchClosure({
-    client,
+    source,
     place,
     closure,
     keys: root.cache.keys.map(parseNixPublicKey),

@@ -9,6 +9,7 @@ import { MAX_NONCE_PROOF_BYTES, verifyNonceProof } from '../manifest/nonce-proof
 import type { Root } from '../manifest/root.ts';
 import { Client, errorDocument } from './client.ts';
 import type { Memory } from './memory.ts';
+import type { Source } from './source.ts';
 
 export type FreshAnswer = {
   readonly nonce: string;
@@ -19,7 +20,7 @@ export type FreshAnswer = {
 
 /** @throws FleetError E_SERVER_…, E_BODY_LIMIT */
 export async function askFresh(
-  client: Client,
+  client: Pick<Source, 'document'>,
   host: string,
   signal?: AbortSignal,
 ): Promise<FreshAnswer> {

@@ -158,6 +158,8 @@ export function memoryFiles(dir: string) {
     switches: join(dir, 'switch'),
     /** What Nix writes besides the store, for the length of one run. */
     scratch: join(dir, 'nix'),
+    /** A bundle that is being applied, unpacked, for as long. */
+    bundle: join(dir, 'bundle'),
   };
 }
 

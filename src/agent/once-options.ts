@@ -1,5 +1,6 @@
 // What a run of the agent is given, and what it comes to.
 import type { FleetError } from '../errors.ts';
+import type { Who } from './local.ts';
 import type { Outcome } from './outcome.ts';
 import type { Sent } from './receipts.ts';
 import type { Fetched } from './store.ts';
@@ -24,6 +25,8 @@ export type OnceOptions = Clocks & {
   readonly retry?: boolean;
   /** Accept a checkpoint that is older than the root's maxAge: root's word, which the receipt has. */
   readonly acceptAge?: boolean;
+  /** A host's bundle, which is asked in the place of the server; and who brought it, who wants it now. */
+  readonly bundle?: { readonly chunks: AsyncIterable<Uint8Array>; readonly who: Who };
   /** A line of progress for people. */
   readonly say?: (line: string) => void;
 };

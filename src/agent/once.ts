@@ -1,19 +1,19 @@
 // One run of the agent: ask, verify, fetch, activate, report (SPEC §5, ARCHITECTURE "The agent"). Each step
 // trusts nothing of the one before it but what that verified; whatever refuses or fails leaves the
 // system as it was, or takes it back there.
-import { type FleetError, isFleetError, messageOf } from '../errors.ts';
+import { type FleetError, isFleetError } from '../errors.ts';
 import type { Activation } from '../manifest/activation.ts';
 import { type VerifiedCheckpoint, verifyCheckpoint } from '../manifest/log-view.ts';
 import type { Deployment } from '../manifest/manifest.ts';
 import type { Offer } from '../manifest/offer.ts';
-import { makeReason } from '../manifest/receipt.ts';
 import type { VerifiedManifest } from '../manifest/verify.ts';
 import { type TrustedRoot, verifyOfferedManifest } from '../manifest/verify-offer.ts';
-import { acceptLog, acceptManifest } from './accept.ts';
+import { acceptLog, acceptManifest, contradicts } from './accept.ts';
 import { abandon, activate, expire, settle } from './activate.ts';
-import { askForOffer } from './ask.ts';
+import { type Asked, askBundle, askServer } from './ask.ts';
 import { coming, ended, heard, mend } from './at-machine.ts';
 import { type Update, waitBeforeFetch, waitBeforeReboot, waitBeforeSwitch } from './begin.ts';
+import { withBundle } from './bundle-source.ts';
 import { Client } from './client.ts';
 import { fetchSystem } from './fetch-system.ts';
 import { goBackAsWished } from './go-back.ts';
@@ -21,19 +21,30 @@ import type { Host } from './host.ts';
 import { probeNamespace } from './inside.ts';
 import { readJournal } from './journal.ts';
 import { noteManifest } from './last-good.ts';
-import { readLocal } from './local.ts';
+import { readLocal, type Who } from './local.ts';
 import { needsServer } from './lost.ts';
 import { type ManifestId, type Memory, readMemory } from './memory.ts';
 import type { OnceOptions, OnceResult } from './once-options.ts';
 import { type OpenRun, openRun } from './open-run.ts';
-import { type Attempt, attemptOf, DECOMMISSIONED, errorOf, idOf, type Outcome } from './outcome.ts';
+import {
+  type Attempt,
+  attemptOf,
+  couldNotGoOn,
+  DECOMMISSIONED,
+  errorOf,
+  idOf,
+  type Outcome,
+} from './outcome.ts';
 import type { Wait } from './policy.ts';
-import { renewInTime, withToken } from './renew-token.ts';
+import { renewInTime } from './renew-token.ts';
+import type { Source } from './source.ts';
 import { standingOf } from './standing.ts';
 import { type Fetched, requireStore } from './store.ts';
 import { Teller } from './teller.ts';
 import type { RunTime } from './time.ts';
 import { type Wishes, wishesFor } from './wishes.ts';
+
+type Offered = { readonly offer: Offer; readonly root: TrustedRoot };
 
 /** Thrown where nothing could be found out: the server cannot be reached, the state is damaged, … */
 export async function runOnce(options: OnceOptions): Promise<OnceResult> {
@@ -46,6 +57,10 @@ class Run implements AsyncDisposable {
   readonly #say: (line: string) => void;
   readonly #lock: AsyncDisposable;
   readonly #client: Client;
+  /** What is asked: the server, or a bundle. */
+  #source: Source;
+  /** Who brought a bundle; null: it is the server that is asked. */
+  readonly #bringer: Who | null;
   readonly #host: Host;
   readonly #time: RunTime;
   readonly #teller: Teller;
@@ -64,6 +79,8 @@ class Run implements AsyncDisposable {
     this.#memory = memory;
     this.#teller = new Teller(host, time, chain, this.#say);
     this.#client = new Client({ ...memory.config, token: memory.token });
+    this.#source = this.#client;
+    this.#bringer = options.bundle?.who ?? null;
     this.#host = host;
     this.#time = time;
   }
@@ -119,36 +136,49 @@ class Run implements AsyncDisposable {
       if (floor !== null) this.#manifest = idOf(floor, floor.digest);
       return DECOMMISSIONED;
     }
+    const { bundle, clock } = this.#options;
+    if (bundle === undefined) {
+      const { onOther } = this.#teller;
+      const asked = askServer(this.#client, this.#memory, this.#time, clock(), onOther);
+      return await this.#follow(await asked);
+    }
+    return await withBundle(bundle.chunks, this.#memory, async (source) => {
+      this.#source = source;
+      return await this.#follow(await askBundle(source, this.#memory, this.#time, this.#onAged()));
+    });
+  }
+
+  async #follow(asked: Asked): Promise<Attempt | null> {
     const { dir } = this.#options;
-    const ask = async () => {
-      // Again after a renewal: what an attempt before this one came to trust is on disk.
-      this.#memory = await readMemory(dir);
-      return await askForOffer(this.#client, this.#memory, this.#time, (shown) => {
-        this.#teller.conflict = shown;
-      });
-    };
-    const asked = await withToken(this.#client, this.#memory, this.#options.clock(), ask);
-    this.#memory = { ...this.#memory, trust: asked.trust };
+    // With the token of now.
+    this.#memory = { ...(await readMemory(dir)), trust: asked.trust };
     const { root, offer } = asked;
     if (offer === null) return null;
     const checkpoint = await this.#acceptLog(offer, root);
     const verified = this.#verify(offer, root, checkpoint);
-    await this.#accept(verified);
+    const { manifest, digest } = verified;
+    const id = idOf(manifest, digest);
+    this.#manifest = id;
+    // Before anything is fetched.
+    const trust = await acceptManifest(dir, this.#memory.trust, verified);
+    this.#memory = { ...this.#memory, trust };
     await asked.keep();
-    const { manifest } = verified;
     if (manifest.intent === 'decommission') return DECOMMISSIONED;
-    const id = idOf(manifest, verified.digest);
     await noteManifest(dir, id, manifest);
     const retry = this.#options.retry === true;
     const local = await heard(dir, id.sha256, retry);
-    this.#update = { manifest: id, deployment: manifest, wishes: wishesFor(local, id.sha256) };
+    this.#update = {
+      manifest: id,
+      deployment: manifest,
+      wishes: wishesFor(local, digest, this.#bringer),
+    };
     const { drift } = manifest.activation;
     const mayReplace = retry || manifest.emergency || drift === 'replace';
     const { chain } = this.#teller;
     const how = { retry, mayReplace, held: local.held };
     const attempt =
       (await standingOf(this.#here(), chain, id, manifest.toplevel, how)) ??
-      (await this.#deploy(manifest, this.#update, offer, root));
+      (await this.#deploy(manifest, this.#update, { offer, root }));
     await ended(dir, attempt);
     return attempt;
   }
@@ -166,76 +196,62 @@ class Run implements AsyncDisposable {
   async #acceptLog(offer: Offer, root: TrustedRoot): Promise<VerifiedCheckpoint> {
     const { trust, dir } = this.#memory;
     try {
-      const now = this.#time.now(trust);
       const { proved } = this.#time;
-      const oweAge = async () => {
-        await this.#teller.owe(dir, 'age-accepted');
-      };
-      const onAged = this.#options.acceptAge === true ? oweAge : null;
-      const accepted = await acceptLog(dir, trust, offer, root, { now, proved, onAged });
+      const time = { now: this.#time.now(trust), proved, onAged: this.#onAged() };
+      const accepted = await acceptLog(dir, trust, offer, root, time);
       this.#memory = { ...this.#memory, trust: accepted.trust };
       return accepted.log;
     } catch (error) {
-      // Two histories: what each of them signed is told, so that it can be proved.
-      const contradicts = isFleetError(error, 'E_FORK', 'E_CONSISTENCY', 'E_CHECKPOINT_OLDER');
-      if (contradicts) this.#teller.conflict = verifyCheckpoint(offer.checkpoint, root.root).text;
+      // What each of them signed is told, so that it can be proved.
+      if (contradicts(error, this.#bringer === null)) {
+        this.#teller.conflict = verifyCheckpoint(offer.checkpoint, root.root).text;
+      }
       throw error;
     }
   }
 
+  #onAged(): (() => Promise<void>) | null {
+    const owe = () => this.#teller.owe(this.#memory.dir, 'age-accepted');
+    return this.#options.acceptAge === true ? owe : null;
+  }
+
   #verify(offer: Offer, root: TrustedRoot, checkpoint: VerifiedCheckpoint): VerifiedManifest {
     const { host, system } = this.#memory.config;
-    const { floor } = this.#memory.trust;
-    const expect = { host, system, floor };
-    const now = this.#time.now(this.#memory.trust);
-    return verifyOfferedManifest(offer, root, checkpoint, expect, now);
+    const { trust } = this.#memory;
+    const expect = { host, system, floor: trust.floor };
+    return verifyOfferedManifest(offer, root, checkpoint, expect, this.#time.now(trust));
   }
 
-  /** Keeps how far this host has come, before anything is fetched. */
-  async #accept(verified: VerifiedManifest): Promise<void> {
-    this.#manifest = idOf(verified.manifest, verified.digest);
-    const trust = await acceptManifest(this.#memory.dir, this.#memory.trust, verified);
-    this.#memory = { ...this.#memory, trust };
-  }
-
-  async #deploy(
-    manifest: Deployment,
-    update: Update,
-    offer: Offer,
-    root: TrustedRoot,
-  ): Promise<Attempt> {
-    const { toplevel, emergency } = manifest;
+  async #deploy(manifest: Deployment, update: Update, { offer, root }: Offered): Promise<Attempt> {
+    const { toplevel, emergency, activation: rules } = manifest;
     const { place } = this.#host;
     const { dir } = this.#memory;
+    const { manifest: id } = update;
     const { acceptAge, retry } = this.#options;
     // People may say something about it from now on.
-    const heard = {
-      ...update,
-      wishes: await coming(dir, update.manifest, manifest, this.#host.now()),
-    };
+    const local = await coming(dir, id, manifest, this.#host.now());
+    const heard = { ...update, wishes: wishesFor(local, id.sha256, this.#bringer) };
     const before = retry === true ? null : await waitBeforeFetch(this.#host, heard);
     if (before !== null) return this.#wait(before, heard.wishes);
     await probeNamespace(place);
     const what = { manifest, root: root.root };
-    const { closure, fetched } = await fetchSystem(this.#client, this.#host, what, this.#say);
+    const { closure, fetched } = await fetchSystem(this.#source, this.#host, what, this.#say);
     this.#fetched = fetched;
-    const wishes = wishesFor(await readLocal(dir), update.manifest.sha256);
+    const wishes = wishesFor(await readLocal(dir), id.sha256, this.#bringer);
     this.#update = { ...update, wishes };
     const wait = retry === true ? null : await waitBeforeSwitch(this.#host, this.#update);
     if (wait !== null) return this.#wait(wait, wishes);
     // 11: fetching may have taken days.
-    const again = this.#verify(offer, root, await this.#acceptLog(offer, root));
+    this.#verify(offer, root, await this.#acceptLog(offer, root));
     await requireStore(place, closure);
     this.#say(`activating ${toplevel}${emergency ? ' (an emergency)' : ''}`);
     const { transaction, lost } = await readJournal(dir);
-    const rules = manifest.activation;
-    const id = idOf(again.manifest, again.digest);
     const attempt = await activate(this.#here(), {
       manifest: id,
       target: toplevel,
       rules,
       // It gave the offer, so it could be heard before; of one whose log is old, root took the word all the same.
-      needsServer: acceptAge !== true && needsServer(lost, id, rules),
+      needsServer: this.#bringer === null && acceptAge !== true && needsServer(lost, id, rules),
       unfinished: transaction,
     });
     const who = retry === true ? 'root' : wishes.who;
@@ -272,9 +288,7 @@ class Run implements AsyncDisposable {
     const { transaction } = await readJournal(this.#memory.dir);
     // `committing` is finished by the next run; `undoing` was tried in this one.
     if (transaction === null) return null;
-    const text = `an activation broke off and could not go on${error === null ? '' : `: ${messageOf(error)}`}`;
-    const why = makeReason('E_INTERRUPTED', text);
-    const attempt = await abandon(this.#host, transaction, why);
+    const attempt = await abandon(this.#host, transaction, couldNotGoOn(error));
     if (attempt !== null) this.#manifest = transaction.manifest;
     return attempt;
   }

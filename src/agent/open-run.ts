@@ -44,9 +44,11 @@ export async function openRun(options: OnceOptions): Promise<OpenRun> {
 async function openHost(options: OnceOptions, time: RunTime): Promise<Host> {
   const { dir, program, unitFile } = options;
   const memory = await readMemory(dir);
-  const { scratch } = memoryFiles(dir);
+  const { scratch, bundle } = memoryFiles(dir);
   // What an agent left that was killed. Where it cannot be removed it is used as it is.
-  await rm(scratch, { recursive: true, force: true }).catch(() => {});
+  for (const left of [scratch, bundle]) {
+    await rm(left, { recursive: true, force: true }).catch(() => {});
+  }
   const place = placeAt(memory.config.root, scratch);
   const now = () => time.now(memory.trust);
   return {

@@ -1,6 +1,6 @@
 // What a run of the agent came to, in the words of receipts (SPEC §6.2), and what a person is told of it:
 // errors → outcomes for the fleet, outcomes → errors with an exit code.
-import { ERRORS, type ErrorCode, FleetError } from '../errors.ts';
+import { ERRORS, type ErrorCode, FleetError, messageOf } from '../errors.ts';
 import {
   type FailedUnits,
   makeReason,
@@ -34,6 +34,12 @@ export type Outcome = Attempt & {
 export const IN_SYNC: Attempt = { phase: 'in-sync', reason: null, exitCode: null };
 export const DECOMMISSIONED: Attempt = { phase: 'decommissioned', reason: null, exitCode: null };
 export const INTERRUPTED: Reason = makeReason('E_INTERRUPTED', 'an activation broke off');
+
+/** Of an activation that a run found and did not take over; `error`: what came between, or null. */
+export function couldNotGoOn(error: unknown): Reason {
+  const why = error === null ? '' : `: ${messageOf(error)}`;
+  return makeReason(INTERRUPTED.code, `${INTERRUPTED.text} and could not go on${why}`);
+}
 
 export function idOf(
   { epoch, sequence }: { readonly epoch: number; readonly sequence: number },

@@ -6,6 +6,7 @@ import { once } from 'node:events';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { isFleetError, messageOf } from '../errors.ts';
 import { openControl } from './control.ts';
+import { Intake } from './control-intake.ts';
 import { socketPath } from './control-place.ts';
 import { type StatusSource, statusBy } from './control-status.ts';
 import { type HintOptions, listenForHints } from './hints.ts';
@@ -30,6 +31,8 @@ export type RunOptions = {
     readonly socket?: string;
     readonly group?: string;
     readonly statusCommand: readonly string[];
+    /** As `command`, of a bundle, whose file is added. */
+    readonly bundleCommand: readonly string[];
   };
   /** The file of this service's unit; the loop ends when it leads elsewhere, to be started anew. */
   readonly unitFile?: string;
@@ -60,7 +63,8 @@ export async function runAgent(options: RunOptions): Promise<void> {
   const hint = new Signal();
   const wish = new Signal();
   const status = statusBy(options.control?.statusCommand ?? []);
-  await using _control = await openDoor(options, waiting, status, () => wish.set());
+  await using intake = await Intake.open(dir);
+  await using _control = await openDoor(options, waiting, { status, intake }, () => wish.set());
   await using listener = new Listener({
     place: async () => await readWaiting(dir),
     onHint: () => hint.set(),
@@ -83,7 +87,11 @@ export async function runAgent(options: RunOptions): Promise<void> {
     busySince = beganAt;
     hint.clear();
     wish.clear();
-    const { code, told } = await runOnce(options.command, signal);
+    const { file } = intake;
+    const command =
+      file === null ? options.command : [...(options.control?.bundleCommand ?? []), file];
+    const { code, told } = await runOnce(command, signal);
+    if (file !== null) await intake.done();
     busySince = null;
     status.forget();
     if (told !== null && (told.phase !== last?.phase || told.text !== last.text)) {
@@ -137,7 +145,7 @@ class Listener implements AsyncDisposable {
 async function openDoor(
   { dir, say, control }: RunOptions,
   waiting: Waiting,
-  status: StatusSource,
+  sources: { readonly status: StatusSource; readonly intake: Intake },
   onWish: () => void,
 ): Promise<AsyncDisposable | null> {
   if (control === undefined) return null;
@@ -146,7 +154,7 @@ async function openDoor(
       dir,
       socket: control.socket ?? socketPath(waiting.root),
       group: control.group ?? waiting.localGroup,
-      status,
+      ...sources,
       onWish,
     });
   } catch (error) {

@@ -12,13 +12,13 @@ import { addRoot, deletePath, realisePaths, repairPath } from '../nix/realise.ts
 import { formatNixPublicKey, type NixPublicKey } from '../nix/signature.ts';
 import type { StorePath } from '../nix/storepath.ts';
 import { fetchNarInfos } from './cached.ts';
-import type { Client } from './client.ts';
 import type { Place } from './place.ts';
 import { requireStoreRoom } from './preflight.ts';
+import type { Source } from './source.ts';
 import { Substituter } from './substituter.ts';
 
 export type FetchOptions = {
-  readonly client: Client;
+  readonly source: Source;
   readonly place: Place;
   readonly closure: Closure;
   /** The root's Nix cache keys. */
@@ -114,14 +114,14 @@ async function substitute(
   wanted: readonly PathInfo[],
   replace: readonly PathInfo[],
 ): Promise<number> {
-  const { client, place, closure, keys } = options;
+  const { source, place, closure, keys } = options;
   const link = join(options.roots, 'next');
   if (wanted.length === 0) {
     await addRoot(closure.toplevel, link, place.nix);
     return 0;
   }
-  const narInfos = await fetchNarInfos(client, wanted, keys);
-  await using substituter = await Substituter.open(client, narInfos);
+  const narInfos = await fetchNarInfos(source, wanted, keys);
+  await using substituter = await Substituter.open(source, narInfos);
   const settings = nixSettings(substituter.url, keys);
   const { signal } = substituter;
   try {
@@ -146,7 +146,7 @@ function nixSettings(url: string, keys: readonly NixPublicKey[]): Map<string, st
     ['fallback', 'false'],
     ['narinfo-cache-positive-ttl', '0'],
     ['narinfo-cache-negative-ttl', '0'],
-    // The client has a least rate of its own; a NAR that waits for its turn is not stalled.
+    // The server’s has a least rate of its own; a NAR that waits for its turn is not stalled.
     ['stalled-download-timeout', '86400'],
     ['netrc-file', '/dev/null'],
   ]);

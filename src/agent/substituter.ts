@@ -13,7 +13,7 @@ import { FleetError, isFleetError, messageOf } from '../errors.ts';
 import { decompress } from '../nix/decompress.ts';
 import { checkNar } from '../nix/nar-check.ts';
 import { formatNarInfo, type NarInfo } from '../nix/narinfo.ts';
-import type { Client } from './client.ts';
+import type { Source } from './source.ts';
 
 /** As many NARs at once; each may hold one zstd window. */
 const PARALLEL = 4;
@@ -28,19 +28,19 @@ export class Substituter implements AsyncDisposable {
   readonly #server: Server;
   readonly #prefix: string;
   readonly #wanted: ReadonlyMap<string, NarInfo>;
-  readonly #client: Client;
+  readonly #source: Source;
   readonly #abort: AbortController;
   readonly #waiting: (() => void)[] = [];
   #running = 0;
   #failure: FleetError | null = null;
 
   private constructor(
-    client: Client,
+    source: Source,
     wanted: ReadonlyMap<string, NarInfo>,
     server: Server,
     prefix: string,
   ) {
-    this.#client = client;
+    this.#source = source;
     this.#wanted = wanted;
     this.#server = server;
     this.#prefix = prefix;
@@ -56,14 +56,14 @@ export class Substituter implements AsyncDisposable {
   }
 
   /** Serves `wanted`: narinfos by hash part, as fetchNarInfos returns them. */
-  static async open(client: Client, wanted: ReadonlyMap<string, NarInfo>): Promise<Substituter> {
+  static async open(source: Source, wanted: ReadonlyMap<string, NarInfo>): Promise<Substituter> {
     // Not imported: see hints.ts.
     const server = process.getBuiltinModule('node:http').createServer();
     const { promise, resolve, reject } = Promise.withResolvers<void>();
     server.once('error', reject);
     server.listen(0, '127.0.0.1', resolve);
     await promise;
-    return new Substituter(client, wanted, server, `/${randomBytes(32).toString('hex')}`);
+    return new Substituter(source, wanted, server, `/${randomBytes(32).toString('hex')}`);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -110,7 +110,7 @@ export class Substituter implements AsyncDisposable {
     // Incompressible data grows by at most 1/256 and a frame's header, zstd's and none's alike.
     const most = info.narSize + Math.ceil(info.narSize / 128) + 1024;
     const address = /^https?:/.test(info.url) ? info.url : `/${info.url}`;
-    const body = this.#count(this.#client.stream(address, most, this.signal));
+    const body = this.#count(this.#source.stream(address, most, this.signal));
     try {
       yield* checkNar(decompress(body, info.compression), info);
     } catch (error) {

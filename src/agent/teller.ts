@@ -22,6 +22,9 @@ import type { RunTime } from './time.ts';
 export class Teller {
   /** A checkpoint that contradicts the one that was accepted, or the proof of time. */
   conflict: string | null = null;
+  readonly onOther = (checkpoint: string): void => {
+    this.conflict = checkpoint;
+  };
   readonly #host: Host;
   readonly #time: RunTime;
   readonly #say: (line: string) => void;

@@ -6,10 +6,10 @@ import { FleetError } from '../errors.ts';
 import { verifyNonceProof } from '../manifest/nonce-proof.ts';
 import type { Root } from '../manifest/root.ts';
 import { parseNote } from '../tlog/note.ts';
-import type { Client } from './client.ts';
 import { isClockSynchronised } from './clock.ts';
 import { askFresh } from './fresh.ts';
 import type { Memory, Trust } from './memory.ts';
+import type { Source } from './source.ts';
 
 /** The clocks of a machine; tests have their own. */
 export type Clocks = {
@@ -69,12 +69,12 @@ export class RunTime {
    * @throws FleetError E_NONCE_…, E_SIGNATURE…, E_SERVER_…
    */
   async prove(
-    client: Client,
+    source: Source,
     { config, trust }: Pick<Memory, 'config' | 'trust'>,
     { root, checkpoint }: { readonly root: Root; readonly checkpoint: string },
   ): Promise<void> {
     const asked = this.#uptime();
-    const { nonce, proof, refusal } = await askFresh(client, config.host);
+    const { nonce, proof, refusal } = await askFresh(source, config.host);
     const seconds = this.#uptime() - asked;
     if (proof === null) {
       const who = 'this machine’s clock is not synchronised, and the server gives no proof of time';

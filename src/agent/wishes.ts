@@ -118,8 +118,13 @@ export function release(local: Local, sha256: string, force: boolean): Local {
   return { ...local, held: null };
 }
 
-/** What people want of the manifest with this digest. */
-export function wishesFor({ deferred, now }: Local, sha256: string): Wishes {
+/** What people want of the manifest with this digest. `bringer`: who brought it along, and so wants it now. */
+export function wishesFor(
+  { deferred, now }: Local,
+  sha256: string,
+  bringer: Who | null = null,
+): Wishes {
+  if (bringer !== null) return { deferredUntil: null, applyNow: true, who: bringer };
   if (now?.sha256 === sha256) return { deferredUntil: null, applyNow: true, who: now.who };
   if (deferred?.sha256 === sha256) {
     return { deferredUntil: deferred.until, applyNow: false, who: deferred.who };

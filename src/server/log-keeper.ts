@@ -64,19 +64,27 @@ export async function keepLog(
   while (!signal.aborted) {
     const next = performance.now() + Math.min(LEAST_BETWEEN, lookEvery);
     try {
-      // Anew each time: another root may name another log, and other keys.
-      const writer = await open();
-      if (await wantsCare(writer, now())) {
-        using lock = tryLockFile(publishLock);
-        // Once more: a root may have come before the lock was ours.
-        if (lock !== null) await careFor(await open(), state, now());
-      }
+      await lookAfterLog(open, { publishLock, state }, now());
     } catch (error) {
       onError(error);
     }
     await bell.heard(lookEvery, signal);
     await pause(Math.max(0, next - performance.now()), signal);
   }
+}
+
+/** Once. While somebody publishes, that one does it. @throws FleetError E_STATE_…, E_LOG_DAMAGED, E_DISK_FULL */
+export async function lookAfterLog(
+  open: () => Promise<LogWriter>,
+  { publishLock, state }: Pick<KeeperOptions, 'publishLock' | 'state'>,
+  now: number,
+): Promise<void> {
+  // Anew each time: another root may name another log, and other keys.
+  const writer = await open();
+  if (!(await wantsCare(writer, now))) return;
+  using lock = tryLockFile(publishLock);
+  // Once more: a root may have come before the lock was ours.
+  if (lock !== null) await careFor(await open(), state, now);
 }
 
 async function careFor(

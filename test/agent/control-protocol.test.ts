@@ -18,6 +18,7 @@ test('every question is understood as it was meant', () => {
     { verb: 'news' },
     { verb: 'defer', seconds: 14_400 },
     { verb: 'apply' },
+    { verb: 'apply-bundle', bytes: 1_000_000 },
     { verb: 'rollback', reason: 'the screen is black' },
     { verb: 'request', text: 'please install gimp' },
   ];
@@ -46,6 +47,10 @@ test('what is no question is refused', () => {
     '{"version":1,"verb":"defer","seconds":"4h"}',
     '{"version":1,"verb":"defer","seconds":0}',
     '{"version":1,"verb":"defer","seconds":1e99}',
+    '{"version":1,"verb":"apply-bundle"}',
+    '{"version":1,"verb":"apply-bundle","bytes":0}',
+    '{"version":1,"verb":"apply-bundle","bytes":1e15}',
+    '{"version":1,"verb":"apply-bundle","bytes":9,"path":"/etc/shadow"}',
     '{"version":1,"verb":"rollback"}',
     '{"version":1,"verb":"rollback","reason":7}',
   ];

@@ -4,7 +4,13 @@ import { execFileSync } from 'node:child_process';
 import { test } from 'node:test';
 import fc from 'fast-check';
 import { type Header, pack } from 'tar-stream';
-import { type BundleFile, readBundle, writeBundle } from '../../src/bundle/tar.ts';
+import {
+  type BundleFile,
+  readBundle,
+  readMembers,
+  writeBundle,
+  writeMembers,
+} from '../../src/bundle/tar.ts';
 
 type Fields = Partial<Header> & { name: string };
 
@@ -118,4 +124,67 @@ test('a source that fails says so; a writer refuses names that its reader would'
   for (const name of ['../a', '/a', '', 'a'.repeat(101)]) {
     await assert.rejects(bytesOf([{ name, data: Buffer.of() }]), { code: 'E_BUNDLE_FORM' });
   }
+});
+
+test('an extended header that says it is longer than memory is refused early', async () => {
+  const long = pack();
+  long.entry({ name: 'x', size: 2 ** 34 } as Header);
+  const [header = Buffer.of()] = await Array.fromAsync(
+    (async function* () {
+      for await (const chunk of long as unknown as AsyncIterable<Uint8Array>) {
+        yield Buffer.from(chunk);
+        return;
+      }
+    })(),
+  );
+  for (const type of ['x', 'g', 'L', 'K']) {
+    const block = Buffer.from(header.subarray(0, 512));
+    block.write(type, 156);
+    block.write('        ', 148);
+    const sum = block.reduce((total, byte) => total + byte, 0);
+    block.write(`${sum.toString(8).padStart(6, '0')}\0 `, 148);
+    await refusedAfter(block, /exceeds max size/);
+  }
+});
+
+/** What begins with `start` and goes on for ever with zeros. */
+async function refusedAfter(start: Buffer, message: RegExp): Promise<void> {
+  let given = 0;
+  async function* endless(): AsyncGenerator<Uint8Array> {
+    yield start;
+    for (; ; given += 65_536) yield Buffer.alloc(65_536);
+  }
+  const read = async () => {
+    for await (const { data } of readMembers(endless(), LIMITS)) for await (const _ of data);
+  };
+  await assert.rejects(read(), { code: 'E_BUNDLE_FORM', message });
+  assert.ok(given < 20 * 2 ** 20, `${given}`);
+}
+
+test('files larger than memory pass through in pieces, and have the size that was said', async () => {
+  const piece = Buffer.alloc(2 ** 20, 7);
+  const size = 300 * piece.length;
+  async function* pieces(count: number) {
+    for (let i = 0; i < count; i++) yield piece;
+  }
+  const before = process.memoryUsage().rss;
+  let [read, most] = [0, 0];
+  const written = writeMembers([{ name: 'big', size, data: pieces(300) }]);
+  for await (const { name, data } of readMembers(written, { fileBytes: size, totalBytes: size })) {
+    assert.equal(name, 'big');
+    for await (const chunk of data) {
+      read += chunk.length;
+      most = Math.max(most, process.memoryUsage.rss());
+    }
+  }
+  assert.equal(read, size);
+  assert.ok(most - before < 150 * 2 ** 20, `${(most - before) / 2 ** 20} MiB`);
+  for (const count of [299, 301]) {
+    const wrong = writeMembers([{ name: 'big', size, data: pieces(count) }]);
+    await assert.rejects(async () => {
+      for await (const _ of wrong);
+    }, /size/i);
+  }
+  // Whoever stops reading stops the writing.
+  for await (const _ of writeMembers([{ name: 'big', size, data: pieces(300) }])) break;
 });

@@ -72,8 +72,9 @@ test('a rollback by the admin is a deployment of an older path', async () => {
   assert.deepEqual(await systemsOf(s.host), all(one));
 });
 
-test('a local switch in between is set right again', async () => {
+test('a local switch in between is set right again, where the rules say so', async () => {
   await using s = await setting(one);
+  s.world.publish(one, { activation: { ...DEFAULT_ACTIVATION, drift: 'replace' } });
   await rm(join(s.host.root, 'run/current-system'));
   await symlink(two.toplevel, join(s.host.root, 'run/current-system'));
   assert.equal((await s.host.once()).outcome?.phase, 'in-sync');

@@ -52,6 +52,7 @@ export const RULES: ReadonlyMap<string, Rule> = new Map([
         ...FOUNDATION,
         'nix',
         'tlog',
+        'bundle',
         ...[
           'activation',
           'approval',
@@ -59,6 +60,7 @@ export const RULES: ReadonlyMap<string, Rule> = new Map([
           'dsse',
           'enrol-file',
           'enrolment',
+          'host-bundle',
           'jcs',
           'manifest',
           'nonce-proof',
