@@ -4,6 +4,7 @@ import { makeReason } from '../manifest/receipt.ts';
 import { makeBootRoom } from './commit.ts';
 import { type Host, switchTo } from './host.ts';
 import { type Attempt, INTERRUPTED } from './outcome.ts';
+import { readSystems } from './place.ts';
 import { whyReboot } from './reboot.ts';
 import { LOCKED, type SwitchResult } from './switch.ts';
 import { type At, backBecause, type Happened } from './transaction.ts';
@@ -38,7 +39,7 @@ export async function check(host: Host, from: At): Promise<Happened> {
   if (rules.mode === 'boot' || rules.reboot === 'required') {
     return bootOnly(at, rebootPending('mode-boot', 'set for the next boot'));
   }
-  const need = await whyReboot(host.place, target);
+  const need = await whyReboot(host.place, target, await readSystems(host.place));
   if (need !== null && (need.isInhibited || rules.reboot === 'allowed')) {
     return bootOnly(at, rebootPending('reboot-required', need.text));
   }

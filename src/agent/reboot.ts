@@ -7,7 +7,7 @@ import { readFile } from 'node:fs/promises';
 import { promisify } from 'node:util';
 import type { StorePath } from '../nix/storepath.ts';
 import { cleanEnvironment } from './inside.ts';
-import { type Place, readSystems, realPathOf, resolveInside } from './place.ts';
+import { type Place, realPathOf, resolveInside, type Systems } from './place.ts';
 
 export type RebootNeed = {
   /** A switch in place is forbidden; otherwise it is possible, and leaves something as it was. */
@@ -22,8 +22,11 @@ const PARTS = ['kernel', 'initrd', 'kernel-modules'] as const;
 const MOST_BYTES = 1024 * 1024;
 
 /** Null: a switch brings all of `target`. */
-export async function whyReboot(place: Place, target: StorePath): Promise<RebootNeed | null> {
-  const { current, booted } = await readSystems(place);
+export async function whyReboot(
+  place: Place,
+  target: StorePath,
+  { current, booted }: Pick<Systems, 'current' | 'booted'>,
+): Promise<RebootNeed | null> {
   const inhibitors = await differing(place, 'switch-inhibitors', target, current);
   if (inhibitors.length > 0) {
     return { isInhibited: true, text: `it forbids to switch in place: ${inhibitors.join(', ')}` };
@@ -45,15 +48,16 @@ async function changedSinceBoot(
   booted: StorePath | null,
 ): Promise<readonly string[]> {
   if (booted === null || booted === target) return [];
-  if ((await valuesOf(place, 'reboot-triggers', target)) !== null) {
-    return await differing(place, 'reboot-triggers', target, booted);
-  }
+  const isSaid = await Promise.all(
+    [target, booted].map(async (one) => (await valuesOf(place, 'reboot-triggers', one)) !== null),
+  );
+  if (!isSaid.includes(false)) return await differing(place, 'reboot-triggers', target, booted);
   const changed: string[] = [];
   for (const part of PARTS) {
     const now = await resolveInside(place, `${booted}/${part}`);
     const then = await resolveInside(place, `${target}/${part}`);
     // A container has none of them.
-    if (now !== null && then !== null && now !== then) changed.push(part);
+    if (now !== then) changed.push(part);
   }
   return changed;
 }

@@ -118,8 +118,21 @@ for (const { what, verdict, text, bad, good = {}, rules, config, seconds, before
 /** Kernel and what else a boot brings, of that name. */
 const kernel = (name: string): Units => ({ kernel: name, initrd: 'same', 'kernel-modules': name });
 
-async function bootedBy(t: TestContext, bad: BuiltSystem, rules: Partial<Activation>) {
-  const first = await system('boots', {}, kernel('one'));
+/** As recent systems say it: a file of what a switch leaves as it was, or of what forbids it. */
+const said =
+  (file: string) =>
+  (name: string): Units => ({
+    ...kernel('same'),
+    [file]: JSON.stringify({ dbus: name }),
+  });
+
+async function bootedBy(
+  t: TestContext,
+  bad: BuiltSystem,
+  rules: Partial<Activation>,
+  parts = kernel('one'),
+) {
+  const first = await system(`boots-${bad.name}`, {}, parts);
   const s = await setting(t, top.path, first);
   // What it runs is what it booted.
   await s.machine.cut();
@@ -128,21 +141,27 @@ async function bootedBy(t: TestContext, bad: BuiltSystem, rules: Partial<Activat
   return { first, s, told: await told };
 }
 
-test('another kernel, and a host that may boot itself: it does, and confirms the system then', {
-  skip,
-}, async (t) => {
-  const next = await system('kernel', {}, kernel('two'));
-  const { s, told } = await bootedBy(t, next, { reboot: 'allowed' });
-  assert.deepEqual([told.phase, told.reason], ['in-sync', null]);
-  await s.machine.up();
-  assert.equal(await s.machine.ok('readlink', '/run/booted-system'), next.toplevel);
-  assert.deepEqual(
-    s.world.reports.slice(-2).map(({ phase }) => phase),
-    ['rebooting', 'in-sync'],
-  );
-  // Its switch was never run in place.
-  assert.doesNotMatch(await s.machine.ok('cat', '/var/log/switches'), /kernel/);
-});
+for (const [what, parts] of [
+  ['kernel', kernel],
+  ['reboot-triggers', said('reboot-triggers')],
+  ['switch-inhibitors', said('switch-inhibitors')],
+] as const) {
+  test(`other ${what}, and a host that may boot itself: it does, and confirms the system then`, {
+    skip,
+  }, async (t) => {
+    const next = await system(`${what}-two`, {}, parts('two'));
+    const { s, told } = await bootedBy(t, next, { reboot: 'allowed' }, parts('one'));
+    assert.deepEqual([told.phase, told.reason], ['in-sync', null]);
+    await s.machine.up();
+    assert.equal(await s.machine.ok('readlink', '/run/booted-system'), next.toplevel);
+    assert.deepEqual(
+      s.world.reports.slice(-2).map(({ phase }) => phase),
+      ['rebooting', 'in-sync'],
+    );
+    // Its switch was never run in place.
+    assert.doesNotMatch(await s.machine.ok('cat', '/var/log/switches'), new RegExp(next.name));
+  });
+}
 
 test('another kernel, and a host that does not boot itself: switched to, and told as pending', {
   skip,
