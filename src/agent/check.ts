@@ -4,7 +4,9 @@ import { makeReason } from '../manifest/receipt.ts';
 import { makeBootRoom } from './commit.ts';
 import { type Host, switchTo } from './host.ts';
 import { type Attempt, INTERRUPTED } from './outcome.ts';
+import { readSystems } from './place.ts';
 import { whyReboot } from './reboot.ts';
+import { systemBehind } from './specialisation.ts';
 import { LOCKED, type SwitchResult } from './switch.ts';
 import { type At, backBecause, type Happened } from './transaction.ts';
 import { failedUnits } from './units.ts';
@@ -37,6 +39,11 @@ export async function check(host: Host, from: At): Promise<Happened> {
   if (lack !== null) return unfit(at, lack);
   if (rules.mode === 'boot' || rules.reboot === 'required') {
     return bootOnly(at, rebootPending('mode-boot', 'set for the next boot'));
+  }
+  const { current } = await readSystems(host.place);
+  if ((await systemBehind(host.place, current, [at.previous])) !== current) {
+    const text = `a specialisation runs, ${current}, which is left to whoever chose it`;
+    return bootOnly(at, rebootPending('reboot-required', text));
   }
   const need = await whyReboot(host.place, target);
   if (need !== null && (need.isInhibited || rules.reboot === 'allowed')) {
