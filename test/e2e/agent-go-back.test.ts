@@ -246,8 +246,15 @@ test('where the queue is full a request waits', async () => {
   await ask(host, 'patience', '1'.repeat(16), world.now);
   const chain = await readChain(host.state);
   const full = Array.from({ length: 256 }, () => '{}');
-  await writeChain(host.state, { ...chain, queue: full });
+  // Half of it is for what becomes of updates.
+  for (const length of [256, 128]) {
+    await writeChain(host.state, { ...chain, queue: full.slice(0, length) });
+    await host.once();
+    assert.equal((await readLocal(host.state)).requests.length, 1);
+  }
+  world.publish(two);
   await host.once();
+  assert.equal((await readChain(host.state)).queue.length, 129);
   assert.equal((await readLocal(host.state)).requests.length, 1);
   await writeChain(host.state, chain);
   await host.once();
