@@ -17,6 +17,7 @@ import { isOpen, type Transaction } from './journal.ts';
 import { type ManifestId, memoryFiles } from './memory.ts';
 import { type Attempt, INTERRUPTED } from './outcome.ts';
 import { canSwitchTo, type Place, readSystems } from './place.ts';
+import { systemBehind } from './specialisation.ts';
 import { type At, backBecause } from './transaction.ts';
 import { asOfThisBoot } from './undo.ts';
 import { NO_UNITS } from './units.ts';
@@ -49,7 +50,7 @@ export async function activate(host: Host, plan: Plan): Promise<Attempt> {
  */
 export async function settle(host: Host, transaction: Transaction): Promise<Attempt | null> {
   const { step, target, touched } = transaction;
-  const { current } = await readSystems(host.place);
+  const current = await runningAs(host, target);
   const isSameBoot = transaction.bootId === host.bootId;
   const interrupted = (event: 'missed' | 'abandoned') =>
     drive(host, transaction, backBecause(event, transaction.why ?? INTERRUPTED));
@@ -103,7 +104,7 @@ export async function abandon(
 /** What its watchdog does: gives up what nobody confirmed, and finishes the rest. */
 export async function expire(host: Host, transaction: Transaction): Promise<Attempt | null> {
   const { step, handedOver, bootId, rules, target } = transaction;
-  const { current } = await readSystems(host.place);
+  const current = await runningAs(host, target);
   const isSet = step === 'setting' || step === 'awaiting-boot';
   const isSameBoot = bootId === host.bootId;
   if (step === 'awaiting-boot' && isSameBoot) return null;
@@ -117,11 +118,17 @@ export async function expire(host: Host, transaction: Transaction): Promise<Atte
   return await drive(host, now, backBecause('abandoned', why));
 }
 
+/** What runs; `target` also where it is a specialisation of that. */
+async function runningAs({ place }: Host, target: StorePath): Promise<StorePath | null> {
+  return await systemBehind(place, (await readSystems(place)).current, [target]);
+}
+
 async function begin(host: Host, { unfinished, ...plan }: Plan): Promise<At> {
   const { manifest, target, rules, needsServer } = plan;
   const { current, profile } = await readSystems(host.place);
   const before = unfinished ?? {
-    previous: await keepPrevious(host, current),
+    // Of a specialisation, the system that it is of: what is begun then comes with a boot (check.ts).
+    previous: await keepPrevious(host, await systemBehind(host.place, current, [profile])),
     previousProfile: profile,
     touched: { system: false, boot: false },
     failedBefore: [],

@@ -6,6 +6,7 @@ import { type Host, switchTo } from './host.ts';
 import { type Attempt, INTERRUPTED } from './outcome.ts';
 import { readSystems } from './place.ts';
 import { whyReboot } from './reboot.ts';
+import { systemBehind } from './specialisation.ts';
 import { LOCKED, type SwitchResult } from './switch.ts';
 import { type At, backBecause, type Happened } from './transaction.ts';
 import { failedUnits } from './units.ts';
@@ -39,7 +40,13 @@ export async function check(host: Host, from: At): Promise<Happened> {
   if (rules.mode === 'boot' || rules.reboot === 'required') {
     return bootOnly(at, rebootPending('mode-boot', 'set for the next boot'));
   }
-  const need = await whyReboot(host.place, target, await readSystems(host.place));
+  const systems = await readSystems(host.place);
+  const { current } = systems;
+  if ((await systemBehind(host.place, current, [at.previous])) !== current) {
+    const text = `a specialisation runs, ${current}, which is left to whoever chose it`;
+    return bootOnly(at, rebootPending('reboot-required', text));
+  }
+  const need = await whyReboot(host.place, target, systems);
   if (need !== null && (need.isInhibited || rules.reboot === 'allowed')) {
     return bootOnly(at, rebootPending('reboot-required', need.text));
   }

@@ -9,6 +9,7 @@ import { type Host, switchTo } from './host.ts';
 import { type Attempt, IN_SYNC } from './outcome.ts';
 import { readSystems } from './place.ts';
 import { lackOfBootRoom } from './preflight.ts';
+import { systemBehind } from './specialisation.ts';
 import { LOCKED, type SwitchResult } from './switch.ts';
 import { type At, backBecause, type Happened } from './transaction.ts';
 import { awaitingLock, whyOf } from './verdict.ts';
@@ -29,7 +30,8 @@ export async function commit(host: Host, at: At): Promise<Happened> {
   if (boot.code === LOCKED) return { event: 'locked', told: awaitingLock(boot, 'boot') };
   const why = boot.code === 0 ? await lackOfEntry(host, at) : whyOf(boot, 'boot');
   if (why !== null) return backBecause('broken', why, { exitCode: boot.code });
-  const { current } = await readSystems(place);
+  const { current: running } = await readSystems(place);
+  const current = await systemBehind(place, running, [target]);
   // A power cut came before this was written, and the machine booted it; or it ran all the time.
   if (at.step === 'setting' && current === target) return arrived(host, at);
   const done = at.done ?? IN_SYNC;

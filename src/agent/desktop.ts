@@ -18,7 +18,7 @@ export async function showNotification(
   signal: AbortSignal,
 ): Promise<Shown> {
   const actions = choices.map(({ name, label }) => `--action=${name}=${label}`);
-  const args = ['--app-name=fleet', '--wait', ...actions, '--', title, body];
+  const args = ['--app-name=fleet', '--wait', ...actions, '--', title, unmarked(body)];
   let said = '';
   try {
     const child = spawn('notify-send', args, { stdio: ['ignore', 'pipe', 'ignore'], signal });
@@ -32,4 +32,9 @@ export async function showNotification(
   }
   const chosen = said.trim();
   return { isShown: true, chosen: choices.some(({ name }) => name === chosen) ? chosen : null };
+}
+
+/** A body is markup, and what somebody else typed is to be no link or picture in it. */
+function unmarked(text: string): string {
+  return text.replaceAll('&', '&amp;').replaceAll('<', '&lt;').replaceAll('>', '&gt;');
 }

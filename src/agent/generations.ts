@@ -6,6 +6,7 @@ import { basename, dirname, join } from 'node:path';
 import { deleteDead, deleteGenerations } from '../nix/generations.ts';
 import type { StorePath } from '../nix/storepath.ts';
 import { type Place, readStoreLink, readSystems } from './place.ts';
+import { systemBehind } from './specialisation.ts';
 
 export type Generation = {
   readonly number: number;
@@ -44,13 +45,16 @@ export async function prune(
 ): Promise<boolean> {
   const all = await readGenerations(place);
   const { booted, current, profile } = await readSystems(place);
-  const stays = new Set([...held, booted, current, profile]);
+  const paths = all.map(({ path }) => path);
+  // Whose specialisation was booted, or runs, is in the boot menu with it.
+  const behind = [booted, current].map((system) => systemBehind(place, system, paths));
+  const stays = new Set([...held, booted, current, profile, ...(await Promise.all(behind))]);
   const gone = unwanted(all, keep, stays, now);
   if (gone.length === 0) return false;
   const numbers = gone.map(({ number }) => number);
   await deleteGenerations(place.profile, numbers, place.nix);
-  const paths = new Set(gone.flatMap(({ path }) => (path === null ? [] : [path])));
-  await deleteDead([...paths], place.nix);
+  const dead = new Set(gone.flatMap(({ path }) => (path === null ? [] : [path])));
+  await deleteDead([...dead], place.nix);
   return true;
 }
 

@@ -6,6 +6,7 @@ import { FleetError } from '../errors.ts';
 import { DEFAULT_ACTIVATION } from '../manifest/activation.ts';
 import { makeReason } from '../manifest/receipt.ts';
 import { invalidPaths } from '../nix/query.ts';
+import type { StorePath } from '../nix/storepath.ts';
 import { activate } from './activate.ts';
 import type { Host } from './host.ts';
 import { type Good, type Journal, readJournal, writeJournal } from './journal.ts';
@@ -62,6 +63,10 @@ export async function goBackAsWished(host: Host): Promise<Attempt | null> {
   const journal = await readJournal(dir);
   // What could not be finished when this run began is to be finished first.
   if (journal.transaction !== null && isCommitting(journal.transaction)) return COMMIT_WAITS;
+  if (back.begun !== null && (await hasFailed(host, back.begun.to, journal))) {
+    await drop(dir);
+    return null;
+  }
   let to: Good;
   try {
     to = await begunOr(host, back, journal);
@@ -74,7 +79,8 @@ export async function goBackAsWished(host: Host): Promise<Attempt | null> {
   const begun = { to: to.toplevel, manifest: back.begun?.manifest ?? held };
   await changeLocal(dir, (local) => ({ ...local, back: { ...back, begun } }));
   const attempt = await switchBack(host, to, journal);
-  if (attempt.phase === 'awaiting-lock') return attempt;
+  // `verifying`: the agent of the system of before finds out whether it stays, and goes on from here.
+  if (attempt.phase === 'awaiting-lock' || attempt.phase === 'verifying') return attempt;
   const isBack = ['in-sync', 'in-sync-degraded', 'reboot-pending'].includes(attempt.phase);
   if (!isBack) {
     await drop(dir);
@@ -94,6 +100,23 @@ export async function goBackAsWished(host: Host): Promise<Attempt | null> {
   const { failedUnits = NO_UNITS, exitCode } = attempt;
   const text = makeReason(USER_ROLLBACK, `${reason}${later}`);
   return { phase: 'held', reason: text, exitCode, failedUnits, who };
+}
+
+/**
+ * Whether one that was begun was undone meanwhile, as by an agent that it was handed over to, or is being: it is not tried
+ * again, and nothing is kept against a manifest.
+ */
+async function hasFailed(
+  { memory }: Host,
+  to: StorePath,
+  { lastGood, transaction, rejected }: Journal,
+): Promise<boolean> {
+  if (transaction?.step === 'undoing') return transaction.target === to;
+  if (transaction !== null || rejected === null || lastGood?.toplevel !== to) return false;
+  const of = lastGood.manifest?.sha256 ?? memory.trust.floor?.digest;
+  if (rejected.manifest.sha256 !== of) return false;
+  await writeJournal(memory.dir, { ...(await readJournal(memory.dir)), rejected: null });
+  return true;
 }
 
 /** One that was begun goes on to where it was going, as long as that is what is known. */

@@ -7,6 +7,7 @@ import { type Host, switchTo } from './host.ts';
 import type { Done } from './journal.ts';
 import { unitAt } from './own-unit.ts';
 import { readSystems } from './place.ts';
+import { systemBehind } from './specialisation.ts';
 import { LOCKED, type SwitchResult } from './switch.ts';
 import { type At, backBecause, type Happened } from './transaction.ts';
 import { trustedRoot } from './trusted.ts';
@@ -67,7 +68,8 @@ export async function prove(host: Host, at: At): Promise<Happened> {
       failedBefore,
       listen: needsServer && !isOnly ? listen : null,
     });
-    const { current } = await readSystems(on.place);
+    const { current: running } = await readSystems(on.place);
+    const current = await systemBehind(on.place, running, [target]);
     if (found.why !== null || current === target) return found;
     // No fault of this system: the next run tries it again.
     const text = `another switch came before it was confirmed: the current system is ${current}`;

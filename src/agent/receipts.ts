@@ -88,6 +88,8 @@ export const EMPTY_CHAIN: Chain = {
 
 /** More than anyone will have; at about 1.5 KiB each. */
 const MAX_QUEUE = 256;
+/** As far as requests may fill it: the rest is for what becomes of updates, whatever people here ask for meanwhile. */
+const MAX_QUEUE_FOR_REQUESTS = 128;
 
 export const CHAIN: Fields<Chain> = {
   counter: integer(0),
@@ -162,6 +164,7 @@ export async function tellRequest(
   outcome: Outcome,
   context: TellContext,
 ): Promise<Chain> {
+  if (chain.queue.length >= MAX_QUEUE_FOR_REQUESTS) return chain;
   const number = chain.requests.count + 1;
   const ids = [...chain.requests.ids, id].slice(-2 * MAX_REQUESTS);
   const next: Chain = {

@@ -81,13 +81,14 @@ export async function runAgent(options: RunOptions): Promise<void> {
     const pace: Pace = { poll, isPrivate: waiting.isPrivate };
     await listener.listen(!pace.isPrivate);
     const until = await nextDeadline(dir);
-    const isHinted = await waitFor(pace, past, { hint, wish, until }, signal);
+    const why = await waitFor(pace, past, { hint, wish, until }, signal);
     if (signal.aborted) break;
     const beganAt = performance.now();
     busySince = beganAt;
-    hint.clear();
-    wish.clear();
     const { file } = intake;
+    // A bundle says nothing of what the server hinted at.
+    if (file === null) hint.clear();
+    wish.clear();
     const command =
       file === null ? options.command : [...(options.control?.bundleCommand ?? []), file];
     const { code, told } = await runOnce(command, signal);
@@ -100,12 +101,17 @@ export async function runAgent(options: RunOptions): Promise<void> {
     }
     last = told ?? last;
     const now = performance.now();
-    past = {
-      endedAt: now,
-      hintedAt: isHinted ? beganAt : past.hintedAt,
-      failures: code === 0 ? 0 : past.failures + 1,
-      due: dueAt(told?.next ?? null, Date.now(), now),
-    };
+    const due = dueAt(told?.next ?? null, Date.now(), now);
+    // One that people asked for puts no other off: else they could keep this host from ever asking its server.
+    past =
+      past.endedAt !== null && (file !== null || why === 'wish')
+        ? { ...past, due: due ?? past.due }
+        : {
+            endedAt: now,
+            hintedAt: why === 'hint' ? beganAt : past.hintedAt,
+            failures: code === 0 ? 0 : past.failures + 1,
+            due,
+          };
     if ((await unitOf(unitFile)) !== unit) {
       say('this service is another one now: ending, to be started anew');
       break;
@@ -171,13 +177,15 @@ async function nextDeadline(dir: string): Promise<number | null> {
   return local?.deferred?.until ?? null;
 }
 
-/** Waits until it is time to ask; returns whether that was because of a hint. */
+type Why = 'time' | 'hint' | 'wish';
+
+/** Waits until it is time to ask; returns because of what. */
 async function waitFor(
   pace: Pace,
   past: Past,
   { hint, wish, until }: { hint: Signal; wish: Signal; until: number | null },
   signal: AbortSignal,
-): Promise<boolean> {
+): Promise<Why> {
   const done = new AbortController();
   const either = AbortSignal.any([signal, done.signal]);
   const usual = untilNext(pace, past, performance.now(), Math.random());
@@ -187,14 +195,14 @@ async function waitFor(
   const timer = sleep(wait, 'time' as const, { signal: either }).catch(() => 'time' as const);
   const hinted = hint.wait(either).then(() => 'hint' as const);
   const wished = wish.wait(either).then(() => 'wish' as const);
-  const why = await Promise.race([timer, hinted, wished]);
+  const why: Why = await Promise.race([timer, hinted, wished]);
   if (why === 'hint' && !signal.aborted) {
     const gap = afterHint(past, performance.now(), Math.random());
     const over = sleep(gap, undefined, { signal: either }).catch(() => {});
     await Promise.race([over, wished]);
   }
   done.abort();
-  return why === 'hint';
+  return why;
 }
 
 /** Runs the agent once, to its end: it is not stopped when this process is, as a switch may be under way. */

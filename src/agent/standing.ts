@@ -13,6 +13,7 @@ import type { ManifestId } from './memory.ts';
 import { type Attempt, IN_SYNC } from './outcome.ts';
 import { readSystems } from './place.ts';
 import type { Chain } from './receipts.ts';
+import { systemBehind } from './specialisation.ts';
 import { COMMIT_WAITS, isCommitting } from './verdict.ts';
 
 export async function standingOf(
@@ -46,15 +47,16 @@ export async function standingOf(
       return { phase: 'failed', reason: transaction.why, exitCode: null };
     }
   }
-  const systems = await readSystems(host.place);
-  const { current, profile } = systems;
+  const { current: running, profile } = await readSystems(host.place);
+  // Whoever chose a specialisation chose nothing else.
+  const current = await systemBehind(host.place, running, [toplevel, ...ours]);
   if (transaction !== null) {
     // It could not be finished when this run began.
     if (isCommitting(transaction)) return COMMIT_WAITS;
     if (transaction.step !== 'awaiting-boot' || !isThis(transaction.manifest)) return null;
     return await goOnWaiting(host, transaction);
   }
-  const drift = mayReplace ? null : driftOf(systems, ours, toplevel);
+  const drift = mayReplace ? null : driftOf({ current, profile }, ours, toplevel);
   if (drift !== null) return drift;
   if (profile !== toplevel) return retry ? null : waitingAfterLoss(lost, manifest, host.now());
   const again = isThis(told?.manifest) ? told : null;

@@ -126,6 +126,43 @@ test('no way back: none known, none twice, none that is gone, none below minSequ
   assert.equal((await host.once()).error?.code, 'E_NO_WAY_BACK');
 });
 
+test('a system of before that has another agent is handed over to it, which holds what was left', async () => {
+  await using s = await updated();
+  const { host } = s;
+  const unitFile = await ownUnit(s);
+  await wantBack(s);
+  assert.equal((await host.once({ unitFile })).outcome?.phase, 'verifying');
+  assert.notEqual((await readLocal(host.state)).back, null);
+  for (let run = 0; run < 2; run++) {
+    assert.equal((await host.once({ unitFile })).outcome?.phase, 'held');
+    assert.deepEqual(await systemsOf(host), all(one));
+  }
+});
+
+test('one that fails after it was handed over is undone, and not tried again', async () => {
+  await using s = await updated();
+  const { host } = s;
+  const unitFile = await ownUnit(s);
+  await plan(host, 'exit-boot-system-one', 1);
+  await wantBack(s);
+  assert.equal((await host.once({ unitFile })).outcome?.phase, 'verifying');
+  assert.equal((await host.once({ unitFile })).outcome?.phase, 'in-sync');
+  assert.equal(s.world.reports.at(-2)?.phase, 'rolled-back');
+  assert.deepEqual(await systemsOf(host), all(two));
+  assert.deepEqual([(await readLocal(host.state)).back], [null]);
+  assert.equal((await readJournal(host.state)).rejected, null);
+});
+
+/** The unit of this agent, which is another one in one and in two. */
+async function ownUnit({ host }: Setting): Promise<string> {
+  const file = join(host.root, 'run/unit');
+  await writeFile(file, 'two');
+  for (const { name } of [one, two]) {
+    await plan(host, `do-test-system-${name}`, `echo ${name} >/run/unit`);
+  }
+  return file;
+}
+
 test('a way back that fails is undone, and says nothing about any manifest', async () => {
   await using s = await updated();
   const { world, host } = s;
@@ -209,8 +246,15 @@ test('where the queue is full a request waits', async () => {
   await ask(host, 'patience', '1'.repeat(16), world.now);
   const chain = await readChain(host.state);
   const full = Array.from({ length: 256 }, () => '{}');
-  await writeChain(host.state, { ...chain, queue: full });
+  // Half of it is for what becomes of updates.
+  for (const length of [256, 128]) {
+    await writeChain(host.state, { ...chain, queue: full.slice(0, length) });
+    await host.once();
+    assert.equal((await readLocal(host.state)).requests.length, 1);
+  }
+  world.publish(two);
   await host.once();
+  assert.equal((await readChain(host.state)).queue.length, 129);
   assert.equal((await readLocal(host.state)).requests.length, 1);
   await writeChain(host.state, chain);
   await host.once();
