@@ -23,6 +23,7 @@ type Options = {
   publish: boolean;
   keepGoing?: boolean;
   emergency?: boolean;
+  minimum?: boolean;
 };
 
 const CHANGES = {
@@ -31,6 +32,7 @@ const CHANGES = {
   settings: 'new settings',
   closure: 'rebuilt',
   emergency: 'an emergency now',
+  minimum: 'no way back behind it now',
   renewal: 'renewed',
   none: 'unchanged',
 } as const;
@@ -44,6 +46,7 @@ export function registerBuild(program: Command): void {
     .option('--dry-run', 'evaluate, and say what would be published')
     .option('--no-publish', 'sign and store, and leave it waiting for fleet publish')
     .option('--emergency', 'hosts wait neither for windows nor for people; all checks stay')
+    .option('--minimum', 'nobody at a machine may go back behind what is published now')
     .option('--keep-going', 'when a derivation fails, build what does not depend on it')
     .action(async (hosts: string[], options: Options, command: Command) => {
       const globals = globalsOf(command);
@@ -65,6 +68,7 @@ export function registerBuild(program: Command): void {
           dryRun,
           noPublish: !options.publish,
           emergency,
+          minimum: options.minimum === true,
           keepGoing: options.keepGoing === true,
           signal: stop.signal,
           onEvent: (event) => tell(globals, event),

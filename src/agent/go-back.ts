@@ -28,7 +28,7 @@ export function heldAttempt({ reason, who }: Held): Attempt {
 /** The system to go back to. @throws FleetError E_NO_WAY_BACK */
 export async function wayBackOf(
   place: Place,
-  { lastGood, least }: Pick<Journal, 'lastGood' | 'least'>,
+  { lastGood, least, running }: Pick<Journal, 'lastGood' | 'least' | 'running'>,
 ): Promise<Good> {
   if (lastGood === null) throw none('no system is known that ran well before this one');
   const { toplevel, manifest } = lastGood;
@@ -36,6 +36,10 @@ export async function wayBackOf(
     const number =
       manifest === null ? 'has no known sequence' : `is of sequence ${manifest.sequence}`;
     throw none(`${toplevel} ${number}, and the admin allows none below ${least.sequence}`);
+  }
+  // A new epoch is what an admin begins after a disaster: nothing of before it is good.
+  if (manifest !== null && manifest.epoch < (running?.manifest?.epoch ?? 0)) {
+    throw none(`${toplevel} is of an epoch before this one`);
   }
   const gone = await invalidPaths([toplevel], { ...place.nix, isolated: true });
   if (gone.length > 0 || !(await canSwitchTo(place, toplevel))) {

@@ -46,6 +46,8 @@ export type Change =
   | 'closure'
   /** The same system, which hosts are not to wait with any more. */
   | 'emergency'
+  /** The same system, behind which nobody at a machine is to go back any more. */
+  | 'minimum'
   /** Nothing but the root it names, or its time, which runs out. */
   | 'renewal'
   | 'none';
@@ -58,6 +60,8 @@ export type Rules = {
   readonly validSeconds: number;
   /** Hosts are to wait for nothing (SPEC §5.6). What was one stays one while its system does. */
   readonly emergency?: boolean;
+  /** Nobody at a machine is to go back behind what is signed now (SPEC §5.8). */
+  readonly minimum?: boolean;
 };
 
 // A machine whose clock is a little behind the server's must not find a manifest "not yet valid".
@@ -68,7 +72,7 @@ export function changeOf(
   built: BuiltHost,
   closure: BlobId | null,
   current: PublishedManifest | null,
-  { root, now, validSeconds, emergency = false }: Rules,
+  { root, now, validSeconds, emergency = false, minimum = false }: Rules,
 ): Change {
   if (current === null) return 'new';
   const manifest = parseManifest(parseEnvelope(current.envelope).payload);
@@ -81,6 +85,7 @@ export function changeOf(
   if (!isDeepStrictEqual(manifest.activation, built.activation)) return 'settings';
   if (closure !== null && manifest.closure.sha256 !== closure) return 'closure';
   if (emergency && !manifest.emergency) return 'emergency';
+  if (minimum && manifest.minSequence < manifest.sequence) return 'minimum';
   const fresh =
     manifest.fleet.rootVersion === root.version &&
     manifest.epoch === root.epoch &&
@@ -145,14 +150,15 @@ export function signManifest(
   { blob, paths, narBytes, toplevelNarHash }: StoredClosure,
   current: PublishedManifest | null,
   director: Uint8Array,
-  { root, now, validSeconds, emergency = false }: Rules,
+  { root, now, validSeconds, emergency = false, minimum = false }: Rules,
 ): PublishedManifest {
+  const follow = followOf(current, root);
   const manifest: Deployment = {
     intent: 'deploy',
     fleet: { name: root.fleet, rootVersion: root.version },
     host: { id: built.host, system: built.system },
-    ...followOf(current, root),
-    minSequence: 0,
+    ...follow,
+    minSequence: minimum ? follow.sequence : minSequenceOf(current, root),
     emergency: emergency || (current?.toplevel === built.toplevel && isEmergency(current)),
     issuedAt: now,
     notBefore: now - CLOCK_SKEW_SECONDS,
@@ -221,7 +227,7 @@ export function issueAgain(
   const anew = {
     fleet: { name: root.fleet, rootVersion: root.version },
     ...followOf(current, root),
-    minSequence: root.epoch === manifest.epoch ? manifest.minSequence : 0,
+    minSequence: minSequenceOf(current, root),
     issuedAt: now,
     notBefore: now - CLOCK_SKEW_SECONDS,
   };
@@ -235,6 +241,13 @@ export function issueAgain(
 }
 
 /** Whether its host is to wait for nothing. */
+/** What nobody at a machine goes back behind stays; in another epoch numbers begin anew, and none of before counts. */
+function minSequenceOf(current: PublishedManifest | null, root: Root): number {
+  if (current === null) return 0;
+  const { epoch, minSequence } = parseManifest(parseEnvelope(current.envelope).payload);
+  return epoch === root.epoch ? minSequence : 0;
+}
+
 export function isEmergency({ envelope }: Pick<PublishedManifest, 'envelope'>): boolean {
   return parseManifest(parseEnvelope(envelope).payload).emergency;
 }

@@ -46,6 +46,8 @@ export type BuildRequest = {
   readonly noPublish: boolean;
   /** Hosts are to wait neither for windows nor for people. */
   readonly emergency: boolean;
+  /** Nobody at a machine is to go back behind what is published now. */
+  readonly minimum: boolean;
   /** Within one host, go on building what does not depend on what failed. */
   readonly keepGoing: boolean;
   readonly signal?: AbortSignal;
@@ -119,10 +121,11 @@ export async function buildFleet(dir: StateDir, request: BuildRequest): Promise<
   // One after the other: evaluating takes gigabytes, and one build uses all cores by itself.
   const prepared: (PreparedHost | FailedHost)[] = [];
   for (const host of hosts) prepared.push(await attempt(host));
-  if (request.dryRun) return await compareBuilt(dir, prepared, request.emergency);
+  if (request.dryRun) return await compareBuilt(dir, prepared, request);
   return await publishBuilt(dir, prepared, gcroots, {
     noPublish: request.noPublish,
     emergency: request.emergency,
+    minimum: request.minimum,
     named: request.hosts.length > 0,
     onWait: (holder) => onEvent?.({ kind: 'waiting', holder }),
     onFailed: ({ host, error }) => onEvent?.({ kind: 'failed', host, error }),

@@ -54,6 +54,8 @@ export type PublishBuilt = {
   readonly named: boolean;
   /** Hosts are to wait neither for windows nor for people. */
   readonly emergency?: boolean;
+  /** Nobody at a machine is to go back behind it. */
+  readonly minimum?: boolean;
   readonly signal?: AbortSignal;
   readonly onWait?: (holder: LeaseHolder | null) => void;
   readonly onFailed?: (failed: FailedHost) => void;
@@ -63,9 +65,9 @@ export type PublishBuilt = {
 export async function compareBuilt(
   dir: StateDir,
   prepared: readonly (PreparedHost | FailedHost)[],
-  emergency: boolean,
+  marks: Marks,
 ): Promise<HostResult[]> {
-  const rules = rulesOf(dir, emergency);
+  const rules = rulesOf(dir, marks);
   return await Promise.all(
     prepared.map(async (one): Promise<HostResult> => {
       if ('error' in one) return one;
@@ -81,7 +83,7 @@ export async function publishBuilt(
   dir: StateDir,
   prepared: readonly (PreparedHost | FailedHost)[],
   gcroots: Pick<GcRoots, 'keep'>,
-  { signal, onWait, onFailed, noPublish, named, emergency = false }: PublishBuilt,
+  { signal, onWait, onFailed, noPublish, named, ...marks }: PublishBuilt,
 ): Promise<HostResult[]> {
   if (prepared.every((one) => 'error' in one)) return [...prepared];
   await using lease = await acquireLease({
@@ -94,7 +96,7 @@ export async function publishBuilt(
   // Another root may have come into force meanwhile, with other keys.
   await dir.refreshRoots();
   const log = await openLogWriter(dir);
-  const rules = rulesOf(dir, emergency);
+  const rules = rulesOf(dir, marks);
   const servable = new Servable(dir);
   const waiting = new Map((await dir.state.pendingManifests()).map((one) => [one.host, one]));
   const drop: string[] = [];
@@ -183,12 +185,15 @@ function clock(): number {
 
 type Made = Extract<HostResult, { error: null }> & { readonly manifest: PublishedManifest };
 
-function rulesOf(dir: StateDir, emergency: boolean): Rules {
+type Marks = Pick<Rules, 'emergency' | 'minimum'>;
+
+function rulesOf(dir: StateDir, { emergency = false, minimum = false }: Marks): Rules {
   return {
     root: dir.root,
     now: clock(),
     validSeconds: dir.config.manifestDays * 86_400,
     emergency,
+    minimum,
   };
 }
 

@@ -107,6 +107,16 @@ test('no way back: none known, none twice, none that is gone, none below minSequ
   await wantBack(gone);
   assert.match((await gone.host.once()).error?.message ?? '', /is no longer in the store/);
 
+  await using old = await updated();
+  const before = await readJournal(old.host.state);
+  const { running } = before;
+  assert.ok(running?.manifest);
+  const newer = { ...running, manifest: { ...running.manifest, epoch: 2 } };
+  await writeJournal(old.host.state, { ...before, running: newer });
+  await wantBack(old);
+  assert.match((await old.host.once()).error?.message ?? '', /of an epoch before this one/);
+  assert.deepEqual(await systemsOf(old.host), all(two));
+
   await using s = await updated();
   const { world, host } = s;
   world.publish(two, { sequence: 5, minSequence: 2 });

@@ -172,6 +172,7 @@ test('a build that began before a root was imported publishes under that root', 
     dryRun: false,
     noPublish: false,
     emergency: false,
+    minimum: false,
     keepGoing: false,
   };
   const [result] = await buildFleet(begun, request);

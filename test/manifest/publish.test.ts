@@ -12,6 +12,7 @@ import {
   type BuiltHost,
   changeOf,
   isEmergency,
+  type Rules,
   requireWithinLimits,
   signManifest,
   storeClosure,
@@ -67,6 +68,31 @@ test('a change is a first manifest, another system, other settings, other bytes,
   // Where the system came from is no reason to switch.
   const provenance = { ...built.provenance, flakeRef: 'path:/elsewhere' };
   assert.equal(changeOf({ ...built, provenance }, null, current, rules), 'none');
+});
+
+test('a minimum is a change by itself, and stays for what follows, but for another epoch', async (t) => {
+  const { dir, built, closure, current, rules } = await world(t);
+  const stored = await storeClosure(built, closure, dir.blobs, dir.root.limits);
+  const director = generateSecretKey();
+  const sign = (before: typeof current | null, given: Rules = rules) =>
+    signManifest(built, stored, before, director, given);
+  const minOf = ({ envelope }: Pick<typeof current, 'envelope'>) => {
+    const { sequence, minSequence } = parseManifest(parseEnvelope(envelope).payload);
+    return [sequence, minSequence];
+  };
+  const first = sign(null);
+  assert.deepEqual(minOf(first), [1, 0]);
+  const strict = { ...rules, minimum: true };
+  assert.equal(changeOf(built, null, first, rules), 'none');
+  assert.equal(changeOf(built, null, first, strict), 'minimum');
+  const second = sign(first, strict);
+  assert.deepEqual(minOf(second), [2, 2]);
+  assert.equal(changeOf(built, null, second, strict), 'none');
+  const third = sign(second);
+  assert.deepEqual(minOf(third), [3, 2]);
+  assert.equal(changeOf(built, null, third, strict), 'minimum');
+  const root = { ...rules.root, epoch: rules.root.epoch + 1 };
+  assert.deepEqual(minOf(sign(third, { ...rules, root })), [1, 0]);
 });
 
 test('an emergency is a change by itself, and stays while the system does', async (t) => {
