@@ -95,6 +95,8 @@ export class World implements AsyncDisposable {
   url = '';
   #hostKey: PublicKey | null = null;
   #head: string | null = null;
+  /** Digests of all receipts that were stored. */
+  readonly #taken = new Set<string>();
   #sequence = 0;
   #close: (() => Promise<void>) | null = null;
 
@@ -365,9 +367,11 @@ export class World implements AsyncDisposable {
     if (this.#hostKey === null) return refuse(response, 422, 'E_HOST_UNKNOWN');
     const expect = { publicKey: this.#hostKey, fleet: FLEET, host: HOST };
     const { receipt, digest } = verifyReceipt(parseEnvelope(body), expect);
-    if (digest === this.#head) return void response.end('{"stored":false}');
+    // A run that was killed before it could note what was taken sends all of that again.
+    if (this.#taken.has(digest)) return void response.end('{"stored":false}');
     if (receipt.previous !== this.#head) return refuse(response, 409, 'E_RECEIPT_CHAIN');
     this.#head = digest;
+    this.#taken.add(digest);
     this.reports.push(receipt);
     response.end('{"stored":true}');
   }
