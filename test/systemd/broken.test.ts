@@ -159,7 +159,8 @@ for (const [what, parts] of [
       ['rebooting', 'in-sync'],
     );
     // Its switch was never run in place.
-    assert.doesNotMatch(await s.machine.ok('cat', '/var/log/switches'), new RegExp(next.name));
+    const switches = await s.machine.ok('cat', '/var/log/switches');
+    assert.doesNotMatch(switches, new RegExp(`system-${next.name}$`, 'm'));
   });
 }
 
