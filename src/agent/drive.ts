@@ -7,7 +7,7 @@ import { check } from './check.ts';
 import { commit } from './commit.ts';
 import { release } from './generations.ts';
 import { callSuccessor } from './hand-over.ts';
-import type { Host } from './host.ts';
+import { type Host, runsUnits } from './host.ts';
 import { type Journal, readJournal, type Transaction, writeJournal } from './journal.ts';
 import { goodAfter, holdLastGood } from './last-good.ts';
 import { lostAgain } from './lost.ts';
@@ -131,7 +131,7 @@ async function askBoot(host: Host, at: At, now: Happened): Promise<Happened> {
   const { step, rules, done } = at;
   const waits =
     step === 'undoing' ? (now.told ?? null) : (done ?? rebootPending('mode-boot', 'set'));
-  const isOurs = host.hasSystemd && host.place.root === null && rules.reboot !== 'never';
+  const isOurs = runsUnits(host) && rules.reboot !== 'never';
   if (!isOurs) return { event: 'may-not-boot', told: waits };
   const wait = await host.mayBoot(rules);
   if (wait !== null) return { event: 'may-not-boot', told: step === 'undoing' ? waits : wait };

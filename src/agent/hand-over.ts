@@ -2,7 +2,7 @@
 // (one of a timer's waits for the timer), and the watchdog does not wait. Systemd does it, as no process of the old agent is to.
 import { randomBytes } from 'node:crypto';
 import { basename } from 'node:path';
-import type { Host } from './host.ts';
+import { type Host, runsUnits } from './host.ts';
 import { findProgram } from './inside.ts';
 import { startTransient, systemctl } from './transient.ts';
 
@@ -20,8 +20,9 @@ done
 `;
 
 /** @throws Error where systemd does not take it: then the service's own rules say when it is started. */
-export async function callSuccessor({ hasSystemd, place, unit }: Host): Promise<void> {
-  if (!hasSystemd || place.root !== null || unit === null) return;
+export async function callSuccessor(host: Host): Promise<void> {
+  const { unit } = host;
+  if (!runsUnits(host) || unit === null) return;
   const name = basename(unit.file);
   const was = await systemctl('show', '--property=InvocationID', '--value', name).catch(
     () => process.env['INVOCATION_ID'] ?? '',

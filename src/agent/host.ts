@@ -31,13 +31,19 @@ export type OwnUnit = {
   readonly was: string | null;
 };
 
+/** Whether systemd can be given units to run: this machine's does not know what lies in a chroot store. */
+export function runsUnits({ hasSystemd, place }: Pick<Host, 'hasSystemd' | 'place'>): boolean {
+  return hasSystemd && place.root === null;
+}
+
 /** @throws FleetError E_NAMESPACE, E_TOOL_MISSING, E_DISK_FULL */
 export async function switchTo(
-  { memory, place, hasSystemd }: Host,
+  host: Host,
   toplevel: StorePath,
   action: SwitchAction,
 ): Promise<SwitchResult> {
+  const { memory, place } = host;
   const dir = memoryFiles(memory.dir).switches;
   const seconds = memory.config.switchSeconds;
-  return await runSwitch({ toplevel, action, place, dir, seconds, inUnit: hasSystemd });
+  return await runSwitch({ toplevel, action, place, dir, seconds, inUnit: runsUnits(host) });
 }

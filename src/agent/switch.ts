@@ -36,7 +36,7 @@ export type SwitchRun = {
   /** Directory for logs and the lock. */
   readonly dir: string;
   readonly seconds: number;
-  /** Whether systemd of this machine is to run it. */
+  /** Whether systemd of this machine is to run it, which a chroot store's cannot be. */
   readonly inUnit: boolean;
 };
 
@@ -78,10 +78,9 @@ export async function runSwitch(run: SwitchRun): Promise<SwitchResult> {
   const start = performance.now();
   // Longer than timeout(1) waits: only what not even SIGKILL ends is left alone, holding the lock.
   const patience = (seconds + 2 * SWITCH_GRACE_SECONDS) * 1000;
-  const code =
-    run.inUnit && run.place.root === null
-      ? await runInUnit(command, { dir, lock, output, patience })
-      : await runDetached(command, { lock, output, patience });
+  const code = run.inUnit
+    ? await runInUnit(command, { dir, lock, output, patience })
+    : await runDetached(command, { lock, output, patience });
   const late = performance.now() - start >= seconds * 1000;
   const timedOut = late && (code === null || code === 124 || code === 137);
   const said = { words: await firstWords(output), lastLines: await lastLines(output) };

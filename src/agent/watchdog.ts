@@ -8,7 +8,7 @@ import { mkdir, readdir, rm, symlink, writeFile } from 'node:fs/promises';
 import { dirname, join, resolve } from 'node:path';
 import { syncDirectory, writeDurable } from '../durable.ts';
 import { errnoOf, FleetError, isFleetError, messageOf } from '../errors.ts';
-import type { Host } from './host.ts';
+import { type Host, runsUnits } from './host.ts';
 import { cleanEnvironment, findProgram } from './inside.ts';
 import type { Transaction } from './journal.ts';
 import { memoryFiles } from './memory.ts';
@@ -84,11 +84,6 @@ function secondsFor({ memory }: Host, { step, rules }: Transaction): number {
   const confirming = rules.confirmSeconds + SLACK_SECONDS;
   if (step !== 'activating') return confirming;
   return memory.config.switchSeconds + 2 * SWITCH_GRACE_SECONDS + confirming;
-}
-
-/** Systemd of this machine does not know what lies in a chroot store. */
-function runsUnits({ hasSystemd, place }: Host): boolean {
-  return hasSystemd && place.root === null;
 }
 
 async function armTimer(host: Host, transaction: Transaction): Promise<void> {
