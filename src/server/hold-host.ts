@@ -3,16 +3,15 @@
 // or failed with it, something newer: the same system under the next number, signed and logged like any other, because
 // a host tries nothing twice by itself.
 import { FleetError } from '../errors.ts';
-import { appendEntries, finishLog } from '../manifest/append.ts';
+import { appendEntries } from '../manifest/append.ts';
 import { parseEnvelope } from '../manifest/dsse.ts';
 import { issueAgain } from '../manifest/publish.ts';
 import { type Phase, parseReceipt } from '../manifest/receipt.ts';
 import { approvalThreshold } from '../manifest/root.ts';
 import { Servable } from '../manifest/servable.ts';
-import { acquireLease } from '../storage/lease.ts';
 import type { LeaseHolder, PublishedManifest } from '../storage/state.ts';
-import { openLogWriter } from './log-writer.ts';
 import { staleness } from './pending.ts';
+import { beginPublication } from './publication.ts';
 import type { StateDir } from './statedir.ts';
 
 /** @throws FleetError E_HOST_UNKNOWN, E_DECOMMISSIONED */
@@ -46,18 +45,10 @@ export async function releaseHost(
   options: { readonly now: number; readonly onWait?: (holder: LeaseHolder | null) => void },
 ): Promise<Released> {
   const { state } = dir;
-  const { now, onWait } = options;
+  const { now } = options;
   if ((await state.host(host)) === null) throw unknown(host);
-  await using lease = await acquireLease({
-    file: dir.layout.publishLock,
-    state,
-    ...(onWait === undefined ? {} : { onWait }),
-  });
-  const { fence } = lease.holder;
-  await dir.refreshRoots();
-  const log = await openLogWriter(dir);
-  // What one that died had committed is seen now.
-  await finishLog(log, now);
+  await using publication = await beginPublication(dir, options);
+  const { log, fence } = publication;
   // First: if it breaks off behind this, the same command goes on from here.
   const wasHeld = (await state.host(host))?.heldAt != null;
   await state.holdHost(host, null);

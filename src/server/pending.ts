@@ -3,7 +3,7 @@
 // missing, or that was overtaken by another publication, stops no other.
 import { buffer } from 'node:stream/consumers';
 import { FleetError, isFleetError } from '../errors.ts';
-import { appendEntries, finishLog, type NewApproval, type NewEntry } from '../manifest/append.ts';
+import { appendEntries, type NewApproval, type NewEntry } from '../manifest/append.ts';
 import {
   type ApprovalFile,
   type ApprovalProof,
@@ -18,9 +18,8 @@ import { approvalThreshold, type Root } from '../manifest/root.ts';
 import { Servable } from '../manifest/servable.ts';
 import { formatTime } from '../manifest/time.ts';
 import { type Blobs, parseBlobId } from '../storage/blobs.ts';
-import { acquireLease } from '../storage/lease.ts';
 import type { LeaseHolder, PublishedManifest } from '../storage/state.ts';
-import { openLogWriter } from './log-writer.ts';
+import { beginPublication } from './publication.ts';
 import type { StateDir } from './statedir.ts';
 
 export type PublishRequest = {
@@ -38,23 +37,14 @@ export type Published = {
 };
 
 /** Publishes what may be, in one publication. @throws FleetError for what concerns all of it. */
-export async function publishPending(
-  dir: StateDir,
-  { approvals, now, onWait }: PublishRequest,
-): Promise<Published[]> {
+export async function publishPending(dir: StateDir, request: PublishRequest): Promise<Published[]> {
+  const { approvals, now } = request;
   const provers = approvals.map((file) => {
     openApproval(file);
     return { file, prove: approvalProver(file) };
   });
-  await using lease = await acquireLease({
-    file: dir.layout.publishLock,
-    state: dir.state,
-    ...(onWait === undefined ? {} : { onWait }),
-  });
-  await dir.refreshRoots();
-  const log = await openLogWriter(dir);
-  // Also where nothing waits: what one that died had committed is seen now.
-  await finishLog(log, now);
+  await using begun = await beginPublication(dir, request);
+  const { log, fence } = begun;
   const servable = new Servable(dir);
   const used = new Map<ApprovalFile, NewApproval>();
   const results: Published[] = [];
@@ -80,7 +70,7 @@ export async function publishPending(
   }
   if (entries.length > 0) {
     const dropped = await servable.dropped();
-    const publication = { fence: lease.holder.fence, now, dropped };
+    const publication = { fence, now, dropped };
     await appendEntries(log, [...used.values(), ...entries], publication);
   }
   return results;

@@ -2,13 +2,12 @@
 // any other. Its tokens go on for it to be told, and for nothing else (State.commitLog). Where its group wants
 // approvals the removal waits for them, as any manifest does. Done again after it broke off, it goes on.
 import { FleetError } from '../errors.ts';
-import { appendEntries, finishLog } from '../manifest/append.ts';
+import { appendEntries } from '../manifest/append.ts';
 import { signDecommission } from '../manifest/publish.ts';
 import { approvalThreshold } from '../manifest/root.ts';
-import { acquireLease } from '../storage/lease.ts';
 import type { LeaseHolder, PublishedManifest, State } from '../storage/state.ts';
-import { openLogWriter } from './log-writer.ts';
 import { staleness } from './pending.ts';
+import { beginPublication } from './publication.ts';
 import type { StateDir } from './statedir.ts';
 
 export type Removed = {
@@ -26,18 +25,10 @@ export async function removeHost(
   options: { readonly now: number; readonly onWait?: (holder: LeaseHolder | null) => void },
 ): Promise<Removed> {
   const { state } = dir;
-  const { now, onWait } = options;
+  const { now } = options;
   await requireRemovable(state, host);
-  await using lease = await acquireLease({
-    file: dir.layout.publishLock,
-    state,
-    ...(onWait === undefined ? {} : { onWait }),
-  });
-  const { fence } = lease.holder;
-  await dir.refreshRoots();
-  const log = await openLogWriter(dir);
-  // What one that died had committed is seen now.
-  await finishLog(log, now);
+  await using publication = await beginPublication(dir, options);
+  const { log, fence } = publication;
   const current = await requireRemovable(state, host);
   const rules = { root: dir.root, now, validSeconds: dir.config.manifestDays * 86_400 };
   if (current.toplevel === null) {
