@@ -90,6 +90,12 @@ export const ERRORS = {
     1,
     'a Nix key is NAME:BASE64, as nix-store --generate-binary-cache-key writes it',
   ),
+  E_PACK_BAD: entry(
+    3,
+    'the server made it wrong or it was changed on the way; NARs are fetched instead',
+  ),
+  E_PACK_VERSION: entry(1, 'update this host; until then it fetches NARs'),
+  E_PATCH_BAD: entry(3, 'the patch is not for what this host has; the NAR is fetched instead'),
   E_STORE_CORRUPT: entry(
     1,
     'check it with: nix-store --verify-path PATH; mend it with: nix-store --repair-path PATH',

@@ -32,10 +32,14 @@ export const RULES: ReadonlyMap<string, Rule> = new Map([
   ['tlog', { may: FOUNDATION, packages: [] }],
   ['bundle', { may: ['errors'], packages: ['tar-stream'] }],
   ['nix', { may: FOUNDATION, packages: ['xz-decompress'] }],
+  ['delta', { may: [...FOUNDATION, 'nix'], packages: [] }],
   ['storage', { may: [...FOUNDATION, 'nix', 'tlog'], packages: ['better-sqlite3'] }],
   [
     'cache',
-    { may: [...FOUNDATION, 'nix', ...STORAGE_INTERFACES], packages: ['fastify', 'undici'] },
+    {
+      may: [...FOUNDATION, 'nix', 'delta', ...STORAGE_INTERFACES],
+      packages: ['fastify', 'undici'],
+    },
   ],
   [
     'manifest',
@@ -51,6 +55,7 @@ export const RULES: ReadonlyMap<string, Rule> = new Map([
       may: [
         ...FOUNDATION,
         'nix',
+        'delta',
         'tlog',
         'bundle',
         ...[
@@ -82,7 +87,10 @@ export const RULES: ReadonlyMap<string, Rule> = new Map([
   [
     'server',
     {
-      may: [...FOUNDATION, 'nix', 'tlog', 'bundle', 'storage', 'cache', 'manifest', 'audit'],
+      may: [
+        ...FOUNDATION,
+        ...['nix', 'delta', 'tlog', 'bundle', 'storage', 'cache', 'manifest', 'audit'],
+      ],
       packages: ['fastify', 'prom-client'],
     },
   ],
@@ -91,7 +99,18 @@ export const RULES: ReadonlyMap<string, Rule> = new Map([
     {
       may: [
         ...FOUNDATION,
-        ...['nix', 'tlog', 'bundle', 'storage', 'cache', 'manifest', 'audit', 'agent', 'server'],
+        ...[
+          'nix',
+          'delta',
+          'tlog',
+          'bundle',
+          'storage',
+          'cache',
+          'manifest',
+          'audit',
+          'agent',
+          'server',
+        ],
       ],
       packages: ['commander'],
     },
