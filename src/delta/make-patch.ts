@@ -6,22 +6,23 @@ import { withShifted } from './match-bits.ts';
 import type { OldNar } from './old-nar.ts';
 import { NumberWriter, packedBound, STREAM_ROOM, zigzag } from './patch-format.ts';
 
-/** Of the new NAR, at a time. */
-const BLOCK = 8 * 1024 * 1024;
-const WINDOW = 64 * 1024 * 1024;
+/** Bytes of the new NAR at a time, at most MAX_BLOCK; and of the old one that are looked in. */
+type Sizes = { readonly block: number; readonly window: number };
+const SIZES: Sizes = { block: 8 * 1024 * 1024, window: 64 * 1024 * 1024 };
 const LEVEL = 19;
 
 /** Pieces are whole blocks. Returns how many bytes of memory applying the patch takes. Throws what `old` and `nar` throw. */
 export async function* makePatch(
   old: OldNar,
   nar: AsyncIterable<Uint8Array>,
+  sizes = SIZES,
 ): AsyncGenerator<Uint8Array, { memory: number }, undefined> {
-  const window = new Window(old);
-  const encoder = new BlockEncoder();
+  const window = new Window(old, sizes);
+  const encoder = new BlockEncoder(sizes.block);
   let made = 0;
   let drift = 0;
   let memory = 0;
-  for await (const block of blocksOf(nar)) {
+  for await (const block of blocksOf(nar, sizes.block)) {
     const { bytes, start } = window.around(made + drift, block.length);
     const expected = made + drift - start;
     const found = findRuns(bytes, block, expected);
@@ -37,16 +38,19 @@ export async function* makePatch(
 }
 
 /** `chunks` as blocks, all full but the last; each valid until the next is asked for. */
-async function* blocksOf(chunks: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array> {
-  const block = Buffer.allocUnsafeSlow(BLOCK);
+async function* blocksOf(
+  chunks: AsyncIterable<Uint8Array>,
+  size: number,
+): AsyncGenerator<Uint8Array> {
+  const block = Buffer.allocUnsafeSlow(size);
   let held = 0;
   for await (const chunk of chunks) {
     for (let at = 0; at < chunk.length; ) {
-      const count = Math.min(chunk.length - at, BLOCK - held);
+      const count = Math.min(chunk.length - at, size - held);
       block.set(chunk.subarray(at, at + count), held);
       held += count;
       at += count;
-      if (held < BLOCK) continue;
+      if (held < size) continue;
       yield block;
       held = 0;
     }
@@ -57,25 +61,29 @@ async function* blocksOf(chunks: AsyncIterable<Uint8Array>): AsyncGenerator<Uint
 /** The part of the old NAR in which things are looked for. */
 class Window {
   readonly #old: OldNar;
+  readonly #block: number;
+  readonly #window: number;
   #start = 0;
   #bytes: OldBytes | null = null;
 
-  constructor(old: OldNar) {
+  constructor(old: OldNar, { block, window }: Sizes) {
     this.#old = old;
+    this.#block = block;
+    this.#window = window;
   }
 
   around(expected: number, length: number): { readonly bytes: OldBytes; readonly start: number } {
     const { size } = this.#old;
     const end = this.#start + (this.#bytes?.bytes.length ?? 0);
     const isNear =
-      (expected - BLOCK >= this.#start || this.#start === 0) &&
-      (expected + length + BLOCK <= end || end === size);
+      (expected - this.#block >= this.#start || this.#start === 0) &&
+      (expected + length + this.#block <= end || end === size);
     if (this.#bytes === null || !isNear) {
-      const most = Math.max(0, size - WINDOW);
+      const most = Math.max(0, size - this.#window);
       // More of what comes than of what was.
-      this.#start = Math.max(0, Math.min(Math.floor(expected - WINDOW / 4), most));
+      this.#start = Math.max(0, Math.min(Math.floor(expected - this.#window / 4), most));
       this.#bytes = null;
-      const bytes = Buffer.allocUnsafeSlow(Math.min(WINDOW, size));
+      const bytes = Buffer.allocUnsafeSlow(Math.min(this.#window, size));
       this.#old.read(this.#start, bytes);
       this.#bytes = new OldBytes(bytes);
     }
@@ -86,9 +94,14 @@ class Window {
 class BlockEncoder {
   readonly #copies = new NumberWriter();
   readonly #gaps = new NumberWriter();
-  readonly #values = Buffer.allocUnsafeSlow(BLOCK);
-  readonly #literals = Buffer.allocUnsafeSlow(BLOCK);
+  readonly #values: Buffer;
+  readonly #literals: Buffer;
   readonly #head = new NumberWriter();
+
+  constructor(block: number) {
+    this.#values = Buffer.allocUnsafeSlow(block);
+    this.#literals = Buffer.allocUnsafeSlow(block);
+  }
 
   /** `start`: where `old`, in which the runs' sources are, begins in its NAR; `made`: how many bytes came before this block. */
   encode(
