@@ -91,6 +91,8 @@ class Finder {
           const [w1, w2, w3] = [wordAt(old, at + 4), wordAt(old, at + 8), old[at + 12] ?? 0];
           const y = (w1 >>> shift) | (w2 << (32 - shift));
           const z = (w2 >>> shift) | (w3 << (32 - shift));
+          // Zeros and the like are at every bit and everywhere, and whole bytes have them.
+          if (x === y && y === z) continue;
           const place = table[seedOfWords(x, y, z) >>> drop] ?? -1;
           if (place < 0 || wordAt(block, place) !== x || taken[place] === 1) continue;
           const run = this.#extended(place, at, shift);
