@@ -90,6 +90,16 @@ export function buildSystems(corpus: Corpus): Map<SystemName, string> {
   return new Map(toplevels);
 }
 
+/** Every NAR of these systems, as it is, in a directory that Nix can read as a cache; returns it. */
+export function exportNars(corpus: Corpus, toplevels: readonly string[]): string {
+  const nars = join(corpus.dir, 'nars');
+  const copy = ['nix', 'copy', '--no-check-sigs', '--to', `file://${nars}?compression=none`];
+  const [program = '', ...args] = inStore(corpus, [...copy, ...toplevels]);
+  const env = { ...process.env, NIX_CONFIG: BUILD_CONFIG };
+  execFileSync(program, args, { env, stdio: 'inherit' });
+  return nars;
+}
+
 /** The 1 GiB file and its successor: pseudo-random, with bytes changed, blocks put in, and one taken out. */
 export function makeLargeFiles({ dir }: Corpus): void {
   const [oldFile, newFile] = [join(dir, 'large-old'), join(dir, 'large-new')];

@@ -133,7 +133,8 @@ function kindOf(pid: number): string {
   return name.startsWith('nix') ? 'nix' : name;
 }
 
-function cpuOf(pid: number): number {
+/** User and system time of a process so far, seconds. */
+export function cpuOf(pid: number): number {
   const stat = readFileSync(`/proc/${pid}/stat`, 'utf8');
   // After the name, which may hold anything, the third field comes first.
   const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');

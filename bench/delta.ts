@@ -1,0 +1,178 @@
+// What an update costs over a line, beside stock Nix with nginx and the very same NARs: when only glibc changed, and every
+// path got another name by it; when all packages got a newer build; and when a machine is installed. And what a file
+// of 1 GiB of which little changed costs an agent. Its times hold what Nix's do not: it verifies, activates and reports.
+import {
+  buildSystems,
+  exportNars,
+  makeCorpus,
+  makeLargeFiles,
+  type SystemName,
+} from './delta-corpus.ts';
+import { compare, type Pair, told } from './delta-figures.ts';
+import { agentMachine, type Machine, makeStore, remove, stockMachine } from './delta-machines.ts';
+import { waitForPacks } from './delta-packs.ts';
+import { openSite, type Site } from './delta-site.ts';
+import { type Benchmark, type Figure, need } from './figures.ts';
+import { type Line, type LineKind, startLine } from './line.ts';
+
+const CACHE = '/var/cache/fleet-bench/delta';
+const PROGRAMS = ['nix-store=nix-bin', 'nginx=nginx-light', 'dpkg-deb=dpkg', 'unshare=util-linux'];
+
+const LINES: readonly LineKind[] = [
+  { name: '50 Mbit/s', delay: 20, rate: 50e6 },
+  { name: '8 Mbit/s', delay: 150, rate: 8e6 },
+];
+/** Which only counts: what the machines can do. */
+const WIRE: LineKind = { name: 'wire', delay: 0, rate: 4e9 };
+
+type Case = { readonly name: string; readonly from: SystemName | null; readonly to: SystemName };
+
+const CASES: readonly Case[] = [
+  { name: 'glibc', from: 'old', to: 'glibc' },
+  { name: 'all', from: 'old', to: 'new' },
+  { name: 'install', from: null, to: 'new' },
+];
+
+type Lines = { readonly kind: LineKind; readonly fleet: Line; readonly nginx: Line };
+type Trial = {
+  readonly host: string;
+  readonly name: string;
+  readonly of: Case;
+  readonly lines: Lines;
+};
+
+export const benchmark: Benchmark = async ({ quick, rounds, log }) => {
+  need(...PROGRAMS);
+  const corpus = makeCorpus(CACHE, log);
+  await using stack = new AsyncDisposableStack();
+  const site = stack.use(await openSite(corpus));
+  const trials: Trial[] = [];
+  for (const kind of quick ? LINES.slice(0, 1) : LINES) {
+    const lines = await openLines(site, kind, stack);
+    for (const of of CASES) {
+      for (let round = 0; round < rounds; round++) {
+        const host = `${of.name}-${kind.delay}-${round}`;
+        trials.push({ host, name: `${of.name}, ${kind.name}`, of, lines });
+      }
+    }
+  }
+  const { store, agents } = await startingPoints(site, trials, log);
+  const figures = await publishNew(site, trials, agents, log);
+
+  const pairs = new Map<string, Pair[]>();
+  for (const [index, { host, name, of, lines }] of trials.entries()) {
+    const agent = agents.get(host) ?? (await agentMachine(site, host, lines.fleet, null));
+    const stock = stockMachine(site, host, lines.nginx, of.from === null ? null : store);
+    const pair = await runPair(agent, stock, site.toplevelOf(host), index % 2 === 0);
+    pairs.set(name, [...(pairs.get(name) ?? []), pair]);
+    log(`  ${name}: ${told(pair)}`);
+    for (const machine of [agent, stock]) remove(machine);
+  }
+  for (const { name, of } of trials) {
+    const found = pairs.get(name);
+    if (found !== undefined) figures.push(...compare(name, found, of.from === null));
+    pairs.delete(name);
+  }
+  if (!quick) figures.push(...(await largeFile(site, stack, log)));
+  const peaks = figures.filter(({ name }) => name.endsWith('peak memory, agent'));
+  const value = Math.max(...peaks.map((figure) => figure.value));
+  return [...figures, { name: 'peak memory of an agent', value, unit: 'MiB' }];
+};
+
+/** `--prepare-only DIR`: the corpus alone, and where it lies. */
+export async function prepare(dir: string, log: (line: string) => void): Promise<void> {
+  need(...PROGRAMS);
+  const corpus = makeCorpus(dir, log);
+  const systems = Object.fromEntries(buildSystems(corpus));
+  const nars = exportNars(corpus, Object.values(systems));
+  console.log(JSON.stringify({ ...corpus, systems, nars }, null, 2));
+}
+
+async function openLines(site: Site, kind: LineKind, stack: AsyncDisposableStack): Promise<Lines> {
+  const fleet = stack.use(await startLine(site.servers.fleet, kind));
+  return { kind, fleet, nginx: stack.use(await startLine(site.servers.nginx, kind)) };
+}
+
+/** Machines whose agents run what their update starts from, by host, and a store for those of stock Nix. */
+async function startingPoints(
+  site: Site,
+  trials: readonly Trial[],
+  log: (line: string) => void,
+): Promise<{ store: string; agents: Map<string, Machine> }> {
+  const updated = trials.filter(({ of }) => of.from !== null);
+  const from = updated.map(({ host, of }): [string, SystemName] => [host, of.from ?? 'old']);
+  await site.publish(Object.fromEntries(from));
+  const { paths, bytes } = await site.mirror();
+  log(`${paths} paths, ${(bytes / 1e6).toFixed(1)} MB as zstd`);
+  const store = makeStore(site, 'store', site.toplevelOf(updated[0]?.host ?? ''));
+  const agents = new Map<string, Machine>();
+  for (const { host, lines } of updated) {
+    agents.set(host, await agentMachine(site, host, lines.fleet, store));
+  }
+  log(`${agents.size} machines run the old system`);
+  return { store, agents };
+}
+
+/** Publishes what all hosts are to run, case by case. */
+async function publishNew(
+  site: Site,
+  trials: readonly Trial[],
+  agents: ReadonlyMap<string, Machine>,
+  log: (line: string) => void,
+): Promise<Figure[]> {
+  const figures: Figure[] = [];
+  for (const one of CASES) {
+    const hosts = trials.filter(({ of }) => of === one).map(({ host }) => host);
+    const { seconds } = await site.publish(Object.fromEntries(hosts.map((host) => [host, one.to])));
+    log(`${one.name}: built and published for ${hosts.length} hosts in ${seconds.toFixed(1)} s`);
+    const agent = agents.get(hosts[0] ?? '');
+    if (agent === undefined) continue;
+    const packs = await waitForPacks(site.servers, hosts[0] ?? '', agent.root);
+    if (packs === null) continue;
+    figures.push(
+      { name: `${one.name}, packs after publication`, value: packs.seconds, unit: 's' },
+      { name: `${one.name}, packs, CPU of the server`, value: packs.cpu, unit: 's' },
+    );
+  }
+  await site.mirror();
+  return figures;
+}
+
+async function runPair(
+  agent: Machine,
+  stock: Machine,
+  toplevel: string,
+  oursFirst: boolean,
+): Promise<Pair> {
+  if (oursFirst) {
+    const ours = await agent.run(toplevel);
+    return { ours, theirs: await stock.run(toplevel) };
+  }
+  const theirs = await stock.run(toplevel);
+  return { ours: await agent.run(toplevel), theirs };
+}
+
+async function largeFile(
+  site: Site,
+  stack: AsyncDisposableStack,
+  log: (line: string) => void,
+): Promise<Figure[]> {
+  makeLargeFiles(site.corpus);
+  const lines = await openLines(site, WIRE, stack);
+  const host = 'large';
+  await site.publish({ [host]: 'large-old' });
+  await site.mirror();
+  const agent = await agentMachine(site, host, lines.fleet, null);
+  const stock = stockMachine(site, host, lines.nginx, null);
+  const install = await runPair(agent, stock, site.toplevelOf(host), true);
+  log(`  1 GiB file, install: ${told(install)}`);
+  await site.publish({ [host]: 'large-new' });
+  await site.mirror();
+  await waitForPacks(site.servers, host, agent.root);
+  const update = await runPair(agent, stock, site.toplevelOf(host), false);
+  log(`  1 GiB file, update: ${told(update)}`);
+  return [
+    ...compare('1 GiB file, install', [install], true),
+    ...compare('1 GiB file, update', [update], false),
+  ];
+}
