@@ -11,6 +11,7 @@ import {
   readlinkSync,
   renameSync,
   statSync,
+  symlinkSync,
   writeFileSync,
   writeSync,
 } from 'node:fs';
@@ -50,7 +51,7 @@ export function inStore(corpus: Corpus, command: readonly string[]): string[] {
 
 /** Says which host has which system. */
 export function writeHosts(
-  { flake }: Corpus,
+  flake: string,
   hosts: Readonly<Record<string, { system: SystemName; hostname?: string }>>,
 ): void {
   writeFileSync(join(flake, 'hosts.json'), JSON.stringify(hosts, null, 1));
@@ -66,17 +67,22 @@ export function makeCorpus(dir: string, log: (line: string) => void): Corpus {
   for (const name of ['flake.nix', 'system.nix', 'install.ts', 'links.ts']) {
     copyFileSync(join(FLAKE, name), join(corpus.flake, name));
   }
+  // By a name that every checkout has: what Nix makes of a derivation's text is the same for all of them.
+  const node = join(dir, 'node');
+  const link = `${node}.part-${process.pid}`;
+  symlinkSync(process.execPath, link);
+  renameSync(link, node);
   const large = { old: join(dir, 'large-old'), new: join(dir, 'large-new') };
   const say = (name: string, value: unknown): void =>
     writeFileSync(join(corpus.flake, name), JSON.stringify(value, null, 1));
-  say('corpus.json', { system: currentSystem(), node: process.execPath, packages, large });
+  say('corpus.json', { system: currentSystem(), node, packages, large });
   say('units.json', makeUnits());
   return corpus;
 }
 
 /** Builds the three systems by Nix alone; returns their toplevels. */
 export function buildSystems(corpus: Corpus): Map<SystemName, string> {
-  writeHosts(corpus, Object.fromEntries(SYSTEMS.map((system) => [system, { system }])));
+  writeHosts(corpus.flake, Object.fromEntries(SYSTEMS.map((system) => [system, { system }])));
   mkdirSync(join(corpus.dir, 'roots'), { recursive: true });
   const toplevels = SYSTEMS.map((system): [SystemName, string] => {
     const attribute = `path:${corpus.flake}#nixosConfigurations.${system}.config.system.build.toplevel`;

@@ -1,7 +1,15 @@
 // What the delta benchmark measures against: one fleet that publishes the corpus's systems, its server, and nginx beside it
 // with the very same NAR files and narinfos. Everything of a run lies below one directory, which goes with it.
 import { execFileSync } from 'node:child_process';
-import { existsSync, linkSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  cpSync,
+  existsSync,
+  linkSync,
+  mkdirSync,
+  mkdtempSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { formatNarUrl } from '../src/cache/nar-url.ts';
@@ -12,6 +20,8 @@ import { BUILD_CONFIG, type Corpus, inStore, type SystemName, writeHosts } from 
 import { type Measured, measure } from './figures.ts';
 import { makePackage } from './package.ts';
 import { type Servers, startServers } from './servers.ts';
+
+export type Mirrored = { readonly paths: number; readonly bytes: number; readonly level: number };
 
 export type Site = AsyncDisposable & {
   readonly dir: string;
@@ -25,8 +35,8 @@ export type Site = AsyncDisposable & {
   readonly publish: (hosts: Readonly<Record<string, SystemName>>) => Promise<Measured>;
   /** What is published for a host. */
   readonly toplevelOf: (host: string) => string;
-  /** Gives nginx what is new; returns how many paths it has, and the bytes of their NARs. */
-  readonly mirror: () => Promise<{ readonly paths: number; readonly bytes: number }>;
+  /** Gives nginx what is new; returns how many paths it has, the bytes of their NARs, and at which zstd level. */
+  readonly mirror: () => Promise<Mirrored>;
   /** An enrolment file for `host`, whose server is at `url`. */
   readonly invite: (host: string, url: string) => string;
 };
@@ -45,6 +55,9 @@ export async function openSite(corpus: Corpus): Promise<Site> {
   const on = ['--state', state];
   const init = execFileSync(fleet, ['init', ...on, '--origin', 'bench.test', '--json']).toString();
   const { cacheKey } = JSON.parse(init) as { cacheKey: string };
+  // Hosts are this run's, others may go on beside it.
+  const own = join(dir, 'flake');
+  cpSync(corpus.flake, own, { recursive: true });
   const www = join(dir, 'www');
   mkdirSync(join(www, 'nar'), { recursive: true });
   writeFileSync(
@@ -63,8 +76,8 @@ export async function openSite(corpus: Corpus): Promise<Site> {
     cacheKey,
     async publish(hosts) {
       for (const [host, system] of Object.entries(hosts)) all[host] = { system };
-      writeHosts(corpus, all);
-      const flake = ['--flake', `path:${corpus.flake}`];
+      writeHosts(own, all);
+      const flake = ['--flake', `path:${own}`];
       const build = [fleet, 'build', ...Object.keys(hosts), ...on, ...flake, '--json'];
       const [program = '', ...args] = inStore(corpus, build);
       const built = await measure(program, args, { NIX_CONFIG: BUILD_CONFIG });
@@ -93,7 +106,7 @@ export async function openSite(corpus: Corpus): Promise<Site> {
           bytes += row.blobSize ?? 0;
         }
         const last = rows.at(-1);
-        if (last === undefined) return { paths, bytes };
+        if (last === undefined) return { paths, bytes, level: opened.config.zstdLevel };
         after = hashPartOf(last.path);
       }
     },

@@ -1,19 +1,15 @@
 // What an update costs over a line, beside stock Nix with nginx and the very same NARs: when only glibc changed, and every
 // path got another name by it; when all packages got a newer build; and when a machine is installed. And what a file
 // of 1 GiB of which little changed costs an agent. Its times hold what Nix's do not: it verifies, activates and reports.
-import {
-  buildSystems,
-  exportNars,
-  makeCorpus,
-  makeLargeFiles,
-  type SystemName,
-} from './delta-corpus.ts';
+import { buildSystems, exportNars, makeCorpus, type SystemName } from './delta-corpus.ts';
 import { compare, type Pair, told } from './delta-figures.ts';
+import { largeFile } from './delta-large.ts';
 import { agentMachine, type Machine, makeStore, remove, stockMachine } from './delta-machines.ts';
 import { waitForPacks } from './delta-packs.ts';
+import { type Lines, openLines, runPair } from './delta-pairs.ts';
 import { openSite, type Site } from './delta-site.ts';
 import { type Benchmark, type Figure, need } from './figures.ts';
-import { type Line, type LineKind, startLine } from './line.ts';
+import type { LineKind } from './line.ts';
 
 const CACHE = '/var/cache/fleet-bench/delta';
 const PROGRAMS = ['nix-store=nix-bin', 'nginx=nginx-light', 'dpkg-deb=dpkg', 'unshare=util-linux'];
@@ -22,9 +18,6 @@ const LINES: readonly LineKind[] = [
   { name: '50 Mbit/s', delay: 20, rate: 50e6 },
   { name: '8 Mbit/s', delay: 150, rate: 8e6 },
 ];
-/** Which only counts: what the machines can do. */
-const WIRE: LineKind = { name: 'wire', delay: 0, rate: 4e9 };
-
 type Case = { readonly name: string; readonly from: SystemName | null; readonly to: SystemName };
 
 const CASES: readonly Case[] = [
@@ -33,7 +26,6 @@ const CASES: readonly Case[] = [
   { name: 'install', from: null, to: 'new' },
 ];
 
-type Lines = { readonly kind: LineKind; readonly fleet: Line; readonly nginx: Line };
 type Trial = {
   readonly host: string;
   readonly name: string;
@@ -88,11 +80,6 @@ export async function prepare(dir: string, log: (line: string) => void): Promise
   console.log(JSON.stringify({ ...corpus, systems, nars }, null, 2));
 }
 
-async function openLines(site: Site, kind: LineKind, stack: AsyncDisposableStack): Promise<Lines> {
-  const fleet = stack.use(await startLine(site.servers.fleet, kind));
-  return { kind, fleet, nginx: stack.use(await startLine(site.servers.nginx, kind)) };
-}
-
 /** Machines whose agents run what their update starts from, by host, and a store for those of stock Nix. */
 async function startingPoints(
   site: Site,
@@ -102,8 +89,8 @@ async function startingPoints(
   const updated = trials.filter(({ of }) => of.from !== null);
   const from = updated.map(({ host, of }): [string, SystemName] => [host, of.from ?? 'old']);
   await site.publish(Object.fromEntries(from));
-  const { paths, bytes } = await site.mirror();
-  log(`${paths} paths, ${(bytes / 1e6).toFixed(1)} MB as zstd`);
+  const { paths, bytes, level } = await site.mirror();
+  log(`${paths} paths, ${(bytes / 1e6).toFixed(1)} MB as zstd, level ${level}`);
   const store = makeStore(site, 'store', site.toplevelOf(updated[0]?.host ?? ''));
   const agents = new Map<string, Machine>();
   for (const { host, lines } of updated) {
@@ -136,43 +123,4 @@ async function publishNew(
   }
   await site.mirror();
   return figures;
-}
-
-async function runPair(
-  agent: Machine,
-  stock: Machine,
-  toplevel: string,
-  oursFirst: boolean,
-): Promise<Pair> {
-  if (oursFirst) {
-    const ours = await agent.run(toplevel);
-    return { ours, theirs: await stock.run(toplevel) };
-  }
-  const theirs = await stock.run(toplevel);
-  return { ours: await agent.run(toplevel), theirs };
-}
-
-async function largeFile(
-  site: Site,
-  stack: AsyncDisposableStack,
-  log: (line: string) => void,
-): Promise<Figure[]> {
-  makeLargeFiles(site.corpus);
-  const lines = await openLines(site, WIRE, stack);
-  const host = 'large';
-  await site.publish({ [host]: 'large-old' });
-  await site.mirror();
-  const agent = await agentMachine(site, host, lines.fleet, null);
-  const stock = stockMachine(site, host, lines.nginx, null);
-  const install = await runPair(agent, stock, site.toplevelOf(host), true);
-  log(`  1 GiB file, install: ${told(install)}`);
-  await site.publish({ [host]: 'large-new' });
-  await site.mirror();
-  await waitForPacks(site.servers, host, agent.root);
-  const update = await runPair(agent, stock, site.toplevelOf(host), false);
-  log(`  1 GiB file, update: ${told(update)}`);
-  return [
-    ...compare('1 GiB file, install', [install], true),
-    ...compare('1 GiB file, update', [update], false),
-  ];
 }

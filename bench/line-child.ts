@@ -100,8 +100,12 @@ class Way {
     if (this.#inLine < WINDOW) this.#from.resume();
   }
 
+  get waits(): boolean {
+    return this.#waitingBytes > 0;
+  }
+
   get isBusy(): boolean {
-    return this.#waitingBytes > 0 || this.#flying.length > 0 || this.#ended;
+    return this.waits || this.#flying.length > 0 || this.#ended;
   }
 }
 
@@ -126,7 +130,7 @@ class Direction {
         this.bytes += some;
       }
     }
-    this.#isFull = this.#credit < QUANTUM;
+    this.#isFull = [...this.ways].some((way) => way.waits);
     for (const way of this.ways) way.arrive(now);
   }
 }
