@@ -4,7 +4,7 @@ import { makeLargeFiles } from './delta-corpus.ts';
 import { compare, told } from './delta-figures.ts';
 import { agentMachine, stockMachine } from './delta-machines.ts';
 import { waitForPacks } from './delta-packs.ts';
-import { openLines, runPair } from './delta-pairs.ts';
+import { openLines, runAll } from './delta-runs.ts';
 import type { Site } from './delta-site.ts';
 import type { Figure } from './figures.ts';
 import type { LineKind } from './line.ts';
@@ -23,13 +23,17 @@ export async function largeFile(
   await site.publish({ [host]: 'large-old' });
   await site.mirror();
   const agent = await agentMachine(site, host, lines.fleet, null);
-  const stock = stockMachine(site, host, lines.nginx, null);
-  const install = await runPair(agent, stock, site.toplevelOf(host), true);
+  const machines = {
+    ours: agent,
+    theirs: stockMachine(site, host, lines.nginx, null, 1),
+    parallel: stockMachine(site, host, lines.nginx, null, 16),
+  };
+  const install = await runAll(machines, site.toplevelOf(host), true);
   log(`  1 GiB file, install: ${told(install)}`);
   await site.publish({ [host]: 'large-new' });
   await site.mirror();
   await waitForPacks(site.servers, host, agent.root);
-  const update = await runPair(agent, stock, site.toplevelOf(host), false);
+  const update = await runAll(machines, site.toplevelOf(host), false);
   log(`  1 GiB file, update: ${told(update)}`);
   return [
     ...compare('1 GiB file, install', [install], true),

@@ -24,7 +24,7 @@ export function makeStore(site: Site, name: string, toplevel: string): string {
   const root = join(site.dir, name);
   const [program = '', ...args] = realise(root, toplevel);
   execFileSync(program, args, {
-    env: { ...process.env, ...stockNix(site, root, site.servers.nginx) },
+    env: { ...process.env, ...stockNix(site, root, site.servers.nginx, 16) },
     stdio: ['ignore', 'ignore', 'pipe'],
   });
   return root;
@@ -55,13 +55,24 @@ export async function agentMachine(
   };
 }
 
-/** A machine whose stock Nix has nginx as its only substituter, and defaults else. */
-export function stockMachine(site: Site, host: string, line: Line, store: string | null): Machine {
-  const root = copyOf(site, `${host}-stock`, store);
+/**
+ * A machine whose stock Nix has nginx as its only substituter, and defaults else.
+ * @param atOnce how many paths it fetches at the same time: 1 is the default of Nix 2.8, which counts them as builds
+ *   (max-jobs); 16 that of newer ones (max-substitution-jobs).
+ */
+export function stockMachine(
+  site: Site,
+  host: string,
+  line: Line,
+  store: string | null,
+  atOnce: 1 | 16,
+): Machine {
+  const root = copyOf(site, `${host}-stock-${atOnce}`, store);
   return {
     root,
     async run(toplevel) {
-      const run = await over(line, realise(root, toplevel), stockNix(site, root, line.url));
+      const env = stockNix(site, root, line.url, atOnce);
+      const run = await over(line, realise(root, toplevel), env);
       checkClosure(root, toplevel);
       return run;
     },
@@ -86,13 +97,17 @@ const realise = (root: string, toplevel: string): string[] => [
   ...['nix-store', '--store', root, '--realise', toplevel],
 ];
 
-function stockNix(site: Site, root: string, url: string): Record<string, string> {
+function stockNix(site: Site, root: string, url: string, atOnce: number): Record<string, string> {
   const home = join(root, 'home');
   return {
     HOME: home,
     XDG_CACHE_HOME: join(home, 'cache'),
     NIX_CONF_DIR: join(home, 'none'),
-    NIX_CONFIG: `build-users-group =\nsubstituters = ${url}\ntrusted-public-keys = ${site.cacheKey}\n`,
+    NIX_CONFIG: `build-users-group =
+substituters = ${url}
+trusted-public-keys = ${site.cacheKey}
+max-jobs = ${atOnce}
+`,
   };
 }
 

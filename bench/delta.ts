@@ -1,12 +1,13 @@
 // What an update costs over a line, beside stock Nix with nginx and the very same NARs: when only glibc changed, and every
 // path got another name by it; when all packages got a newer build; and when a machine is installed. And what a file
 // of 1 GiB of which little changed costs an agent. Its times hold what Nix's do not: it verifies, activates and reports.
+// Left out: TLS, with which Nix would ask over one connection (HTTP/2), and Nix's that are newer than this machine's.
 import { buildSystems, exportNars, makeCorpus, type SystemName } from './delta-corpus.ts';
-import { compare, type Pair, told } from './delta-figures.ts';
+import { compare, type Trio, told } from './delta-figures.ts';
 import { largeFile } from './delta-large.ts';
 import { agentMachine, type Machine, makeStore, remove, stockMachine } from './delta-machines.ts';
 import { waitForPacks } from './delta-packs.ts';
-import { type Lines, openLines, runPair } from './delta-pairs.ts';
+import { type Lines, openLines, runAll } from './delta-runs.ts';
 import { openSite, type Site } from './delta-site.ts';
 import { type Benchmark, type Figure, need } from './figures.ts';
 import type { LineKind } from './line.ts';
@@ -51,19 +52,23 @@ export const benchmark: Benchmark = async ({ quick, rounds, log }) => {
   const { store, agents } = await startingPoints(site, trials, log);
   const figures = await publishNew(site, trials, agents, log);
 
-  const pairs = new Map<string, Pair[]>();
+  const trios = new Map<string, Trio[]>();
   for (const [index, { host, name, of, lines }] of trials.entries()) {
-    const agent = agents.get(host) ?? (await agentMachine(site, host, lines.fleet, null));
-    const stock = stockMachine(site, host, lines.nginx, of.from === null ? null : store);
-    const pair = await runPair(agent, stock, site.toplevelOf(host), index % 2 === 0);
-    pairs.set(name, [...(pairs.get(name) ?? []), pair]);
-    log(`  ${name}: ${told(pair)}`);
-    for (const machine of [agent, stock]) remove(machine);
+    const before = of.from === null ? null : store;
+    const machines = {
+      ours: agents.get(host) ?? (await agentMachine(site, host, lines.fleet, null)),
+      theirs: stockMachine(site, host, lines.nginx, before, 1),
+      parallel: stockMachine(site, host, lines.nginx, before, 16),
+    };
+    const trio = await runAll(machines, site.toplevelOf(host), index % 2 === 0);
+    trios.set(name, [...(trios.get(name) ?? []), trio]);
+    log(`  ${name}: ${told(trio)}`);
+    for (const machine of Object.values(machines)) remove(machine);
   }
   for (const { name, of } of trials) {
-    const found = pairs.get(name);
+    const found = trios.get(name);
     if (found !== undefined) figures.push(...compare(name, found, of.from === null));
-    pairs.delete(name);
+    trios.delete(name);
   }
   if (!quick) figures.push(...(await largeFile(site, stack, log)));
   const peaks = figures.filter(({ name }) => name.endsWith('peak memory, agent'));
