@@ -32,8 +32,12 @@ export async function startLine(target: string, { delay, rate }: LineKind): Prom
   const child = fork(CHILD, [hostname, port, String(delay), String(rate)]);
   const message = <T>(): Promise<T> =>
     new Promise((resolve, reject) => {
-      child.once('message', (value) => resolve(value as T));
-      child.once('exit', (code) => reject(new Error(`the line ended: ${code}`)));
+      const onExit = (code: number | null): void => reject(new Error(`the line ended: ${code}`));
+      child.once('exit', onExit);
+      child.once('message', (value) => {
+        child.off('exit', onExit);
+        resolve(value as T);
+      });
     });
   const { port: own } = await message<{ port: number }>();
   return {
