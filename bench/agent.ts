@@ -1,14 +1,15 @@
 // What an agent costs the machine it is on, and what many of them cost the server that hints at news. There is no peer
 // that does the same; the figures stand for themselves. The agent is the published package: JavaScript, by bin/fleet.
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
-import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { join, resolve } from 'node:path';
+import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { atRealTime } from '../test/helpers/hosts.ts';
 import { buildSystem } from '../test/helpers/systems.ts';
 import { type Benchmark, type Figure, median, need } from './figures.ts';
 import { hintFigures } from './hints.ts';
+import { makePackage } from './package.ts';
 import { memoryMiB } from './servers.ts';
 
 const IDLE_SECONDS = 60;
@@ -26,15 +27,6 @@ export const benchmark: Benchmark = async ({ quick, log }) => {
     rmSync(dir, { recursive: true, force: true });
   }
 };
-
-/** The package as it is published; returns its launcher. */
-function makePackage(dir: string): string {
-  mkdirSync(dir);
-  execFileSync(process.execPath, ['scripts/build.ts', join(dir, 'dist')]);
-  for (const name of ['bin', 'package.json']) cpSync(name, join(dir, name), { recursive: true });
-  symlinkSync(resolve('node_modules'), join(dir, 'node_modules'));
-  return join(dir, 'bin/fleet');
-}
 
 async function hostFigures(dir: string, fleet: string, quick: boolean): Promise<Figure[]> {
   const [one, two] = [await buildSystem(dir, 'one'), await buildSystem(dir, 'two')];

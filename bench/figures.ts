@@ -7,11 +7,16 @@ export type Figure = { readonly name: string; readonly value: number; readonly u
 export type BenchmarkOptions = {
   /** Fewer repetitions and no long parts; the figures are then only a hint. */
   readonly quick: boolean;
+  /** How often what is compared is repeated, where a benchmark lets one choose. */
+  readonly rounds: number;
   readonly log: (line: string) => void;
 };
 
 /** Every bench/NAME.ts exports one as `benchmark`. */
 export type Benchmark = (options: BenchmarkOptions) => Promise<Figure[]>;
+
+/** Of a benchmark with `--prepare-only DIR`: makes there what it measures with, and prints where that is. */
+export type Prepare = (dir: string, log: (line: string) => void) => Promise<void>;
 
 /** Makes sure of programs that npm does not bring: `program=package` each. */
 export function need(...pairs: readonly string[]): void {
