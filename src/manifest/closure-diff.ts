@@ -1,6 +1,6 @@
-// Two closures → what changes for people: packages by name, with versions and bytes. Names and versions are
-// taken apart as Nix does (`parseDrvName`: the version begins at the first dash that no letter follows).
+// Two closures → what changes for people: packages by name, with versions and bytes.
 import type { Closure } from '../nix/closure.ts';
+import { splitName } from '../nix/drv-name.ts';
 import { nameOf, type StorePath } from '../nix/storepath.ts';
 
 export type PackageChange = {
@@ -50,11 +50,4 @@ export function diffClosures(
       }))
       .sort((a, b) => (a.name < b.name ? -1 : 1)),
   };
-}
-
-/** `glibc-2.39-52` → `glibc`, `2.39-52`. */
-export function splitName(text: string): { name: string; version: string } {
-  const at = text.search(/-[^A-Za-z]/);
-  if (at <= 0) return { name: text, version: '' };
-  return { name: text.slice(0, at), version: text.slice(at + 1) };
 }

@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { diffClosures, splitName } from '../../src/manifest/closure-diff.ts';
+import { diffClosures } from '../../src/manifest/closure-diff.ts';
+import { splitName } from '../../src/nix/drv-name.ts';
 import type { NarHash } from '../../src/nix/hash.ts';
 import { parseStorePath, type StorePath } from '../../src/nix/storepath.ts';
 

@@ -1,0 +1,185 @@
+// The old NAR, rewritten, and the new one → a patch (SPEC §12.5). Work for a thread of its own: up to a second per 10 MiB. Memory: a window of the old
+// NAR of 64 MiB, as much for finding things in it, and some blocks; of a larger NAR the window goes along.
+import { constants, zstdCompressSync } from 'node:zlib';
+import { findRuns, OldBytes, type Run } from './match.ts';
+import { withShifted } from './match-bits.ts';
+import type { OldNar } from './old-nar.ts';
+import { NumberWriter, packedBound, STREAM_ROOM, zigzag } from './patch-format.ts';
+
+/** Of the new NAR, at a time. */
+const BLOCK = 4 * 1024 * 1024;
+const WINDOW = 64 * 1024 * 1024;
+const LEVEL = 19;
+
+/** Pieces are whole blocks. Returns how many bytes of memory applying the patch takes. Throws what `old` and `nar` throw. */
+export async function* makePatch(
+  old: OldNar,
+  nar: AsyncIterable<Uint8Array>,
+): AsyncGenerator<Uint8Array, { memory: number }, undefined> {
+  const window = new Window(old);
+  const encoder = new BlockEncoder();
+  let made = 0;
+  let drift = 0;
+  let memory = 0;
+  for await (const block of blocksOf(nar)) {
+    const { bytes, start } = window.around(made + drift, block.length);
+    const expected = made + drift - start;
+    const found = findRuns(bytes, block, expected);
+    const runs = withShifted(bytes.bytes, block, found, expected);
+    const encoded = encoder.encode(block, runs, { old: bytes.bytes, start, made });
+    yield encoded.bytes;
+    memory = Math.max(memory, encoded.memory);
+    const last = runs.at(-1);
+    if (last !== undefined) drift = start + last.source - last.from - made;
+    made += block.length;
+  }
+  return { memory: memory + 1024 * 1024 };
+}
+
+/** `chunks` as blocks, all full but the last; each valid until the next is asked for. */
+async function* blocksOf(chunks: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array> {
+  const block = Buffer.allocUnsafeSlow(BLOCK);
+  let held = 0;
+  for await (const chunk of chunks) {
+    for (let at = 0; at < chunk.length; ) {
+      const count = Math.min(chunk.length - at, BLOCK - held);
+      block.set(chunk.subarray(at, at + count), held);
+      held += count;
+      at += count;
+      if (held < BLOCK) continue;
+      yield block;
+      held = 0;
+    }
+  }
+  if (held > 0) yield block.subarray(0, held);
+}
+
+/** The part of the old NAR in which things are looked for. */
+class Window {
+  readonly #old: OldNar;
+  #start = 0;
+  #bytes: OldBytes | null = null;
+
+  constructor(old: OldNar) {
+    this.#old = old;
+  }
+
+  around(expected: number, length: number): { readonly bytes: OldBytes; readonly start: number } {
+    const { size } = this.#old;
+    const end = this.#start + (this.#bytes?.bytes.length ?? 0);
+    const isNear =
+      (expected - BLOCK >= this.#start || this.#start === 0) &&
+      (expected + length + BLOCK <= end || end === size);
+    if (this.#bytes === null || !isNear) {
+      const most = Math.max(0, size - WINDOW);
+      // More of what comes than of what was.
+      this.#start = Math.max(0, Math.min(Math.floor(expected - WINDOW / 4), most));
+      this.#bytes = null;
+      const bytes = Buffer.allocUnsafeSlow(Math.min(WINDOW, size));
+      this.#old.read(this.#start, bytes);
+      this.#bytes = new OldBytes(bytes);
+    }
+    return { bytes: this.#bytes, start: this.#start };
+  }
+}
+
+class BlockEncoder {
+  readonly #copies = new NumberWriter();
+  readonly #gaps = new NumberWriter();
+  readonly #values = Buffer.allocUnsafeSlow(BLOCK);
+  readonly #literals = Buffer.allocUnsafeSlow(BLOCK);
+  readonly #head = new NumberWriter();
+
+  /** `start`: where `old`, in which the runs' sources are, begins in its NAR; `made`: how many bytes came before this block. */
+  encode(
+    block: Uint8Array,
+    runs: readonly Run[],
+    {
+      old,
+      start,
+      made,
+    }: { readonly old: Uint8Array; readonly start: number; readonly made: number },
+  ): { readonly bytes: Uint8Array; readonly memory: number } {
+    const streams = this.#streams(block, runs, { old, start, made });
+    const packed = streams.map(pack);
+    this.#head.clear();
+    this.#head.add(block.length);
+    for (const [i, stream] of streams.entries()) {
+      this.#head.add(stream.length);
+      this.#head.add(packed[i]?.length ?? 0);
+    }
+    const sum = [...streams, ...packed].reduce((bytes, { length }) => bytes + length, 0);
+    return { bytes: Buffer.concat([this.#head.bytes, ...packed]), memory: sum };
+  }
+
+  #streams(
+    block: Uint8Array,
+    runs: readonly Run[],
+    {
+      old,
+      start,
+      made,
+    }: { readonly old: Uint8Array; readonly start: number; readonly made: number },
+  ): readonly Uint8Array[] {
+    const [copies, gaps] = [this.#copies, this.#gaps];
+    copies.clear();
+    gaps.clear();
+    let [values, literals, gap] = [0, 0, 0];
+    let [done, source] = [0, made];
+    const literal = (to: number): void => {
+      this.#literals.set(block.subarray(done, to), literals);
+      literals += to - done;
+    };
+    for (const run of runs) {
+      copies.add(run.from - done);
+      copies.add(run.to - run.from);
+      const distance = zigzag(start + run.source - source);
+      copies.add(distance * 2 + (run.shift === 0 ? 0 : 1));
+      if (run.shift > 0) copies.add(run.shift);
+      literal(run.from);
+      for (let at = run.from, from = run.source; at < run.to; at++, from++) {
+        const was = shifted(old, from, run.shift);
+        if (was === block[at]) gap++;
+        else {
+          gaps.add(gap);
+          gap = 0;
+          this.#values[values++] = (block[at] ?? 0) - was;
+        }
+      }
+      done = run.to;
+      source = start + run.source + run.to - run.from;
+    }
+    if (done < block.length) {
+      copies.add(block.length - done);
+      copies.add(0);
+      literal(block.length);
+    }
+    const streams = [
+      copies.bytes,
+      gaps.bytes,
+      this.#values.subarray(0, values),
+      this.#literals.subarray(0, literals),
+    ];
+    const most = block.length + STREAM_ROOM;
+    if (streams.every(({ length }) => length <= most)) return streams;
+    // Nothing in common, and that in many places.
+    copies.clear();
+    copies.add(block.length);
+    copies.add(0);
+    return [copies.bytes, new Uint8Array(), new Uint8Array(), block];
+  }
+}
+
+function shifted(old: Uint8Array, at: number, shift: number): number {
+  const byte = old[at] ?? 0;
+  return shift === 0 ? byte : ((byte >> shift) | ((old[at + 1] ?? 0) << (8 - shift))) & 255;
+}
+
+function pack(stream: Uint8Array): Uint8Array {
+  if (stream.length === 0) return stream;
+  return zstdCompressSync(stream, {
+    pledgedSrcSize: stream.length,
+    chunkSize: packedBound(stream.length),
+    params: { [constants.ZSTD_c_compressionLevel]: LEVEL },
+  });
+}

@@ -1,0 +1,48 @@
+// NARs, one after another → one zstd frame (SPEC §12.3, whole). It is unpacked like any NAR.
+import { constants, createZstdCompress } from 'node:zlib';
+
+const LEVEL = 9;
+/** 32 MiB. */
+const MOST_WINDOW_LOG = 25;
+const CHUNK_BYTES = 256 * 1024;
+
+/** The frame of `nars`, which have `bytes` bytes together. Memory: some eight windows. */
+export async function* packWhole(
+  nars: AsyncIterable<Uint8Array>,
+  bytes: number,
+): AsyncGenerator<Uint8Array, void, undefined> {
+  const encoder = createZstdCompress({
+    chunkSize: CHUNK_BYTES,
+    pledgedSrcSize: bytes,
+    params: {
+      [constants.ZSTD_c_compressionLevel]: LEVEL,
+      [constants.ZSTD_c_windowLog]: windowLogOf(bytes),
+      [constants.ZSTD_c_checksumFlag]: 1,
+    },
+  });
+  const feeding = (async () => {
+    for await (const chunk of nars) {
+      // A copy: the producer may use its chunk again.
+      const accepted = encoder.write(Uint8Array.from(chunk));
+      if (!accepted)
+        await new Promise((resolve) => encoder.once('drain', resolve).once('close', resolve));
+      if (encoder.destroyed) return;
+    }
+    encoder.end();
+  })().catch((error: Error) => void encoder.destroy(error));
+  try {
+    yield* encoder;
+  } finally {
+    encoder.destroy();
+    await feeding;
+  }
+}
+
+/** Bytes of memory that unpacking the frame takes. */
+export function wholeMemory(bytes: number): number {
+  return 2 ** windowLogOf(bytes) + 1024 * 1024;
+}
+
+function windowLogOf(bytes: number): number {
+  return Math.min(MOST_WINDOW_LOG, Math.max(10, Math.ceil(Math.log2(bytes))));
+}
