@@ -22,11 +22,12 @@ export async function* packWhole(
   });
   const feeding = (async () => {
     for await (const chunk of nars) {
+      // Whoever takes the frame may have given up while this chunk was made; then nothing will be drained.
+      if (encoder.destroyed) return;
       // A copy: the producer may use its chunk again.
       const accepted = encoder.write(Uint8Array.from(chunk));
       if (!accepted)
         await new Promise((resolve) => encoder.once('drain', resolve).once('close', resolve));
-      if (encoder.destroyed) return;
     }
     encoder.end();
   })().catch((error: Error) => void encoder.destroy(error));

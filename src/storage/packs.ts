@@ -32,6 +32,10 @@ export interface PackReads {
   pack(step: PackStep): Promise<KeptPack | null>;
   /** Whether a manifest among the newest `perHost` of any host that was not removed names this closure. */
   isRecentClosure(closure: BlobId, perHost: number): Promise<boolean>;
+  /** What a closure file is of, and its length, where a published manifest names it. */
+  systemOf(
+    closure: BlobId,
+  ): Promise<{ readonly toplevel: StorePath; readonly closureBytes: number } | null>;
   /** The closures that manifests gave this system, the newest first. */
   closuresOf(toplevel: StorePath): Promise<BlobId[]>;
 }

@@ -2,6 +2,7 @@
 // synchronous transactions as in sqlite-writes.ts.
 import type { Database } from 'better-sqlite3';
 import { FleetError } from '../errors.ts';
+import type { StorePath } from '../nix/storepath.ts';
 import type { BlobId, BlobRef } from './blobs.ts';
 import type { KeptPack, MadeSegment, PackReads, PackStep, PackWrites } from './packs.ts';
 import { asking } from './sqlite-cache-reads.ts';
@@ -43,6 +44,10 @@ export function createPackReads(db: Database, patience: number): PackReads {
        GROUP BY closure ORDER BY max(issued_at) DESC, closure`,
     )
     .pluck();
+  const system = db.prepare<[string], { toplevel: StorePath; closureBytes: number }>(
+    `SELECT toplevel, closure_bytes AS closureBytes FROM committed_manifest
+     WHERE closure = ? LIMIT 1`,
+  );
   // One transaction: another process may replace the pack in between.
   const whole = db.transaction(({ closure, base }: PackStep): KeptPack | null => {
     const row = packOf.get(closure, base ?? '');
@@ -54,6 +59,7 @@ export function createPackReads(db: Database, patience: number): PackReads {
   return {
     pack: (step) => ask(() => whole(step)),
     isRecentClosure: (closure, perHost) => ask(() => recent.get(closure, perHost) !== undefined),
+    systemOf: (closure) => ask(() => system.get(closure) ?? null),
     closuresOf: (toplevel) => ask(() => closures.all(toplevel)),
   };
 }

@@ -134,6 +134,11 @@ test('which closures are recent, and which a system has', async (t) => {
     [true, false, true],
   );
   assert.equal(await recent('a 1 4', 9), false);
+  assert.deepEqual(await state.systemOf(id('closure of a 1 2')), {
+    toplevel: all[1]?.toplevel,
+    closureBytes: 100,
+  });
+  assert.equal(await state.systemOf(id('closure of a 1 4')), null);
   const again = { ...manifest('b', 1, 1), closure: id('another'), issuedAt: 3000 };
   await commitManifests(
     state,
