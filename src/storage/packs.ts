@@ -49,9 +49,10 @@ export interface PackWrites {
   addPack(pack: KeptPack): Promise<void>;
   /** Removes a pack; it is no error when there is none. */
   dropPack(step: PackStep): Promise<void>;
-  /** Removes up to `limit` packs whose closure or base is none of these; returns how many. */
+  /** Removes up to `limit` packs that were made before `time` and whose closure or base is none of these; returns how many. */
   sweepPacks(
     keep: { readonly closures: readonly BlobId[]; readonly bases: readonly BlobId[] },
+    time: number,
     limit: number,
   ): Promise<number>;
   /** Forgets up to `limit` segments that no pack consists of and nothing has used since `cutoff`; returns how many. */

@@ -82,10 +82,10 @@ export function createPackWrites(db: Database): Writes {
     )
     .pluck();
   const putPart = db.prepare('INSERT INTO pack_part VALUES (?, ?, ?, ?)');
-  const sweepPacks = db.prepare<[string, string, number]>(
+  const sweepPacks = db.prepare<[number, string, string, number]>(
     `DELETE FROM pack WHERE id IN (SELECT id FROM pack
-       WHERE closure NOT IN (SELECT value FROM json_each(?))
-         OR (base <> '' AND base NOT IN (SELECT value FROM json_each(?))) LIMIT ?)`,
+       WHERE made_at < ? AND (closure NOT IN (SELECT value FROM json_each(?))
+         OR (base <> '' AND base NOT IN (SELECT value FROM json_each(?)))) LIMIT ?)`,
   );
   const sweepSegments = db.prepare<[number, number]>(
     `DELETE FROM segment WHERE key IN (SELECT key FROM segment WHERE used_at < ?
@@ -114,8 +114,8 @@ export function createPackWrites(db: Database): Writes {
     dropPack: ({ closure, base }) => {
       dropPack.run(closure, base ?? '');
     },
-    sweepPacks: ({ closures, bases }, limit) =>
-      sweepPacks.run(JSON.stringify(closures), JSON.stringify(bases), limit).changes,
+    sweepPacks: ({ closures, bases }, time, limit) =>
+      sweepPacks.run(time, JSON.stringify(closures), JSON.stringify(bases), limit).changes,
     sweepSegments: (cutoff, limit) => sweepSegments.run(cutoff, limit).changes,
   };
 }

@@ -90,9 +90,10 @@ test('packs go whose closure or base is not kept, a few at a time', async (t) =>
   ];
   for (const one of [...kept, ...going]) await state.addPack(one);
   const keep = { closures: [id('new')], bases: [id('old'), id('new')] };
-  assert.equal(await state.sweepPacks(keep, 3), 3);
-  assert.equal(await state.sweepPacks(keep, 3), 1);
-  assert.equal(await state.sweepPacks(keep, 3), 0);
+  assert.equal(await state.sweepPacks(keep, 1000, 9), 0);
+  assert.equal(await state.sweepPacks(keep, 1001, 3), 3);
+  assert.equal(await state.sweepPacks(keep, 1001, 3), 1);
+  assert.equal(await state.sweepPacks(keep, 1001, 3), 0);
   for (const one of kept) assert.deepEqual(await state.pack(one), one);
   for (const one of going) assert.equal(await state.pack(one), null);
   assert.equal((await state.namedBlobs([id('3'), id('6')])).size, 0);
