@@ -19,7 +19,7 @@ const PIECE = 128 * 1024;
 const MAX_BLOCK_HEAD = 80;
 
 /**
- * Pieces are valid until the next is asked for.
+ * Memory: what the patch's maker says (some five blocks at most), and what is handed on.
  * @throws FleetError E_PATCH_BAD; or what `patch` and `old` throw
  */
 export async function* applyPatch(
@@ -97,28 +97,21 @@ function* applyBlock(
 ): Generator<Uint8Array, void, undefined> {
   const differences = new Differences(gaps, values);
   const numbers = new NumberReader(copies);
+  const output = new Output(length);
   let literal = 0;
   let left = length;
   let source = made;
-  const buffer = Buffer.allocUnsafeSlow(Math.min(PIECE, length) + 1);
-  let held = 0;
-  const room = () => buffer.length - 1 - held;
   while (!numbers.isAtEnd) {
     const [fresh, copied] = [numbers.next(), numbers.next()];
     if (fresh + copied > left || literal + fresh > literals.length) {
       throw badPatch('more bytes than it said');
     }
     left -= fresh + copied;
-    for (let todo = fresh; todo > 0; ) {
-      const count = Math.min(todo, room());
-      buffer.set(literals.subarray(literal, literal + count), held);
-      literal += count;
-      held += count;
-      todo -= count;
-      if (room() === 0) {
-        yield buffer.subarray(0, held);
-        held = 0;
-      }
+    for (const end = literal + fresh; literal < end; ) {
+      const piece = output.next(end - literal);
+      piece.set(literals.subarray(literal, literal + piece.length));
+      literal += piece.length;
+      yield* output.full();
     }
     if (copied === 0) continue;
     const where = numbers.next();
@@ -126,34 +119,62 @@ function* applyBlock(
     if (shift > 7 || (shift === 0 && where % 2 === 1)) throw badPatch('a shift of no bits');
     source += unzigzag(Math.floor(where / 2));
     if (source < 0) throw badPatch('it copies from before the beginning');
-    for (let todo = copied; todo > 0; ) {
-      const count = Math.min(todo, room());
-      // With a shift one byte more is read, for which there is room.
-      const piece = buffer.subarray(held, held + count + (shift === 0 ? 0 : 1));
-      old.read(source, piece);
-      if (shift > 0) shiftBits(piece, shift);
-      differences.apply(piece.subarray(0, count));
-      source += count;
-      held += count;
-      todo -= count;
-      if (room() === 0) {
-        yield buffer.subarray(0, held);
-        held = 0;
-      }
+    differences.begin();
+    for (const end = source + copied; source < end; ) {
+      const piece = output.next(end - source);
+      if (shift === 0) old.read(source, piece);
+      else readShifted(old, source, piece, shift);
+      differences.apply(piece);
+      source += piece.length;
+      yield* output.full();
     }
   }
   if (left > 0 || literal < literals.length || !differences.areUsed) {
     throw badPatch('less bytes than it said');
   }
-  if (held > 0) yield buffer.subarray(0, held);
+  yield* output.rest();
+}
+
+/** Bytes of a block, filled in small pieces and handed on in large ones, which belong to whoever gets them. */
+class Output {
+  #left: number;
+  #buffer: Buffer;
+  #held = 0;
+
+  constructor(length: number) {
+    this.#left = length;
+    this.#buffer = Buffer.allocUnsafeSlow(Math.min(PIECE, length));
+  }
+
+  /** Where the next bytes go, `most` of them or less. */
+  next(most: number): Uint8Array {
+    const from = this.#held;
+    this.#held = Math.min(from + most, this.#buffer.length);
+    return this.#buffer.subarray(from, this.#held);
+  }
+
+  *full(): Generator<Uint8Array, void, undefined> {
+    if (this.#held === this.#buffer.length) yield* this.rest();
+  }
+
+  *rest(): Generator<Uint8Array, void, undefined> {
+    const full = this.#buffer.subarray(0, this.#held);
+    this.#left -= full.length;
+    this.#buffer = Buffer.allocUnsafeSlow(Math.min(PIECE, this.#left));
+    this.#held = 0;
+    if (full.length > 0) yield full;
+  }
 }
 
 const EMPTY = new Uint8Array();
 
-/** Every byte but the last. */
-function shiftBits(bytes: Uint8Array, shift: number): void {
-  for (let i = 0; i + 1 < bytes.length; i++) {
-    bytes[i] = ((bytes[i] ?? 0) >> shift) | ((bytes[i + 1] ?? 0) << (8 - shift));
+function readShifted(old: OldNar, at: number, target: Uint8Array, shift: number): void {
+  old.read(at, target);
+  const last = new Uint8Array(1);
+  old.read(at + target.length, last);
+  for (let i = 0; i < target.length; i++) {
+    const next = i + 1 < target.length ? target[i + 1] : last[0];
+    target[i] = ((target[i] ?? 0) >> shift) | ((next ?? 0) << (8 - shift));
   }
 }
 
@@ -162,8 +183,9 @@ class Differences {
   readonly #gaps: NumberReader;
   readonly #values: Uint8Array;
   #used = 0;
-  /** Copied bytes until the next difference; null after the last. */
-  #until: number | null = null;
+  /** Copied bytes until the next difference; infinite after the last. */
+  #until = 0;
+  #carry = 0;
 
   constructor(gaps: Uint8Array, values: Uint8Array) {
     this.#gaps = new NumberReader(gaps);
@@ -172,24 +194,40 @@ class Differences {
   }
 
   get areUsed(): boolean {
-    return this.#until === null && this.#used === this.#values.length;
+    return this.#until === Number.POSITIVE_INFINITY && this.#used === this.#values.length;
+  }
+
+  /** At the beginning of a copy. */
+  begin(): void {
+    this.#carry = 0;
   }
 
   apply(copied: Uint8Array): void {
-    let at = 0;
-    while (this.#until !== null && at + this.#until < copied.length) {
-      at += this.#until;
-      const value = this.#values[this.#used++];
-      if (value === undefined) throw badPatch('a difference without its value');
-      copied[at] = (copied[at] ?? 0) + value;
-      at += 1;
-      this.#advance();
+    for (let at = 0; ; at++) {
+      if (this.#carry === 0) {
+        const skipped = Math.min(this.#until, copied.length - at);
+        at += skipped;
+        this.#until -= skipped;
+      }
+      if (at === copied.length) return;
+      let sum = (copied[at] ?? 0) + this.#carry;
+      if (this.#until === 0) {
+        sum += this.#value();
+        this.#advance();
+      } else this.#until -= 1;
+      copied[at] = sum;
+      this.#carry = sum > 255 ? 1 : sum < 0 ? -1 : 0;
     }
-    if (this.#until !== null) this.#until -= copied.length - at;
+  }
+
+  #value(): number {
+    const value = this.#values[this.#used++];
+    if (value === undefined) throw badPatch('a difference without its value');
+    return value < 128 ? value : value - 256;
   }
 
   #advance(): void {
-    this.#until = this.#gaps.isAtEnd ? null : this.#gaps.next();
+    this.#until = this.#gaps.isAtEnd ? Number.POSITIVE_INFINITY : this.#gaps.next();
   }
 }
 

@@ -7,7 +7,7 @@ import type { OldNar } from './old-nar.ts';
 import { NumberWriter, packedBound, STREAM_ROOM, zigzag } from './patch-format.ts';
 
 /** Of the new NAR, at a time. */
-const BLOCK = 4 * 1024 * 1024;
+const BLOCK = 8 * 1024 * 1024;
 const WINDOW = 64 * 1024 * 1024;
 const LEVEL = 19;
 
@@ -137,14 +137,18 @@ class BlockEncoder {
       copies.add(distance * 2 + (run.shift === 0 ? 0 : 1));
       if (run.shift > 0) copies.add(run.shift);
       literal(run.from);
+      let carry = 0;
       for (let at = run.from, from = run.source; at < run.to; at++, from++) {
-        const was = shifted(old, from, run.shift);
-        if (was === block[at]) gap++;
+        let sum = shifted(old, from, run.shift) + carry;
+        if ((sum & 255) === block[at]) gap++;
         else {
           gaps.add(gap);
           gap = 0;
-          this.#values[values++] = (block[at] ?? 0) - was;
+          const value = ((((block[at] ?? 0) - sum) & 255) ^ 128) - 128;
+          this.#values[values++] = value;
+          sum += value;
         }
+        carry = sum > 255 ? 1 : sum < 0 ? -1 : 0;
       }
       done = run.to;
       source = start + run.source + run.to - run.from;

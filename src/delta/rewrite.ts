@@ -73,11 +73,10 @@ class RewrittenNar implements OldNar {
   }
 }
 
-/** All of `old`, in pieces that are valid until the next is asked for. */
+/** All of `old`, in pieces that belong to whoever gets them. */
 export function* readNar(old: OldNar): Generator<Uint8Array, void, undefined> {
-  const buffer = Buffer.allocUnsafeSlow(Math.min(WINDOW, old.size));
   for (let at = 0; at < old.size; ) {
-    const piece = buffer.subarray(0, Math.min(buffer.length, old.size - at));
+    const piece = Buffer.allocUnsafeSlow(Math.min(WINDOW, old.size - at));
     old.read(at, piece);
     yield piece;
     at += piece.length;
