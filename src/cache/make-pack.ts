@@ -8,7 +8,7 @@ import type { PackedPath, Segment } from '../delta/pack-index.ts';
 import { wholeMemory } from '../delta/whole.ts';
 import { FleetError } from '../errors.ts';
 import { type Closure, type PathInfo, parseClosure } from '../nix/closure.ts';
-import { formatNixPublicKey, type NixSecretKey, nixPublicKeyOf } from '../nix/signature.ts';
+import type { NixSecretKey } from '../nix/signature.ts';
 import type { BlobId, BlobRef, Blobs } from '../storage/blobs.ts';
 import type { KeptPack, MadeSegment, PackStep } from '../storage/packs.ts';
 import type { State } from '../storage/state.ts';
@@ -18,6 +18,7 @@ import { narFileOf, type PlannedPath, planPack } from './pack-plan.ts';
 import type { PackPool } from './pack-pool.ts';
 import type { PackSegments } from './pack-segments.ts';
 import type { SegmentTask } from './pack-tasks.ts';
+import { isWholePack, signersOf } from './ready-pack.ts';
 
 export type PackMaking = {
   readonly state: Pick<State, 'systemOf' | 'cachedPaths' | 'addPack' | 'dropPack'>;
@@ -91,20 +92,6 @@ export async function makePack(step: PackStep, making: PackMaking): Promise<Kept
   if (await isWholePack(pack, blobs)) return pack;
   await state.dropPack(step);
   throw new FleetError('E_CACHE_INCOMPLETE', 'bytes of an update pack went while it was made');
-}
-
-/** What a pack's paths are signed by; a pack by others is made anew. */
-export function signersOf(keys: readonly NixSecretKey[]): string {
-  return keys.map((key) => formatNixPublicKey(nixPublicKeyOf(key))).join(' ');
-}
-
-/** Whether all blobs of a pack are there with their right size. */
-export async function isWholePack(
-  { parts }: Pick<KeptPack, 'parts'>,
-  blobs: Pick<Blobs, 'size'>,
-): Promise<boolean> {
-  for (const { id, size } of parts) if ((await blobs.size(id)) !== size) return false;
-  return true;
 }
 
 type StoredSegment = Extract<MadeSegment, { readonly blob: BlobRef }>;

@@ -2,9 +2,10 @@
 // publication or the server's start, and for those that hosts ask for. What cannot be made is told and counted, and left
 // alone for a while: hosts then fetch NARs, as they would without packs.
 import { availableParallelism } from 'node:os';
-import { isWholePack, makePack, signersOf } from '../cache/make-pack.ts';
+import { makePack } from '../cache/make-pack.ts';
 import { openPackPool, type PackPool } from '../cache/pack-pool.ts';
 import { PackSegments } from '../cache/pack-segments.ts';
+import { readyPack, signersOf } from '../cache/ready-pack.ts';
 import { logNumber } from '../manifest/append.ts';
 import type { NixSecretKey } from '../nix/signature.ts';
 import type { KeptPack, PackStep } from '../storage/packs.ts';
@@ -88,9 +89,7 @@ export class PackKeeper {
 
   /** A pack that is there with all its bytes and signed as the others are now. */
   async ready(step: PackStep): Promise<KeptPack | null> {
-    const pack = await this.#dir.state.pack(step);
-    if (pack === null || pack.signers !== this.#signersNow()) return null;
-    return (await isWholePack(pack, this.#dir.blobs)) ? pack : null;
+    return await readyPack(step, this.#signersNow(), this.#dir);
   }
 
   /** Until `signal` is aborted. */

@@ -4,7 +4,7 @@ import { createHash } from 'node:crypto';
 import { readdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { type TestContext, test } from 'node:test';
-import { signersOf } from '../../src/cache/make-pack.ts';
+import { signersOf } from '../../src/cache/ready-pack.ts';
 import type { PathInfo } from '../../src/nix/closure.ts';
 import { decompress } from '../../src/nix/decompress.ts';
 import { nixPublicKeyOf, verifyPathSignature } from '../../src/nix/signature.ts';
