@@ -8,6 +8,7 @@ import { registerApprove } from './approve.ts';
 import { registerAudit } from './audit.ts';
 import { registerBuild } from './build.ts';
 import { registerCache } from './cache.ts';
+import { registerDiff } from './diff.ts';
 import { registerHost } from './host.ts';
 import { registerInit } from './init.ts';
 import { registerKey } from './key.ts';
@@ -43,6 +44,7 @@ export function makeProgram(): Command {
   registerApprove(program);
   registerServe(program);
   registerStatus(program);
+  registerDiff(program);
   registerHost(program);
   registerToken(program);
   registerRoot(program);

@@ -58,7 +58,7 @@ function isAgents(command: Command): boolean {
 
 /** Verbs that look into the server's state. */
 const OF_STATE =
-  /\bfleet (build|publish|status|host (list|show|enroll|remove|hold|release)|token (create|list|revoke)|root (rotate|import)|key (list|generate|export|revoke)|cache (info|verify|gc|pin|unpin)|audit export)\b(?! --state)/g;
+  /\bfleet (build|publish|status|diff|host (list|show|enroll|remove|hold|release)|token (create|list|revoke)|root (rotate|import)|key (list|generate|export|revoke)|cache (info|verify|gc|pin|unpin)|audit export)\b(?! --state)/g;
 
 /** What is advised, for the state that was named: `fleet build` → `fleet build --state DIR`. */
 export function placedText({ stateOption }: Pick<Globals, 'stateOption'>, text: string): string {

@@ -83,10 +83,11 @@ export function registerServe(program: Command): void {
             onDone: ({ paths, blobBytes }) => app.metrics.onSweep(paths, blobBytes),
             onError,
           });
+          const packed = app.packs.run(ending.signal);
           await stopped;
           say(globals, 'stopping');
           ending.abort();
-          await Promise.all([collected, kept]);
+          await Promise.all([collected, kept, packed]);
           await app.close();
         },
         'thread',

@@ -54,7 +54,12 @@ await build({
 // what starts them, which would have to hold what any of them needs.
 await build({
   ...options,
-  entryPoints: ['storage/sqlite-worker', 'audit/facts-worker', 'cache/dump-worker'].map((name) => ({
+  entryPoints: [
+    'storage/sqlite-worker',
+    'audit/facts-worker',
+    'cache/dump-worker',
+    'cache/pack-worker',
+  ].map((name) => ({
     in: `src/${name}.ts`,
     out: `cli/${name.replace(/.*\//, '')}`,
   })),

@@ -28,6 +28,10 @@ export type Config = {
   readonly keepUnusedDays: number;
   /** For how many days a NAR's URL outlives its narinfo, 0 to 3650; Nix remembers narinfos for 30. */
   readonly keepNarDays: number;
+  /** Whether `fleet serve` makes and serves update packs. */
+  readonly packs: boolean;
+  /** In how many threads, 1 to 16. */
+  readonly packWorkers: number;
   /** `fleet serve` collects garbage every so many hours, 1 to 8760; 0: never by itself. */
   readonly gcHours: number;
   /** Nix public keys (`name:base64`): an upload must be signed by one of them; none: by nobody. */
@@ -80,6 +84,8 @@ const FIELDS = new Map<string, Field>([
   ['keepManifests', integer(1, 1000, 5)],
   ['keepUnusedDays', integer(0, 3650, 7)],
   ['keepNarDays', integer(0, 3650, 30)],
+  ['packs', { parse: parseBoolean, fallback: true }],
+  ['packWorkers', integer(1, 16, 2)],
   ['gcHours', integer(0, 8760, 24)],
   ['uploadKeys', listOf(parseNixKeyText)],
   ['uploadReferences', { parse: parseUploadReferences, fallback: 'exact' }],

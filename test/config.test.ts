@@ -36,6 +36,8 @@ test('what is not said has its default, and the whole comes back from its own te
     keepManifests: 5,
     keepUnusedDays: 7,
     keepNarDays: 30,
+    packs: true,
+    packWorkers: 2,
     gcHours: 24,
     uploadKeys: [],
     uploadReferences: 'exact',

@@ -1,10 +1,10 @@
 // Garbage collection of the cache, in small steps while builds, uploads and downloads go on. Rows first,
-// referrers before what they refer to; then what belongs to none; then the NARs that no row has named for
-// long enough; then files that nothing names. Each step leaves everything consistent, so a collection may be killed at any
+// referrers before what they refer to; then what belongs to none; then update packs, and what was made for them; then the NARs
+// that no row has named for long enough; then files that nothing names. Each step leaves everything consistent, so a collection may be killed at any
 // instant and the next one goes on.
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { StorePath } from '../nix/storepath.ts';
-import type { BlobRef, Blobs } from '../storage/blobs.ts';
+import type { BlobId, BlobRef, Blobs } from '../storage/blobs.ts';
 import type { State, SweepStep } from '../storage/state.ts';
 
 export type Collection = {
@@ -18,6 +18,8 @@ export type Collection = {
   readonly buildingSince: number;
   /** NARs that a row named at this time or later are kept. */
   readonly releasedSince: number;
+  /** Packs are kept for steps to one of these closures from one of these bases, or from none. */
+  readonly packs: { readonly closures: readonly BlobId[]; readonly bases: readonly BlobId[] };
   readonly now: number;
   /** Say what would go, and remove nothing. */
   readonly dryRun: boolean;
@@ -29,7 +31,7 @@ export type Collection = {
 export type Collected = {
   readonly paths: number;
   readonly narBytes: number;
-  /** Files deleted, and their bytes. A dry run leaves out files that nothing names. */
+  /** Files deleted, and their bytes. A dry run leaves out files that nothing names, and those of packs. */
   readonly blobs: number;
   readonly blobBytes: number;
 };
@@ -41,6 +43,9 @@ const NARS_PER_STEP = 200;
 const BREATH_MS = 2;
 /** How long an uploaded NAR waits for more narinfos once a row names it: a client sends them at once. */
 const DESCRIBED_SECONDS = 86_400;
+/** What was made for a pack may be part of the next. */
+const SEGMENT_SECONDS = 7 * 86_400;
+const PACKS_PER_STEP = 10;
 /** A file that nothing names may be one whose row is about to come; an upload takes hours at most. */
 const ORPHAN_SECONDS = 86_400;
 
@@ -78,6 +83,8 @@ export async function collectGarbage(collection: Collection): Promise<Collected>
   // First, so that a NAR that was uploaded long ago is not kept by that once more.
   const describedSince = now - DESCRIBED_SECONDS;
   while ((await state.sweepLeftovers(usedSince, describedSince, NARS_PER_STEP)) > 0) await pause();
+  while ((await state.sweepPacks(collection.packs, now, PACKS_PER_STEP)) > 0) await pause();
+  while ((await state.sweepSegments(now - SEGMENT_SECONDS, NARS_PER_STEP)) > 0) await pause();
   for (let nars: BlobRef[] = []; ; await pause()) {
     nars = await state.sweepNars(releasedSince, NARS_PER_STEP, false);
     // The row is gone: whoever puts such a NAR from now on makes its file anew, which then stays.

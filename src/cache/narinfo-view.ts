@@ -9,7 +9,6 @@ import { formatNarUrl } from './nar-url.ts';
 
 /** The narinfo of `row`: one `Sig` for each of `keys`, then those of others. */
 export function narInfoFor(row: CachedPath, keys: readonly NixSecretKey[]): string {
-  const own = keys.map((key) => signPath(row, key));
   const nar =
     row.blob === null
       ? row.upstream
@@ -26,7 +25,12 @@ export function narInfoFor(row: CachedPath, keys: readonly NixSecretKey[]): stri
     narSize: row.narSize,
     references: row.references,
     deriver: row.deriver,
-    sigs: [...new Set([...own, ...row.sigs])],
+    sigs: sigsFor(row, keys),
     ca: row.ca,
   });
+}
+
+/** Signatures of a path: one by each of `keys`, then those of others. */
+export function sigsFor(row: CachedPath, keys: readonly NixSecretKey[]): string[] {
+  return [...new Set([...keys.map((key) => signPath(row, key)), ...row.sigs])];
 }

@@ -1,5 +1,5 @@
 // NARs, one after another → one zstd frame (SPEC §12.3, whole). It is unpacked like any NAR.
-import { constants, createZstdCompress } from 'node:zlib';
+import { constants, createZstdCompress, type ZstdCompress } from 'node:zlib';
 
 const LEVEL = 9;
 /** 32 MiB. */
@@ -22,11 +22,10 @@ export async function* packWhole(
   });
   const feeding = (async () => {
     for await (const chunk of nars) {
-      // A copy: the producer may use its chunk again.
-      const accepted = encoder.write(Uint8Array.from(chunk));
-      if (!accepted)
-        await new Promise((resolve) => encoder.once('drain', resolve).once('close', resolve));
+      // Whoever takes the frame may have given up while this chunk was made; then nothing will be drained.
       if (encoder.destroyed) return;
+      // A copy: the producer may use its chunk again.
+      if (!encoder.write(Uint8Array.from(chunk))) await drained(encoder);
     }
     encoder.end();
   })().catch((error: Error) => void encoder.destroy(error));
@@ -36,6 +35,14 @@ export async function* packWhole(
     encoder.destroy();
     await feeding;
   }
+}
+
+/** Until it takes more, or never will. */
+async function drained(encoder: ZstdCompress): Promise<void> {
+  const { promise, resolve } = Promise.withResolvers<void>();
+  encoder.once('drain', resolve).once('close', resolve);
+  await promise;
+  encoder.off('drain', resolve).off('close', resolve);
 }
 
 /** Bytes of memory that unpacking the frame takes. */

@@ -16,6 +16,9 @@ import { registerHealth } from './health.ts';
 import { registerHostRoutes } from './hosts.ts';
 import { type Metrics, makeMetrics, registerMetrics } from './metrics.ts';
 import { answerInTurns } from './narinfo-turns.ts';
+import { PackKeeper } from './pack-keeper.ts';
+import { countPacks } from './pack-metrics.ts';
+import { registerPacks } from './pack-route.ts';
 import { PublishedLog } from './published.ts';
 import { registerTokenRenewal } from './renew-token.ts';
 import { refuse, refuseError, statusOf } from './replies.ts';
@@ -70,8 +73,12 @@ const BODY_LIMIT = 64 * 1024;
 /** Requests that a client may send ahead on one connection; none of ours or Nix's sends any. */
 const MAX_PIPELINED = 8;
 
-/** The server, and what it counts. */
-export type App = FastifyInstance & { readonly metrics: Metrics };
+/** The server, what it counts, and what it does besides. */
+export type App = FastifyInstance & {
+  readonly metrics: Metrics;
+  /** Makes packs once it is run. */
+  readonly packs: PackKeeper;
+};
 
 type Handler = (request: IncomingMessage, response: ServerResponse) => void;
 
@@ -168,6 +175,9 @@ export function buildApp(dir: StateDir, options: AppOptions): App {
   registerFresh(app, dir, published, auth, now);
   registerEvents(app, dir, published, auth, now, { onError: options.onError });
   registerLog(app, published, dir.state, dir.config.publicLog ? null : auth.mayRead);
+  const packs = new PackKeeper(dir, { now, onError: (error) => options.onError?.(error) });
+  countPacks(metrics.registry, packs);
+  registerPacks(app, dir, packs, auth);
   registerEnrolment(app, dir, auth, now, options.onEnrolled);
   registerTokenRenewal(app, dir, auth, now);
 
@@ -186,7 +196,7 @@ export function buildApp(dir: StateDir, options: AppOptions): App {
   );
 
   registerHealth(app, dir, options.onError);
-  return Object.assign(app, { metrics });
+  return Object.assign(app, { metrics, packs });
 }
 
 /** The whole of a body, within BODY_LIMIT and in time. `announced`: its Content-Length, or 0. */

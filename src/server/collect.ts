@@ -4,7 +4,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { type Collected, type Collection, collectGarbage } from '../cache/gc.ts';
 import { tryLockFile } from '../storage/lease.ts';
 import { openGcRoots } from './gcroots.ts';
-import { type RetentionRoot, retentionRoots } from './retention.ts';
+import { keptPacks, type RetentionRoot, retentionRoots } from './retention.ts';
 import type { StateDir } from './statedir.ts';
 
 const DAY = 86_400;
@@ -30,7 +30,7 @@ export async function collect(
 ): Promise<CollectResult | null> {
   using lock = tryLockFile(dir.layout.gcLock);
   if (lock === null) return null;
-  const { keepManifests, keepUnusedDays, keepNarDays } = dir.config;
+  const { keepManifests, keepUnusedDays, keepNarDays, packs } = dir.config;
   await using gcroots = await openGcRoots(dir.layout.gcroots);
   // Before what is kept is looked up: a publication that begins after it has a higher number.
   const lastFence = (await dir.state.leaseHolder())?.fence ?? 0;
@@ -38,6 +38,7 @@ export async function collect(
   // what is looked up next.
   const buildingSince = await gcroots.oldestBuild();
   const roots = await retentionRoots(dir.state, keepManifests);
+  const packsOf = packs ? await keptPacks(dir.state, keepManifests) : { closures: [], bases: [] };
   const usedSince = Math.min(now - keepUnusedDays * DAY, buildingSince);
   const collected = await collectGarbage({
     state: dir.state,
@@ -45,6 +46,7 @@ export async function collect(
     roots: roots.map(({ path }) => path),
     usedSince,
     buildingSince,
+    packs: packsOf,
     // Of a NAR that is released now, the time has come when it is not to be kept at all.
     releasedSince: now - keepNarDays * DAY + (keepNarDays === 0 ? 1 : 0),
     now,

@@ -5,7 +5,9 @@
 import { parseEnvelope } from '../manifest/dsse.ts';
 import { parseReceipt } from '../manifest/receipt.ts';
 import { parseStorePath, type StorePath } from '../nix/storepath.ts';
+import type { BlobId } from '../storage/blobs.ts';
 import type { State } from '../storage/state.ts';
+import { runningSystem } from './pack-steps.ts';
 
 /** A path that is kept, and for whom. */
 export type RetentionRoot = { readonly path: StorePath; readonly reason: string };
@@ -40,6 +42,34 @@ export async function retentionRoots(
     roots.push({ path, reason: `pinned as ${name}` });
   }
   return roots;
+}
+
+/**
+ * The steps that packs are kept for: to a closure of the newest `keepManifests` manifests of a host; from one of those, or
+ * from what a host says it runs.
+ */
+export async function keptPacks(
+  state: Pick<State, 'recentManifests' | 'status' | 'closuresOf'>,
+  keepManifests: number,
+): Promise<{ readonly closures: readonly BlobId[]; readonly bases: readonly BlobId[] }> {
+  const hosts = await state.status();
+  const removed = new Set(
+    hosts.flatMap(({ record, manifest }) => (manifest?.toplevel === null ? [record.host] : [])),
+  );
+  const closures = new Set<BlobId>();
+  for (const { host, closure } of await state.recentManifests(keepManifests)) {
+    if (closure !== null && !removed.has(host)) closures.add(closure);
+  }
+  const running = new Set<StorePath>();
+  for (const { record, report } of hosts) {
+    const path = removed.has(record.host) ? null : runningSystem(report);
+    if (path !== null) running.add(path);
+  }
+  const bases = new Set(closures);
+  for (const path of running) {
+    for (const closure of await state.closuresOf(path)) bases.add(closure);
+  }
+  return { closures: [...closures], bases: [...bases] };
 }
 
 /** What a stored receipt says of a host's systems; nothing where an older fleet wrote another form. */

@@ -31,6 +31,7 @@ export function stateLayout(dir: string) {
     database: join(top, 'fleet.db'),
     publishLock: join(top, 'publish.lock'),
     blobs: join(top, 'blobs'),
+    blobTemporary: join(top, 'blobs', 'tmp'),
     keys: join(top, 'keys'),
     roots: join(top, 'root'),
     gcroots: join(top, 'gcroots'),

@@ -46,6 +46,8 @@ export interface Blobs {
   get(id: BlobId, range?: ByteRange): Promise<Readable | null>;
   /** Opens a blob for reading at many places with the caller's buffers; null when there is none. */
   open(id: BlobId): Promise<BlobReader | null>;
+  /** The file that a thread of this process reads a blob from; it need not be there. */
+  fileOf(id: BlobId): string;
   /** Removes a blob; it is no error when there is none. */
   delete(id: BlobId): Promise<void>;
   /**

@@ -104,7 +104,9 @@ export function createCacheReads(db: Database, patience: number): CacheReads {
          OR EXISTS (SELECT 1 FROM manifest WHERE closure = value)
          OR EXISTS (SELECT 1 FROM pending_manifest WHERE closure = value)
          OR EXISTS (SELECT 1 FROM build_log WHERE blob = value)
-         OR EXISTS (SELECT 1 FROM staged_nar WHERE blob = value)`,
+         OR EXISTS (SELECT 1 FROM staged_nar WHERE blob = value)
+         OR EXISTS (SELECT 1 FROM pack_part WHERE blob = value)
+         OR EXISTS (SELECT 1 FROM segment WHERE blob = value)`,
     )
     .pluck();
   const narSize = db.prepare<[string], number>('SELECT size FROM nar WHERE blob = ?').pluck();

@@ -2,6 +2,7 @@
 import type { Database } from 'better-sqlite3';
 import type { Conflict, RecordsBound, RecordsMark, RequestRow } from './host-life.ts';
 import type { LogStateReads } from './log.ts';
+import type { PackReads } from './packs.ts';
 import { asking, type CacheReads } from './sqlite-cache-reads.ts';
 import { CONFLICT, CREDENTIAL, HOST, INVITATION, MANIFEST, REPORT } from './sqlite-rows.ts';
 import type {
@@ -30,7 +31,10 @@ function boundOf(host: string, bound: RecordsBound | undefined, kind: keyof Reco
     : { host, keys: JSON.stringify(bound.keys), last: bound.mark[kind] };
 }
 
-type HostReads = Omit<StateReads, keyof CacheReads | keyof LogStateReads | 'writes'>;
+type HostReads = Omit<
+  StateReads,
+  keyof CacheReads | keyof LogStateReads | keyof PackReads | 'writes'
+>;
 
 /** `patience`: milliseconds to wait for a lock before E_STATE_BUSY. */
 export function createReads(db: Database, patience: number): HostReads {

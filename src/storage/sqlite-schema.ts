@@ -4,6 +4,7 @@
 import type { Database } from 'better-sqlite3';
 import { FleetError } from '../errors.ts';
 import { HOSTS_LIVES } from './schema-hosts.ts';
+import { PACKS } from './schema-packs.ts';
 
 /** Marks the file as fleet's (`PRAGMA application_id`); the bytes of "flet". */
 export const APPLICATION_ID = 0x666c6574;
@@ -285,6 +286,7 @@ export const MIGRATIONS: readonly string[] = [
   ALTER TABLE report ADD COLUMN request INTEGER;
   CREATE INDEX report_request ON report (received_at) WHERE request IS NOT NULL;
   `,
+  PACKS,
 ];
 
 /** The schema version that this program writes. */

@@ -6,6 +6,7 @@ import { FleetError } from '../errors.ts';
 import { createEnrolment } from './sqlite-enrolment.ts';
 import { createIndex } from './sqlite-index.ts';
 import { createLogWrites } from './sqlite-log.ts';
+import { createPackWrites } from './sqlite-packs.ts';
 import { createSweeps } from './sqlite-sweep.ts';
 import type { LeaseHolder, StateWrites } from './state.ts';
 
@@ -36,5 +37,6 @@ export function createWrites(db: Database): SyncWrites {
     ...createSweeps(db),
     ...createEnrolment(db),
     ...createLogWrites(db),
+    ...createPackWrites(db),
   };
 }

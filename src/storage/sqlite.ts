@@ -1,9 +1,11 @@
 // State on SQLite (fleet.db): reads on a connection of their own in the caller's thread, writes
 // through one writer. The file is created only when asked for, and never replaced.
 import type { Database } from 'better-sqlite3';
+import type { MadeSegment, PackWrites } from './packs.ts';
 import { createCacheReads } from './sqlite-cache-reads.ts';
 import { createDatabase, openReader } from './sqlite-database.ts';
 import { createLogReads } from './sqlite-log.ts';
+import { createPackReads } from './sqlite-packs.ts';
 import { DEFAULT_PATIENCE } from './sqlite-patience.ts';
 import { createReads } from './sqlite-reads.ts';
 import { openThreadWriter } from './sqlite-thread.ts';
@@ -47,6 +49,7 @@ export async function openState(file: string, options: OpenStateOptions): Promis
       ...createReads(reader, patience),
       ...createCacheReads(reader, patience),
       ...createLogReads(reader, patience),
+      ...createPackReads(reader, patience),
       ...writesThrough(writer),
       writes: writer.count,
       async [Symbol.asyncDispose]() {
@@ -146,5 +149,26 @@ function writesThrough(writer: Writer): StateWrites {
     revokeCredentials: (...args) => writer.write('revokeCredentials', args),
     touchHost: (...args) => writer.write('touchHost', args),
     addReport: (...args) => writer.write('addReport', args),
+    ...packWrites(writer),
+  };
+}
+
+function packWrites(writer: Writer): PackWrites {
+  return {
+    async useSegments(keys, now) {
+      const found = new Map<string, MadeSegment>();
+      for (let at = 0; at < keys.length; at += ROWS_PER_TRANSACTION) {
+        const part = keys.slice(at, at + ROWS_PER_TRANSACTION);
+        for (const [key, made] of await writer.write('useSegments', [part, now])) {
+          found.set(key, made);
+        }
+      }
+      return found;
+    },
+    addSegment: (...args) => writer.write('addSegment', args),
+    addPack: (...args) => writer.write('addPack', args),
+    dropPack: (...args) => writer.write('dropPack', args),
+    sweepPacks: (...args) => writer.write('sweepPacks', args),
+    sweepSegments: (...args) => writer.write('sweepSegments', args),
   };
 }

@@ -7,6 +7,7 @@ import type { StorePath } from '../nix/storepath.ts';
 import type { BlobId, BlobRef } from './blobs.ts';
 import type { Conflict, HostLifeReads, HostLifeWrites } from './host-life.ts';
 import type { LogStateReads, LogStateWrites } from './log.ts';
+import type { PackReads, PackWrites } from './packs.ts';
 
 type IndexedPath = {
   readonly path: StorePath;
@@ -210,7 +211,7 @@ export type StatusRow = {
 };
 
 /** Reads never wait for writers. */
-export interface StateReads extends LogStateReads, HostLifeReads {
+export interface StateReads extends LogStateReads, HostLifeReads, PackReads {
   /** Another number whenever anything may have changed since the last call; cheap enough for every request. */
   version(): Promise<number>;
   /** How many writes went through this very State so far; costs nothing to ask. */
@@ -233,7 +234,7 @@ export interface StateReads extends LogStateReads, HostLifeReads {
   realisation(key: string): Promise<RealisationRecord | null>;
   stagedNar(file: string): Promise<StagedNar | null>;
   pins(): Promise<Pin[]>;
-  /** Those of `blobs` that anything here names: a NAR's, a closure's, a log's, a staged NAR's. */
+  /** Those of `blobs` that anything here names: a NAR's, a closure's, a log's, a staged NAR's, a pack's. */
   namedBlobs(blobs: readonly BlobId[]): Promise<ReadonlySet<BlobId>>;
   /** How many rows `dropPath` ever removed. */
   droppedPaths(): Promise<number>;
@@ -270,7 +271,7 @@ export type ReportOutcome = 'stored' | 'duplicate' | 'fork' | 'gap';
  * Every method is one short transaction; fulfilled means durable.
  * @throws FleetError E_STATE_BUSY, E_DISK_FULL.
  */
-export interface StateWrites extends LogStateWrites, HostLifeWrites {
+export interface StateWrites extends LogStateWrites, HostLifeWrites, PackWrites {
   /**
    * Adds or replaces index rows, used now. Their blobs must be durable already. Many rows take several
    * transactions, so a failure may leave the first of them stored.

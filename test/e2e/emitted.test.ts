@@ -39,7 +39,12 @@ test('every thread that is started by name has its file beside the chunk that st
     })),
   );
   const names = new Set(started.map(({ file }) => basename(file)));
-  assert.deepEqual([...names].sort(), ['dump-worker.js', 'facts-worker.js', 'sqlite-worker.js']);
+  assert.deepEqual([...names].sort(), [
+    'dump-worker.js',
+    'facts-worker.js',
+    'pack-worker.js',
+    'sqlite-worker.js',
+  ]);
   for (const { from, file } of started) assert.ok(existsSync(file), `${from}: ${file}`);
 });
 

@@ -14,7 +14,7 @@ const FOUNDATION = [
   ...['errors', 'durable', 'config', 'edwards', 'ed25519', 'base64', 'keyfile', 'thread-error'],
   'temporary-names',
 ];
-const STORAGE_INTERFACES = ['state', 'host-life', 'blobs', 'log'].map(
+const STORAGE_INTERFACES = ['state', 'host-life', 'packs', 'blobs', 'log'].map(
   (name) => `src/storage/${name}.ts`,
 );
 

@@ -95,9 +95,23 @@ export async function publishHosts(
   const name = `system-${hosts[0]}`;
   const system = await addPath(dir, name, Buffer.from(contents), [library.path]);
   const closure = [library, system];
+  await publishSystem(dir, hosts, closure, now, waits);
+  return { toplevel: system.path, closure };
+}
+
+/** A closure of paths that were added, for several hosts; its last path is the system. */
+export async function publishSystem(
+  dir: StateDir,
+  hosts: readonly string[],
+  closure: readonly PathInfo[],
+  now: number,
+  waits = false,
+): Promise<void> {
+  const toplevel = closure.at(-1)?.path;
+  if (toplevel === undefined) throw new Error('a closure without a system');
   const built: Omit<BuiltHost, 'host'> = {
     system: 'x86_64-linux',
-    toplevel: system.path,
+    toplevel,
     activation: DEFAULT_ACTIVATION,
     provenance: {
       flakeRef: 'path:/flake',
@@ -127,5 +141,4 @@ export async function publishHosts(
     const entries = manifests.map((manifest) => ({ manifest }));
     await appendEntries(await openLogWriter(dir), entries, { fence, now });
   }
-  return { toplevel: system.path, closure };
 }

@@ -310,6 +310,7 @@ test('bytes outlive their row for as long as was promised, and uploads before th
         state: dir.state,
         blobs: dir.blobs,
         roots: [],
+        packs: { closures: [], bases: [] },
         usedSince: START + 1,
         buildingSince: Number.POSITIVE_INFINITY,
         now,
