@@ -3,7 +3,7 @@
 import { makeLargeFiles } from './delta-corpus.ts';
 import { compare, told } from './delta-figures.ts';
 import { agentMachine, stockMachine } from './delta-machines.ts';
-import { waitForPacks } from './delta-packs.ts';
+import { stepOf, waitForPack } from './delta-packs.ts';
 import { openLines, runAll } from './delta-runs.ts';
 import type { Site } from './delta-site.ts';
 import type { Figure } from './figures.ts';
@@ -23,6 +23,7 @@ export async function largeFile(
   await site.publish({ [host]: 'large-old' });
   await site.mirror();
   const agent = await agentMachine(site, host, lines.fleet, null);
+  await waitForPack(site, agent, stepOf(site, host));
   const machines = {
     ours: agent,
     theirs: stockMachine(site, host, lines.nginx, null, 1),
@@ -32,7 +33,7 @@ export async function largeFile(
   log(`  1 GiB file, install: ${told(install)}`);
   await site.publish({ [host]: 'large-new' });
   await site.mirror();
-  await waitForPacks(site.servers, host, agent.root);
+  await waitForPack(site, agent, stepOf(site, host));
   const update = await runAll(machines, site.toplevelOf(host), false);
   log(`  1 GiB file, update: ${told(update)}`);
   return [

@@ -32,7 +32,7 @@ export type Site = AsyncDisposable & {
   /** Nix public key of the cache. */
   readonly cacheKey: string;
   /** Builds and publishes these hosts; what it took. */
-  readonly publish: (hosts: Readonly<Record<string, SystemName>>) => Promise<Measured>;
+  readonly publish: (hosts: Readonly<Record<string, SystemName | HostOf>>) => Promise<Measured>;
   /** What is published for a host. */
   readonly toplevelOf: (host: string) => string;
   /** Gives nginx what is new; returns how many paths it has, the bytes of their NARs, and at which zstd level. */
@@ -40,6 +40,8 @@ export type Site = AsyncDisposable & {
   /** An enrolment file for `host`, whose server is at `url`. */
   readonly invite: (host: string, url: string) => string;
 };
+
+export type HostOf = { readonly system: SystemName; readonly hostname?: string };
 
 type BuildDocument = { readonly hosts: readonly { host: string; toplevel: string }[] };
 
@@ -65,7 +67,7 @@ export async function openSite(corpus: Corpus): Promise<Site> {
     'StoreDir: /nix/store\nWantMassQuery: 1\nPriority: 40\n',
   );
   const servers = stack.use(await startServers(dir));
-  const all: Record<string, { system: SystemName }> = {};
+  const all: Record<string, HostOf> = {};
   const toplevels = new Map<string, string>();
   const kept = stack.move();
   return {
@@ -75,7 +77,9 @@ export async function openSite(corpus: Corpus): Promise<Site> {
     servers,
     cacheKey,
     async publish(hosts) {
-      for (const [host, system] of Object.entries(hosts)) all[host] = { system };
+      for (const [host, of] of Object.entries(hosts)) {
+        all[host] = typeof of === 'string' ? { system: of } : of;
+      }
       writeHosts(own, all);
       const flake = ['--flake', `path:${own}`];
       const build = [fleet, 'build', ...Object.keys(hosts), ...on, ...flake, '--json'];

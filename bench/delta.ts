@@ -6,7 +6,7 @@ import { buildSystems, exportNars, makeCorpus, type SystemName } from './delta-c
 import { compare, type Trio, told } from './delta-figures.ts';
 import { largeFile } from './delta-large.ts';
 import { agentMachine, type Machine, makeStore, remove, stockMachine } from './delta-machines.ts';
-import { waitForPacks } from './delta-packs.ts';
+import { hundredHosts, stepOf, waitForPack } from './delta-packs.ts';
 import { type Lines, openLines, runAll } from './delta-runs.ts';
 import { openSite, type Site } from './delta-site.ts';
 import { type Benchmark, type Figure, need } from './figures.ts';
@@ -63,14 +63,21 @@ export const benchmark: Benchmark = async ({ quick, rounds, log }) => {
     const trio = await runAll(machines, site.toplevelOf(host), index % 2 === 0);
     trios.set(name, [...(trios.get(name) ?? []), trio]);
     log(`  ${name}: ${told(trio)}`);
-    for (const machine of Object.values(machines)) remove(machine);
+    // The agent of the first is asked with later.
+    for (const machine of Object.values(machines)) {
+      if (machine !== [...agents.values()][0]) remove(machine);
+    }
   }
   for (const { name, of } of trials) {
     const found = trios.get(name);
     if (found !== undefined) figures.push(...compare(name, found, of.from === null));
     trios.delete(name);
   }
-  if (!quick) figures.push(...(await largeFile(site, stack, log)));
+  if (!quick) {
+    figures.push(...(await largeFile(site, stack, log)));
+    const [agent] = agents.values();
+    if (agent !== undefined) figures.push(...(await hundredHosts(site, agent, log)));
+  }
   const peaks = figures.filter(({ name }) => name.endsWith('peak memory, agent'));
   const value = Math.max(...peaks.map((figure) => figure.value));
   return [...figures, { name: 'peak memory of an agent', value, unit: 'MiB' }];
@@ -117,10 +124,10 @@ async function publishNew(
     const hosts = trials.filter(({ of }) => of === one).map(({ host }) => host);
     const { seconds } = await site.publish(Object.fromEntries(hosts.map((host) => [host, one.to])));
     log(`${one.name}: built and published for ${hosts.length} hosts in ${seconds.toFixed(1)} s`);
-    const agent = agents.get(hosts[0] ?? '');
-    if (agent === undefined) continue;
-    const packs = await waitForPacks(site.servers, hosts[0] ?? '', agent.root);
-    if (packs === null) continue;
+    // A machine that is to be installed has no agent yet that could ask.
+    const agent = agents.get(hosts[0] ?? '') ?? [...agents.values()][0];
+    if (agent === undefined) throw new Error('no machine has an agent');
+    const packs = await waitForPack(site, agent, stepOf(site, hosts[0] ?? ''));
     figures.push(
       { name: `${one.name}, packs after publication`, value: packs.seconds, unit: 's' },
       { name: `${one.name}, packs, CPU of the server`, value: packs.cpu, unit: 's' },
