@@ -9,7 +9,7 @@ import { temporaryName } from '../temporary-names.ts';
 import type { NarFile } from './pack-tasks.ts';
 
 /** NARs up to this many bytes are held in memory. */
-const IN_MEMORY = 64 * 1024 * 1024;
+const IN_MEMORY = 16 * 1024 * 1024;
 /** Windows of zstd's levels 1 to 19 are at most 8 MiB. */
 const WINDOW_LOG = 27;
 

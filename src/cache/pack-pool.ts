@@ -1,6 +1,6 @@
 // Threads that make segments of packs, one each at a time: what is to be compared is read and unpacked there, and only what is
 // kept comes back, piece by piece, on its way to a blob. Memory: for each thread, what making a patch takes (delta/make-patch.ts),
-// an old NAR of at most 64 MiB, and the pieces that are held back.
+// an old NAR of at most 16 MiB, and the pieces that are held back.
 import { Worker } from 'node:worker_threads';
 import { FleetError } from '../errors.ts';
 import type { BlobRef, Blobs } from '../storage/blobs.ts';

@@ -75,8 +75,8 @@ export class PackKeeper {
     const pack = await this.ready(step);
     if (pack !== null) return { kind: 'ready', pack };
     const key = stepKey(step);
-    if (this.#running === key) return { kind: 'coming', seconds: this.#wait(0) };
     if ((this.#failed.get(key) ?? 0) > this.#options.now()) return { kind: 'none' };
+    if (this.#running === key) return { kind: 'coming', seconds: this.#wait(0) };
     const isKnown =
       step.base !== step.closure &&
       (await state.isRecentClosure(step.closure, config.keepManifests)) &&
