@@ -1,5 +1,6 @@
 // What a run of the agent came to, for people and as JSON: of fleet agent once, apply and rollback.
 import type { Command } from 'commander';
+import type { Fetched } from '../src/agent/fetch-missing.ts';
 import type { OnceResult } from '../src/agent/once-options.ts';
 import { placedError } from './agent-place.ts';
 import { counted, type Globals, print, printable, say, table, tellAfterResult } from './output.ts';
@@ -44,10 +45,14 @@ function onceText({ outcome, error, fetched }: Omit<OnceResult, 'receipts' | 'ne
       ? []
       : [['manifest', `epoch ${manifest.epoch}, sequence ${manifest.sequence}`]]),
     ['current', systems.current ?? '-'],
-    ...(fetched === null
-      ? []
-      : [['fetched', `${counted(fetched.paths, 'path')}, ${counted(fetched.bytes, 'byte')}`]]),
+    ...(fetched === null ? [] : [['fetched', fetchedText(fetched)]]),
   ]);
+}
+
+function fetchedText({ paths, bytes, packed, fellBack }: Fetched): string {
+  const from = packed.paths === 0 ? '' : `; ${packed.paths} of an update pack`;
+  const not = fellBack === 0 ? '' : `; ${fellBack} that a pack was not good for`;
+  return `${counted(paths, 'path')}, ${counted(bytes, 'byte')}${from}${not}`;
 }
 
 export function waitText(queued: number): string {

@@ -14,6 +14,8 @@ import { type Unpacked, unpackBundle } from './unpack-bundle.ts';
 
 class BundleSource implements Source, AsyncDisposable {
   readonly upstreams: readonly string[] = [];
+  /** A bundle has no update packs. */
+  readonly part = null;
   readonly #unpacked: Unpacked;
   /** The checkpoint that this host accepted last. */
   readonly #seen: string | null;

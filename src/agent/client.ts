@@ -5,8 +5,9 @@
 import { type Dispatcher, EnvHttpProxyAgent, errors } from 'undici';
 import { FleetError, isFleetError, messageOf } from '../errors.ts';
 import { limitBody } from './body.ts';
+import { Pace } from './pace.ts';
 import { readProxies } from './proxy.ts';
-import type { Answer, Request, Source } from './source.ts';
+import type { Answer, Part, PartRequest, Request, Source } from './source.ts';
 
 export type ClientOptions = {
   /** Base URL without a final slash. */
@@ -17,6 +18,8 @@ export type ClientOptions = {
   readonly leastBytesPerSecond: number;
   /** Seconds to wait for a connection, for headers, or for the least rate's worth of body. */
   readonly patienceSeconds: number;
+  /** Bytes per second that NARs and packs may take together; null: as many as come. */
+  readonly bandwidth?: number | null;
 };
 
 /** What an error document may weigh; more of it is not read. */
@@ -28,12 +31,14 @@ const ETAG = /^(?:W\/)?"[\x21\x23-\x7e]{0,256}"$/;
 export class Client implements Source, AsyncDisposable {
   readonly #dispatcher: EnvHttpProxyAgent;
   readonly #options: ClientOptions;
+  readonly #pace: Pace | null;
   #token: string | null;
   #isToldToRenew = false;
 
   constructor(options: ClientOptions) {
     this.#options = options;
     this.#token = options.token;
+    this.#pace = options.bandwidth == null ? null : new Pace(options.bandwidth);
     // By way of the proxy that the environment names, if any.
     const patience = Math.ceil(options.patienceSeconds * 1000);
     const { HTTP_PROXY, HTTPS_PROXY, NO_PROXY } = readProxies();
@@ -82,13 +87,8 @@ export class Client implements Source, AsyncDisposable {
     }
     const chunks: Uint8Array[] = [];
     for await (const chunk of this.#limited(path, response, maxBytes)) chunks.push(chunk);
-    const etag = response.headers['etag'];
-    return {
-      status: response.statusCode,
-      // One that could not be sent back would end every later request.
-      etag: typeof etag === 'string' && ETAG.test(etag) ? etag : null,
-      body: Buffer.concat(chunks),
-    };
+    const etag = etagOf(response);
+    return { status: response.statusCode, etag, body: Buffer.concat(chunks) };
   }
 
   /**
@@ -102,11 +102,54 @@ export class Client implements Source, AsyncDisposable {
   ): AsyncGenerator<Uint8Array, void, undefined> {
     const response = await this.#request(path, signal === undefined ? {} : { signal });
     if (response.statusCode !== 200) throw await this.#refusal(path, response);
-    yield* this.#limited(path, response, maxBytes);
+    yield* this.#paced(this.#limited(path, response, maxBytes), signal);
   }
 
-  async #request(path: string, request: Request): Promise<Dispatcher.ResponseData> {
-    const headers: Record<string, string> = { 'user-agent': 'fleet-agent' };
+  /** See Source. */
+  async part(path: string, maxBytes: number, asked: PartRequest): Promise<Part> {
+    const { from, to, ifRange, signal } = asked;
+    const isWhole = from === 0 && to === null;
+    const range = isWhole ? {} : { range: `bytes=${from}-${to === null ? '' : to - 1}` };
+    const condition = ifRange === null || isWhole ? {} : { 'if-range': ifRange };
+    const request = signal === undefined ? {} : { signal };
+    const response = await this.#request(path, request, { ...range, ...condition });
+    const status = response.statusCode;
+    const start = status === 206 ? startOf(response) : 0;
+    const isEmpty = [404, 416, 429, 503].includes(status);
+    if (!isEmpty && (start === null || (status !== 200 && status !== 206))) {
+      throw await this.#refusal(path, response);
+    }
+    const body = this.#paced(
+      this.#limited(path, response, isEmpty ? ERROR_BYTES : maxBytes),
+      signal,
+    );
+    if (isEmpty) {
+      // Read, so that the connection may be used again.
+      await Array.fromAsync(body).catch(() => {});
+    }
+    const after = String(response.headers['retry-after']);
+    return {
+      status,
+      etag: etagOf(response),
+      retryAfter: /^\d{1,6}$/.test(after) ? Number(after) : null,
+      start: start ?? 0,
+      body,
+    };
+  }
+
+  #paced(
+    chunks: AsyncGenerator<Uint8Array, void, undefined>,
+    signal?: AbortSignal,
+  ): AsyncGenerator<Uint8Array, void, undefined> {
+    return this.#pace === null ? chunks : this.#pace.keep(chunks, signal);
+  }
+
+  async #request(
+    path: string,
+    request: Request,
+    more: Readonly<Record<string, string>> = {},
+  ): Promise<Dispatcher.ResponseData> {
+    const headers: Record<string, string> = { 'user-agent': 'fleet-agent', ...more };
     const isOurs = path.startsWith('/');
     if (isOurs && this.#token !== null) {
       headers['authorization'] = `Bearer ${this.#token}`;
@@ -203,6 +246,17 @@ export class Client implements Source, AsyncDisposable {
     const what = this.#address(path);
     return new FleetError('E_SERVER_UNREACHABLE', `${what}: ${messageOf(error)}`, { cause: error });
   }
+}
+
+function etagOf({ headers: { etag } }: Dispatcher.ResponseData): string | null {
+  // One that could not be sent back would end every later request.
+  return typeof etag === 'string' && ETAG.test(etag) ? etag : null;
+}
+
+/** Where a part begins, by its Content-Range; null: it does not say. */
+function startOf({ headers }: Dispatcher.ResponseData): number | null {
+  const [, start] = /^bytes (\d{1,15})-\d{1,15}\//.exec(String(headers['content-range'])) ?? [];
+  return start === undefined ? null : Number(start);
 }
 
 /** `{"error", "message"}` of a server's refusal, each cut short; null when it is not one. */

@@ -17,6 +17,7 @@ import { tryLock } from './lock.ts';
 import {
   type AgentConfig,
   DEFAULT_UPSTREAMS,
+  FETCH_DEFAULTS,
   memoryFiles,
   readState,
   readTrust,
@@ -57,6 +58,7 @@ const DEFAULTS = {
   pollSeconds: DEFAULT_POLL_SECONDS,
   privacy: false,
   localGroup: null,
+  ...FETCH_DEFAULTS,
 } as const satisfies Partial<AgentConfig>;
 
 /**

@@ -7,10 +7,13 @@ import type { Closure } from '../nix/closure.ts';
 import { parseNixPublicKey } from '../nix/signature.ts';
 import { requireSwitchable } from './activate.ts';
 import { getClosure } from './ask.ts';
+import { noteBase, readBase } from './bases.ts';
+import type { Fetched } from './fetch-missing.ts';
 import type { Host } from './host.ts';
 import { memoryFiles } from './memory.ts';
+import { atLowPriority } from './priority.ts';
 import type { Source } from './source.ts';
-import { type Fetched, fetchClosure } from './store.ts';
+import { fetchClosure } from './store.ts';
 
 /** @throws FleetError E_CLOSURE…, E_PREFLIGHT, E_NOT_NIXOS, and what fetchClosure throws */
 export async function fetchSystem(
@@ -23,14 +26,29 @@ export async function fetchSystem(
   const closure = verifyClosure(manifest, await getClosure(source, manifest));
   const paths = `paths in all: ${closure.paths.size}`;
   say(`fetching ${toplevel} (${paths}${emergency ? '; an emergency' : ''})`);
-  const fetched = await fetchClosure({
-    source,
-    place,
-    closure,
-    keys: root.cache.keys.map(parseNixPublicKey),
-    roots: memoryFiles(memory.dir).roots,
-    repair: memory.config.repair,
-  });
+  const { config, dir } = memory;
+  const base = await readBase(dir);
+  await noteBase(dir, { toplevel, closure: manifest.closure.sha256 });
+  const packs = {
+    dir: memoryFiles(dir).pack,
+    closure: manifest.closure.sha256,
+    base: config.privacy ? null : base,
+    waitSeconds: config.packWaitSeconds,
+    memory: config.memoryMiB * 2 ** 20,
+  };
+  const fetch = async (through: readonly string[]): Promise<Fetched> =>
+    await fetchClosure({
+      source,
+      place,
+      closure,
+      keys: root.cache.keys.map(parseNixPublicKey),
+      roots: memoryFiles(dir).roots,
+      repair: config.repair,
+      packs: config.deltas ? packs : null,
+      through,
+      state: dir,
+    });
+  const fetched = await (config.lowPriority ? atLowPriority(fetch) : fetch([]));
   await requireSwitchable(place, toplevel);
   return { closure, fetched };
 }

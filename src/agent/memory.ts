@@ -58,7 +58,26 @@ export type AgentConfig = {
   readonly privacy: boolean;
   /** Local group whose members may use the control socket; null: root alone. */
   readonly localGroup: string | null;
+  /** Whether update packs are asked for (SPEC §12). */
+  readonly deltas: boolean;
+  /** Bytes per second that packs and NARs may take together; null: as many as come. */
+  readonly bandwidth: number | null;
+  /** What applying a part of a pack may take; what takes more comes as NARs. */
+  readonly memoryMiB: number;
+  /** How long a pack is waited for that is being made, in all. */
+  readonly packWaitSeconds: number;
+  /** Whether fetching leaves processor and disk to others. */
+  readonly lowPriority: boolean;
 };
+
+/** What agent.json need not say. */
+export const FETCH_DEFAULTS = {
+  deltas: true,
+  bandwidth: null,
+  memoryMiB: 64,
+  packWaitSeconds: 60,
+  lowPriority: true,
+} as const satisfies Partial<AgentConfig>;
 
 /** What every NixOS uses anyway. */
 export const DEFAULT_UPSTREAMS: readonly string[] = ['https://cache.nixos.org'];
@@ -113,6 +132,11 @@ const CONFIG: Fields<AgentConfig> = {
   pollSeconds: since(DEFAULT_POLL_SECONDS, integer(...POLL_SECONDS)),
   privacy: since(false, boolean),
   localGroup: since(null, nullable(matching(GROUP, 'the name of a group'))),
+  deltas: since(FETCH_DEFAULTS.deltas, boolean),
+  bandwidth: since<number | null>(FETCH_DEFAULTS.bandwidth, nullable(integer(1))),
+  memoryMiB: since<number>(FETCH_DEFAULTS.memoryMiB, integer(16, 65_536)),
+  packWaitSeconds: since<number>(FETCH_DEFAULTS.packWaitSeconds, integer(0, 86_400)),
+  lowPriority: since(FETCH_DEFAULTS.lowPriority, boolean),
 };
 
 /** The keys of agent.json, for the test that compares them with docs/CONFIG.md. */
@@ -160,6 +184,12 @@ export function memoryFiles(dir: string) {
     scratch: join(dir, 'nix'),
     /** A bundle that is being applied, unpacked, for as long. */
     bundle: join(dir, 'bundle'),
+    /** What came of an update pack so far, and NARs that wait for Nix. */
+    pack: join(dir, 'pack'),
+    /** Which closures the systems here have: what a pack may build on. */
+    bases: join(dir, 'bases.json'),
+    /** How far a fetch is, while it goes on. */
+    progress: join(dir, 'progress.json'),
   };
 }
 

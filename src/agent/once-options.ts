@@ -1,9 +1,9 @@
 // What a run of the agent is given, and what it comes to.
 import type { FleetError } from '../errors.ts';
+import type { Fetched } from './fetch-missing.ts';
 import type { Who } from './local.ts';
 import type { Outcome } from './outcome.ts';
 import type { Sent } from './receipts.ts';
-import type { Fetched } from './store.ts';
 import type { Clocks } from './time.ts';
 
 export type OnceOptions = Clocks & {

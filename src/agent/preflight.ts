@@ -36,6 +36,20 @@ export async function requireStoreRoom(
   });
 }
 
+/** Whether `extra` bytes fit into `dir` as well, which may lie in the store's file system or in another one. */
+export async function hasRoomFor(
+  place: Place,
+  missing: readonly Pick<PathInfo, 'narSize'>[],
+  dir: string,
+  extra: number,
+): Promise<boolean> {
+  const store = await existing(realPathOf(place, STORE_DIR));
+  const isSame = (await stat(await existing(dir))).dev === (await stat(store)).dev;
+  const paths = isSame ? missing.reduce((sum, { narSize }) => sum + narSize, 0) : 0;
+  const free = await freeBytes(await existing(dir));
+  return free === null || free >= paths + extra + STORE_MARGIN + Math.ceil(paths * STORE_SHARE);
+}
+
 /**
  * What is told where kernel and initrd of `target` do not fit into /boot; null: they do, or are there already, or it is no
  * file system of its own, or has no say. To be asked once the system is in the store, before the boot loader is written.

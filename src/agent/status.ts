@@ -17,6 +17,7 @@ import {
 } from './local.ts';
 import { readMemory } from './memory.ts';
 import { type Place, placeAt, readSystems, type Systems } from './place.ts';
+import { type FetchProgress, readProgress, secondsLeft } from './progress.ts';
 import { readChain, type Told } from './receipts.ts';
 import { NO_RENEWAL, type Renewal, readRenewal } from './renew-token.ts';
 import { trustedRoot } from './trusted.ts';
@@ -41,6 +42,8 @@ export type AgentStatus = {
   /** The outcome of the last run that had news. */
   readonly last: Told | null;
   readonly underWay: Transaction | null;
+  /** How far a fetch is that goes on; null: none does. */
+  readonly fetching: Fetching | null;
   readonly rejected: Rejected | null;
   /** When the token will be followed by the next, POSIX seconds; null: when the server says so. */
   readonly tokenRenewAt: number | null;
@@ -50,6 +53,8 @@ export type AgentStatus = {
   readonly queued: number;
   readonly local: LocalStatus;
 };
+
+export type Fetching = FetchProgress & { readonly secondsLeft: number | null };
 
 /** What people at the machine asked for, and what they may ask for. */
 export type LocalStatus = {
@@ -93,12 +98,18 @@ export async function agentStatus(dir: string): Promise<AgentStatus> {
     systems,
     last: chain.told,
     underWay: transaction,
+    fetching: await fetchingIn(dir),
     rejected,
     tokenRenewAt: renewal.renewAt,
     tokenProblem,
     queued: chain.queue.length,
     local: await localStatus(dir, place, systems, journal),
   };
+}
+
+async function fetchingIn(dir: string): Promise<Fetching | null> {
+  const progress = await readProgress(dir);
+  return progress && { ...progress, secondsLeft: secondsLeft(progress) };
 }
 
 async function localStatus(

@@ -1,19 +1,15 @@
 // The agent as the local Nix's only substituter (ARCHITECTURE, "The agent"): the missing paths
 // of one verified closure → an HTTP cache on 127.0.0.1 below an unguessable path, alive during one update.
-// Nix gets the narinfos that cached.ts compared with the closure, and NARs that are fetched with our
-// credential, unpacked, and passed on only as far as they are exactly the signed bytes (it stops
-// at the first byte too many, and caps the window). A NAR is streamed with backpressure, never held whole. No secret of
-// ours reaches Nix. Every other request is 404.
+// Nix gets narinfos and NARs of supply.ts, which agree with the closure. A NAR is streamed with backpressure, as many at a time as
+// there is memory for. No secret of ours reaches Nix. Every other request is 404.
 import { randomBytes } from 'node:crypto';
 import type { IncomingMessage, Server, ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
-import { FleetError, isFleetError, messageOf } from '../errors.ts';
-import { decompress } from '../nix/decompress.ts';
-import { checkNar } from '../nix/nar-check.ts';
+import { type FleetError, isFleetError } from '../errors.ts';
 import { formatNarInfo, type NarInfo } from '../nix/narinfo.ts';
-import type { Source } from './source.ts';
+import type { Supply } from './supply.ts';
 
 /** As many NARs at once; each may hold one zstd window. */
 const PARALLEL = 4;
@@ -23,25 +19,16 @@ export class Substituter implements AsyncDisposable {
   readonly url: string;
   /** Aborted when something went wrong that trying again cannot mend. */
   readonly signal: AbortSignal;
-  /** Compressed bytes that came from the server. */
-  received = 0;
   readonly #server: Server;
   readonly #prefix: string;
-  readonly #wanted: ReadonlyMap<string, NarInfo>;
-  readonly #source: Source;
+  readonly #supply: Supply;
   readonly #abort: AbortController;
   readonly #waiting: (() => void)[] = [];
   #running = 0;
   #failure: FleetError | null = null;
 
-  private constructor(
-    source: Source,
-    wanted: ReadonlyMap<string, NarInfo>,
-    server: Server,
-    prefix: string,
-  ) {
-    this.#source = source;
-    this.#wanted = wanted;
+  private constructor(supply: Supply, server: Server, prefix: string) {
+    this.#supply = supply;
     this.#server = server;
     this.#prefix = prefix;
     this.#abort = new AbortController();
@@ -55,15 +42,14 @@ export class Substituter implements AsyncDisposable {
     });
   }
 
-  /** Serves `wanted`: narinfos by hash part, as fetchNarInfos returns them. */
-  static async open(source: Source, wanted: ReadonlyMap<string, NarInfo>): Promise<Substituter> {
+  static async open(supply: Supply): Promise<Substituter> {
     // Not imported: see hints.ts.
     const server = process.getBuiltinModule('node:http').createServer();
     const { promise, resolve, reject } = Promise.withResolvers<void>();
     server.once('error', reject);
     server.listen(0, '127.0.0.1', resolve);
     await promise;
-    return new Substituter(source, wanted, server, `/${randomBytes(32).toString('hex')}`);
+    return new Substituter(supply, server, `/${randomBytes(32).toString('hex')}`);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -88,7 +74,7 @@ export class Substituter implements AsyncDisposable {
       return sendText(response, 'StoreDir: /nix/store\nWantMassQuery: 1\nPriority: 1\n');
     }
     const [, hashPart = '', kind] = /^([0-9a-z]{32})\.(narinfo|nar)$/.exec(file) ?? [];
-    const info = this.#wanted.get(hashPart);
+    const info = this.#supply.infos.get(hashPart);
     if (info === undefined) return void response.writeHead(404).end();
     if (kind === 'narinfo') return sendText(response, formatNarInfo(localNarInfo(info, hashPart)));
     response.setHeader('content-type', 'application/x-nix-nar');
@@ -100,28 +86,12 @@ export class Substituter implements AsyncDisposable {
     await this.#enter();
     try {
       // Nix sees the end of the body only once all of it was checked: no Content-Length.
-      await pipeline(Readable.from(this.#nar(info), { objectMode: false }), response);
+      await pipeline(
+        Readable.from(this.#supply.nar(info, this.signal), { objectMode: false }),
+        response,
+      );
     } finally {
       this.#leave();
-    }
-  }
-
-  async *#nar(info: NarInfo): AsyncGenerator<Uint8Array, void, undefined> {
-    // Incompressible data grows by at most 1/256 and a frame's header, zstd's and none's alike.
-    const most = info.narSize + Math.ceil(info.narSize / 128) + 1024;
-    const address = /^https?:/.test(info.url) ? info.url : `/${info.url}`;
-    const body = this.#count(this.#source.stream(address, most, this.signal));
-    try {
-      yield* checkNar(decompress(body, info.compression), info);
-    } catch (error) {
-      throw refusal(info, error);
-    }
-  }
-
-  async *#count(chunks: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array, void, undefined> {
-    for await (const chunk of chunks) {
-      this.received += chunk.length;
-      yield chunk;
     }
   }
 
@@ -160,20 +130,6 @@ function localNarInfo(info: NarInfo, hashPart: string): NarInfo {
     deriver: null,
     ca: null,
   };
-}
-
-/** What the line did stays what it is; all else is the server's doing, and names the path. */
-function refusal(info: NarInfo, error: unknown): unknown {
-  if (isFleetError(error, 'E_SERVER_ANSWER')) {
-    return new FleetError('E_FETCH', `the NAR of ${info.path}: ${error.message}`, { cause: error });
-  }
-  const bad =
-    isFleetError(error, 'E_NAR_BAD', 'E_NAR_LIMIT', 'E_NAR_MISMATCH', 'E_NAR_TRUNCATED') ||
-    isFleetError(error, 'E_BODY_LIMIT');
-  if (!bad) return error;
-  return new FleetError('E_NAR_REFUSED', `the NAR of ${info.path}: ${messageOf(error)}`, {
-    cause: error,
-  });
 }
 
 function sendText(response: ServerResponse, text: string): void {

@@ -23,6 +23,8 @@ export type NixOptions = {
   readonly scratch?: string;
   readonly env?: Environment;
   readonly cwd?: string;
+  /** A command line that the program is started by, such as nice(1)'s; its own program has to be there. */
+  readonly through?: readonly string[];
   /** Ends the program; the call then rejects with the signal's reason. */
   readonly signal?: AbortSignal;
   /** Called with each line of standard error, without its end. */
@@ -46,7 +48,8 @@ export async function runNix(
   options.signal?.throwIfAborted();
   await using environment = await openNixEnvironment(options);
   const store = options.root === undefined ? [] : ['--store', storeOf(options.root)];
-  const child = spawn(program, [...args, ...store], {
+  const [file = program, ...rest] = [...(options.through ?? []), program, ...args, ...store];
+  const child = spawn(file, rest, {
     cwd: options.cwd,
     env: Object.fromEntries(environment.variables),
     stdio: ['ignore', 'pipe', 'pipe'],

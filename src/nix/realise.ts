@@ -25,7 +25,7 @@ import { parseStorePath, type StorePath } from './storepath.ts';
 export type StoreOptions = Pick<NixOptions, 'root' | 'scratch' | 'signal' | 'env'>;
 
 export type FetchOptions = StoreOptions &
-  Pick<NixOptions, 'onLine'> & {
+  Pick<NixOptions, 'onLine' | 'through'> & {
     /** `substituters`, `trusted-public-keys`, …; building stays forbidden whatever it says. */
     readonly settings: ReadonlyMap<string, string>;
   };

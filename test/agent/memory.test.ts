@@ -10,6 +10,7 @@ import {
   writeJournal,
 } from '../../src/agent/journal.ts';
 import {
+  FETCH_DEFAULTS,
   type Memory,
   memoryFiles,
   readMemory,
@@ -84,6 +85,7 @@ async function enrolled(dir: string): Promise<Memory> {
     pollSeconds: 900,
     privacy: false,
     localGroup: null,
+    ...FETCH_DEFAULTS,
   });
   return await readMemory(dir);
 }

@@ -5,9 +5,10 @@ import { test } from 'node:test';
 import { zstdCompressSync } from 'node:zlib';
 import { Client } from '../../src/agent/client.ts';
 import { Substituter } from '../../src/agent/substituter.ts';
+import { Supply } from '../../src/agent/supply.ts';
 import { formatNarHash } from '../../src/nix/hash.ts';
-import { type NarInfo, parseNarInfo } from '../../src/nix/narinfo.ts';
-import { generateNixKey, signPath } from '../../src/nix/signature.ts';
+import { formatNarInfo, type NarInfo, parseNarInfo } from '../../src/nix/narinfo.ts';
+import { generateNixKey, nixPublicKeyOf, signPath } from '../../src/nix/signature.ts';
 import { hashPartOf, parseStorePath } from '../../src/nix/storepath.ts';
 import { serveHttp } from '../helpers/http.ts';
 
@@ -49,7 +50,8 @@ async function open(body: Buffer) {
   const server = stack.use(
     await serveHttp((request, response) => {
       asked.push(request.headers.authorization);
-      response.end(body);
+      const isInfo = request.url?.endsWith('.narinfo') === true;
+      response.end(isInfo ? formatNarInfo(INFO) : body);
     }),
   );
   const client = stack.use(
@@ -60,9 +62,10 @@ async function open(body: Buffer) {
       patienceSeconds: 5,
     }),
   );
-  const wanted = new Map([[hashPartOf(PATH), INFO]]);
-  const substituter = stack.use(await Substituter.open(client, wanted));
-  return { substituter, asked, [Symbol.asyncDispose]: () => stack.disposeAsync() };
+  const supply = await Supply.open(client, [SIGNED], [nixPublicKeyOf(KEY)]);
+  asked.length = 0;
+  const substituter = stack.use(await Substituter.open(supply));
+  return { substituter, supply, asked, [Symbol.asyncDispose]: () => stack.disposeAsync() };
 }
 
 test('Nix gets what is signed, and a NAR that is unpacked', async () => {
@@ -83,7 +86,7 @@ test('Nix gets what is signed, and a NAR that is unpacked', async () => {
   });
   const nar = Buffer.from(await (await fetch(`${url}/${narinfo.url}`)).arrayBuffer());
   assert.ok(nar.equals(NAR));
-  assert.ok(s.substituter.received > 0 && s.substituter.received < NAR.length);
+  assert.ok(s.supply.received > 0 && s.supply.received < NAR.length);
   assert.deepEqual(s.asked, ['Bearer fleet_hidden']);
 });
 

@@ -8,6 +8,7 @@ import { currentSystem } from '../../src/nix/command.ts';
 import { dumpNar } from '../../src/nix/nar-dump.ts';
 import { queryClosure, queryPathInfos } from '../../src/nix/query.ts';
 import { parseStorePath, type StorePath } from '../../src/nix/storepath.ts';
+import { bytesOf } from './nar.ts';
 
 export const SYSTEM = currentSystem();
 
@@ -24,7 +25,7 @@ export type BuiltSystem = {
 // that knows no `check`. `test`
 // makes the system the current one unless it ends with 1, 11, 100 or 101. `boot` writes the boot loader's
 // entry and may fail after that, as real boot loaders do; not when it ends with 11.
-const SWITCH = `#!/bin/sh
+export const SWITCH = `#!/bin/sh
 top=\${0%/bin/*}; name=\${top#*-}; action=$1
 echo "$action $name" >>/run/log
 env >/run/env
@@ -66,22 +67,36 @@ function build(dir: string, name: string, withSwitch: boolean): Promise<BuiltSys
 }
 
 /** Builds system-NAME of one source tree with these files, by their paths; what is in `bin` can be run. */
-export async function buildFrom(
+export function buildFrom(
   dir: string,
   name: string,
   files: ReadonlyMap<string, string>,
 ): Promise<BuiltSystem> {
-  const source = join(dir, `source-${name}`);
-  for (const [path, text] of files) {
-    await mkdir(dirname(join(source, path)), { recursive: true });
-    await writeFile(join(source, path), text, { mode: path.startsWith('bin/') ? 0o755 : 0o644 });
+  return buildTrees(dir, name, new Map([[`files-${name}`, files]]));
+}
+
+/** As buildFrom, of several source trees, by their names. */
+export async function buildTrees(
+  dir: string,
+  name: string,
+  trees: ReadonlyMap<string, ReadonlyMap<string, string | Uint8Array>>,
+): Promise<BuiltSystem> {
+  const derivations: string[] = [];
+  for (const [tree, files] of trees) {
+    const source = join(dir, `source-${name}-${tree}`);
+    for (const [path, text] of files) {
+      await mkdir(dirname(join(source, path)), { recursive: true });
+      const mode = path.startsWith('bin/') ? 0o755 : 0o644;
+      await writeFile(join(source, path), text, { mode });
+    }
+    derivations.push(`"true" 5 1 (builtins.path { path = ${source}; name = "${tree}"; })`);
   }
   const file = join(dir, `${name}.nix`);
   await writeFile(
     file,
     `derivation {
       name = "system-${name}"; system = "${SYSTEM}"; builder = "builtin:buildenv"; manifest = "/none";
-      derivations = [ "true" 5 1 (builtins.path { path = ${source}; name = "files-${name}"; }) ];
+      derivations = [ ${derivations.join(' ')} ];
     }`,
   );
   const settings = 'build-users-group =\nsubstituters =\nsandbox = false';
@@ -92,6 +107,6 @@ export async function buildFrom(
   const toplevel = parseStorePath(String(out).trim());
   const infos = await queryPathInfos(await queryClosure([toplevel]));
   const nars = new Map<StorePath, Buffer>();
-  for (const { path } of infos) nars.set(path, Buffer.concat(await Array.fromAsync(dumpNar(path))));
+  for (const { path } of infos) nars.set(path, await bytesOf(dumpNar(path)));
   return { name, toplevel, infos, nars };
 }

@@ -81,6 +81,8 @@ export class World implements AsyncDisposable {
   closures = new Map<string, Buffer>();
   narinfos = new Map<string, string>();
   nars = new Map<string, Buffer>();
+  /** Update packs, by what is asked for: `/v1/packs/CLOSURE?base=BASE`. */
+  packs = new Map<string, Buffer>();
   misbehave: Misbehaviour = () => false;
   /** What is sent as the offer, under the ETag of the honest one. */
   distort: (offer: string) => string = (offer) => offer;
@@ -285,6 +287,8 @@ export class World implements AsyncDisposable {
       const proof = this.prove(url.searchParams.get('nonce') ?? '');
       return proof === null ? refuse(response, 404, 'E_MISSING') : void response.end(proof);
     }
+    const pack = this.packs.get(path + url.search);
+    if (pack !== undefined) return sendPart(request, response, pack);
     const body =
       this.closures.get(path.replace('/v1/closures/', '')) ??
       this.narinfos.get(path) ??
@@ -399,6 +403,22 @@ const SOME_INFO = {
   narSize: 1,
   references: [],
 };
+
+/** All of it, or the range that is asked for. */
+export function sendPart(request: IncomingMessage, response: ServerResponse, bytes: Buffer): void {
+  const etag = `"${sha256(bytes).slice(0, 32)}"`;
+  const [, from, to] = /^bytes=(\d+)-(\d*)$/.exec(request.headers.range ?? '') ?? [];
+  const condition = request.headers['if-range'];
+  response.setHeader('etag', etag);
+  if (from === undefined || (condition !== undefined && condition !== etag)) {
+    return void response.setHeader('content-length', bytes.length).end(bytes);
+  }
+  const end = to === '' || to === undefined ? bytes.length : Math.min(Number(to) + 1, bytes.length);
+  if (Number(from) >= end) return void response.writeHead(416).end();
+  const range = `bytes ${from}-${end - 1}/${bytes.length}`;
+  response.writeHead(206, { 'content-range': range, 'content-length': end - Number(from) });
+  response.end(bytes.subarray(Number(from), end));
+}
 
 function refuse(response: ServerResponse, status: number, error: string): void {
   response.writeHead(status).end(JSON.stringify({ error, message: 'no', hint: '' }));
