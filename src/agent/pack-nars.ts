@@ -5,7 +5,6 @@ import { applyPatch } from '../delta/apply-patch.ts';
 import type { PackedPath } from '../delta/pack-index.ts';
 import { readNar, rewritten } from '../delta/rewrite.ts';
 import type { PathInfo } from '../nix/closure.ts';
-import { decompress } from '../nix/decompress.ts';
 import { NarAt } from '../nix/nar-at.ts';
 import { checkNar } from '../nix/nar-check.ts';
 import type { StorePath } from '../nix/storepath.ts';
@@ -14,6 +13,7 @@ import { NarRow } from './nar-row.ts';
 import type { PackFile } from './pack-file.ts';
 import { PackSpool } from './pack-spool.ts';
 import { type Place, realPathOf } from './place.ts';
+import { unpackFrame } from './unpack-frame.ts';
 
 /** Unpacked segments that are kept; the oldest is unpacked again where it is asked for later. */
 export const MAX_SPOOLS = 3;
@@ -50,7 +50,8 @@ export class PackNars implements Disposable {
   }
 
   /**
-   * The NAR of a path of the plan, exactly the signed one when it comes to its end. Chunks are the reader's.
+   * The NAR of a path of the plan, exactly the signed one when it comes to its end. A chunk is valid until the next
+   * is asked for.
    * @throws FleetError E_NAR_…, E_PACK_BAD, E_PATCH_BAD, E_SERVER_…; what keeps the old one from being read
    */
   async *nar(path: PackedPath): AsyncGenerator<Uint8Array, void, undefined> {
@@ -69,10 +70,8 @@ export class PackNars implements Disposable {
     using _ = path.kind === 'copy' ? null : await this.#enter(path.segment);
     using nar = await NarAt.open(realPathOf(this.#place, old));
     const source = rewritten(nar, renames);
-    const made =
-      path.kind === 'copy' ? readNar(source) : applyPatch(source, this.#pack.chunks(path.segment));
-    // Copies: both use their buffers again, and readers of streams read ahead.
-    for await (const chunk of made) yield Buffer.from(chunk);
+    if (path.kind === 'copy') yield* readNar(source);
+    else yield* applyPatch(source, this.#pack.chunks(path.segment));
   }
 
   /** The only one that is wanted of its segment: not worth a file. */
@@ -131,7 +130,7 @@ export class PackNars implements Disposable {
   #unpacked(segment: number): NarRow {
     const windowLog = Math.min(MAX_WINDOW_LOG, Math.floor(Math.log2(this.#memoryOf(segment))));
     const chunks = this.#pack.chunks(segment);
-    return new NarRow(decompress(chunks, 'zstd', { windowLog: Math.max(windowLog, 10) }));
+    return new NarRow(unpackFrame(chunks, Math.max(windowLog, 10)));
   }
 
   #memoryOf(segment: number): number {

@@ -62,9 +62,10 @@ export class PackSpool {
       if (nar === undefined) throw new RangeError(`not in this segment: ${info.path}`);
       const { start } = await nar.promise;
       const end = start + info.narSize;
+      const buffer = Buffer.allocUnsafeSlow(Math.min(READ_BYTES, info.narSize));
       for (let at = start; at < end; ) {
-        const buffer = Buffer.allocUnsafeSlow(Math.min(READ_BYTES, end - at));
-        const { bytesRead } = await this.#file.read(buffer, 0, buffer.length, at);
+        const length = Math.min(buffer.length, end - at);
+        const { bytesRead } = await this.#file.read(buffer, 0, length, at);
         if (bytesRead === 0) throw new Error('the spool is shorter than it was');
         at += bytesRead;
         yield buffer.subarray(0, bytesRead);

@@ -73,11 +73,12 @@ export class PackStore implements AsyncDisposable {
     this.size = Math.max(this.size, at + bytes.length);
   }
 
-  /** What lies there; ends early where the file does. Chunks are the reader's. */
+  /** What lies there; ends early where the file does. A chunk is valid until the next is asked for. */
   async *read(start: number, end: number): AsyncGenerator<Uint8Array, void, undefined> {
+    const buffer = Buffer.allocUnsafeSlow(Math.min(READ_BYTES, Math.max(0, end - start)));
     for (let at = start; at < end; ) {
-      const buffer = Buffer.allocUnsafeSlow(Math.min(READ_BYTES, end - at));
-      const { bytesRead } = await this.#body.read(buffer, 0, buffer.length, at);
+      const length = Math.min(buffer.length, end - at);
+      const { bytesRead } = await this.#body.read(buffer, 0, length, at);
       if (bytesRead === 0) return;
       at += bytesRead;
       yield buffer.subarray(0, bytesRead);

@@ -5,8 +5,6 @@
 import { randomBytes } from 'node:crypto';
 import type { IncomingMessage, Server, ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
-import { Readable } from 'node:stream';
-import { pipeline } from 'node:stream/promises';
 import { type FleetError, isFleetError } from '../errors.ts';
 import { formatNarInfo, type NarInfo } from '../nix/narinfo.ts';
 import type { Supply } from './supply.ts';
@@ -85,11 +83,7 @@ export class Substituter implements AsyncDisposable {
   async #sendNar(info: NarInfo, response: ServerResponse): Promise<void> {
     await this.#enter();
     try {
-      // Nix sees the end of the body only once all of it was checked: no Content-Length.
-      await pipeline(
-        Readable.from(this.#supply.nar(info, this.signal), { objectMode: false }),
-        response,
-      );
+      await send(this.#supply.nar(info, this.signal), response);
     } finally {
       this.#leave();
     }
@@ -130,6 +124,23 @@ function localNarInfo(info: NarInfo, hashPart: string): NarInfo {
     deriver: null,
     ca: null,
   };
+}
+
+/**
+ * Passes `chunks` on, each of which may be reused once the kernel has it. Nix sees the end of the body only once all of it was
+ * checked: no Content-Length.
+ */
+async function send(chunks: AsyncIterable<Uint8Array>, response: ServerResponse): Promise<void> {
+  for await (const chunk of chunks) {
+    const { promise, resolve, reject } = Promise.withResolvers<void>();
+    const gone = (): void => reject(new Error('Nix has gone'));
+    response.once('close', gone);
+    if (response.destroyed) gone();
+    else response.write(chunk, (error) => (error ? reject(error) : resolve()));
+    await promise;
+    response.off('close', gone);
+  }
+  response.end();
 }
 
 function sendText(response: ServerResponse, text: string): void {

@@ -14,7 +14,7 @@ import type { Source } from './source.ts';
 /** What of a pack is used. */
 export type Packed = {
   readonly paths: ReadonlyMap<StorePath, PackedPath>;
-  /** Chunks are the reader's. */
+  /** A chunk is valid until the next is asked for. */
   readonly nar: (path: PackedPath) => AsyncGenerator<Uint8Array, void, undefined>;
 };
 
@@ -105,7 +105,7 @@ export class Supply {
     try {
       for await (const chunk of this.#packed?.nar(given) ?? []) {
         if (narSize <= HELD_BYTES) {
-          held.push(chunk);
+          held.push(Uint8Array.from(chunk));
           continue;
         }
         isGiven = true;

@@ -95,7 +95,7 @@ async function publishBytes(s: Setting, change: (pack: Buffer) => Buffer): Promi
 }
 
 test('a flipped bit, wherever it is', async () => {
-  for (const share of [0, 0.01, 0.05, 0.5, 0.9, 1]) {
+  for (const share of [0.01, 0.5, 0.95, 1]) {
     await using s = await setting(one);
     await publishBytes(s, (pack) => {
       const at = Math.floor(share * (pack.length - 1));
