@@ -8,6 +8,7 @@ import { test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fleetOk, serve, startFleet } from '../helpers/cli.ts';
 import { writeFlake } from '../helpers/flakes.ts';
+import { waitFor } from '../helpers/hosts.ts';
 import { type Access, enrolByHand, get, readWhole } from '../helpers/served.ts';
 import { temporaryDir } from '../helpers/temporary.ts';
 
@@ -145,11 +146,15 @@ test('an orphan or damaged blob keeps nothing from being healed', async (t) => {
   const whole = await readWhole(access, 'alpha');
   assert.equal(whole?.paths, 6);
 
+  // Its update pack as well, for a host that has reported nothing.
+  const offer = JSON.parse(await (await get(access, '/v1/hosts/alpha/offer')).text());
+  const pack = `/v1/packs/${offer.closure.sha256}`;
+  await waitFor(async () => (await get(access, pack)).status === 200, 30_000);
   const blobs = (await readdir(join(state, 'blobs'), { recursive: true, withFileTypes: true }))
     .filter((entry) => entry.isFile())
     .map((entry) => join(entry.parentPath, entry.name));
-  // Six NARs, the closure file, and the log of the build.
-  assert.equal(blobs.length, 8);
+  // Six NARs, the closure file, the log of the build, and the pack's index.
+  assert.equal(blobs.length, 9);
   for (const [index, blob] of blobs.entries()) {
     if (index % 2 === 0) await truncate(blob, 10);
     else await writeFile(blob, '');
