@@ -10,7 +10,7 @@ const MOST_OLD = 2 ** 20;
 const AROUND = 2048;
 /** A run goes on over bytes that differ while it has this many more the same than not. */
 const PATIENCE = 8;
-/** Every fourth seed of what was left is enough to find a run by. */
+/** Every fourth old byte is enough to find a run by. */
 const STEP = 4;
 const MIX = 0x9e3779b1;
 
@@ -52,7 +52,7 @@ class Finder {
   readonly #block: Uint8Array;
   readonly #table: Int32Array;
   readonly #drop: number;
-  /** 1 where a seed's first word may be in the table: most are not, and need no more looking. */
+  /** Bits, 1 where a seed's first word may be in the table: most are not, and need no more looking. */
   readonly #first: Uint8Array;
   readonly #dropFirst: number;
   /** 1 for what has its run. */
@@ -63,17 +63,18 @@ class Finder {
     this.#block = block;
     this.#taken = new Uint8Array(block.length).fill(1);
     const bytes = left.reduce((sum, { from, to }) => sum + to - from, 0);
-    const bits = Math.min(19, Math.ceil(Math.log2(bytes / STEP)) + 1);
+    const bits = Math.min(20, Math.ceil(Math.log2(bytes)) + 1);
     this.#drop = 32 - bits;
     this.#table = new Int32Array(2 ** bits).fill(-1);
-    this.#dropFirst = this.#drop - 2;
-    this.#first = new Uint8Array(2 ** (32 - this.#dropFirst));
+    this.#dropFirst = this.#drop - 3;
+    this.#first = new Uint8Array(2 ** (32 - this.#dropFirst) / 8);
     for (const { from, to } of left) {
       this.#taken.fill(0, from, to);
-      for (let at = from; at + SEED <= to; at += STEP) {
+      for (let at = from; at + SEED <= to; at++) {
         const first = wordAt(block, at);
         const seed = seedOfWords(first, wordAt(block, at + 4), wordAt(block, at + 8));
-        this.#first[Math.imul(first, MIX) >>> this.#dropFirst] = 1;
+        const bit = Math.imul(first, MIX) >>> this.#dropFirst;
+        this.#first[bit >>> 3] = (this.#first[bit >>> 3] ?? 0) | (1 << (bit & 7));
         this.#table[seed >>> this.#drop] = at;
       }
     }
@@ -84,15 +85,18 @@ class Finder {
     const [table, drop, first, dropFirst] = [this.#table, this.#drop, this.#first, this.#dropFirst];
     const [old, block, taken] = [this.#old, this.#block, this.#taken];
     for (const { from, to } of near) {
-      for (let at = from; at + SEED < to; at++) {
-        const w0 = wordAt(old, at);
+      for (let at = from; at + SEED < to; at += STEP) {
+        const word = wordAt(old, at);
         const next = old[at + 4] ?? 0;
+        if (word === 0 && next === 0) continue;
         for (let shift = 1; shift < 8; shift++) {
-          const x = (w0 >>> shift) | (next << (32 - shift));
-          if (first[Math.imul(x, MIX) >>> dropFirst] === 0) continue;
-          const [w1, w2, w3] = [wordAt(old, at + 4), wordAt(old, at + 8), old[at + 12] ?? 0];
+          const x = (word >>> shift) | (next << (32 - shift));
+          const bit = Math.imul(x, MIX) >>> dropFirst;
+          if (((first[bit >>> 3] ?? 0) & (1 << (bit & 7))) === 0) continue;
+          const w1 = wordAt(old, at + 4);
+          const w2 = wordAt(old, at + 8);
           const y = (w1 >>> shift) | (w2 << (32 - shift));
-          const z = (w2 >>> shift) | (w3 << (32 - shift));
+          const z = (w2 >>> shift) | ((old[at + 12] ?? 0) << (32 - shift));
           // Zeros and the like are at every bit and everywhere, and whole bytes have them.
           if (x === y && y === z) continue;
           const place = table[seedOfWords(x, y, z) >>> drop] ?? -1;
