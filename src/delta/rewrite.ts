@@ -8,8 +8,9 @@ const PREFIX = Buffer.from('/nix/store/');
 const HASH_PART = 32;
 /** Of an occurrence that reaches in from outside. */
 const MARGIN = PREFIX.length + HASH_PART - 1;
-/** Read and rewritten at a time: patches read a little at a time, mostly one bit after the other. */
+/** Read and rewritten at a time at most; and at first, when what is read is elsewhere than before: patches jump for a few bytes, or go on. */
 const WINDOW = 128 * 1024;
+const FIRST_WINDOW = 4 * 1024;
 
 /** `old` rewritten. Holds a buffer of 128 KiB. Reads throw what `old` does. */
 export function rewritten(old: OldNar, renames: Renames): OldNar {
@@ -31,6 +32,7 @@ class RewrittenNar implements OldNar {
   #from = 0;
   #to = 0;
   #skip = 0;
+  #window = FIRST_WINDOW;
 
   constructor(old: OldNar, hashes: ReadonlyMap<string, Buffer>) {
     this.#old = old;
@@ -42,7 +44,7 @@ class RewrittenNar implements OldNar {
     if (offset + target.length > this.size) throw outside(offset, target.length, this.size);
     for (let at = 0; at < target.length; ) {
       const position = offset + at;
-      if (position < this.#from || position >= this.#to) this.#fill(position);
+      if (position < this.#from || position >= this.#to) this.#fill(position, target.length - at);
       const start = this.#skip + position - this.#from;
       const length = Math.min(target.length - at, this.#to - position);
       target.set(this.#buffer.subarray(start, start + length), at);
@@ -50,10 +52,13 @@ class RewrittenNar implements OldNar {
     }
   }
 
-  #fill(position: number): void {
-    // Unread: what is in the buffer until the read succeeds belongs to no place.
+  #fill(position: number, wanted: number): void {
+    const goesOn = position === this.#to && this.#to > 0;
+    this.#window = Math.max(wanted, goesOn ? 2 * this.#window : FIRST_WINDOW);
+    this.#window = Math.min(this.#window, WINDOW);
+    // What is in the buffer until the read succeeds belongs to no place.
     this.#from = this.#to = 0;
-    const to = Math.min(position + WINDOW, this.size);
+    const to = Math.min(position + this.#window, this.size);
     const start = Math.max(0, position - MARGIN);
     const end = Math.min(to + MARGIN, this.size);
     const bytes = this.#buffer.subarray(0, end - start);
@@ -68,7 +73,9 @@ class RewrittenNar implements OldNar {
     for (let at = bytes.indexOf(PREFIX); at >= 0; at = bytes.indexOf(PREFIX, at)) {
       at += PREFIX.length;
       const hash = this.#hashes.get(bytes.toString('latin1', at, at + HASH_PART));
-      if (hash !== undefined) bytes.set(hash, at);
+      // The slash that ends one may begin another.
+      if (hash === undefined) at -= 1;
+      else bytes.set(hash, at);
     }
   }
 }

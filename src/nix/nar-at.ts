@@ -1,13 +1,13 @@
-// A store path on disk → its NAR, read at any place, synchronously: what update packs copy from (SPEC §12.4, §12.5). Many
-// small reads that lie near each other cost one of the disk's.
+// A store path on disk → its NAR, read at any place, synchronously: what update packs copy from (SPEC §12.4, §12.5). Reads
+// what is asked for and no more; whoever reads it in small pieces reads ahead (delta/rewrite.ts).
 // Refuses files that are not as they were when the layout was made: bytes that nobody vouches for are then not read on.
 import { closeSync, constants, fstatSync, openSync, readSync } from 'node:fs';
 import { errnoOf, FleetError } from '../errors.ts';
 import { showBytes } from './nar-format.ts';
 import { type Extent, layOutNar, type NarLayout, pathOf } from './nar-layout.ts';
 
-/** What is read ahead. */
-const BUFFER_BYTES = 128 * 1024;
+/** Files that are kept open: patches jump between a few. */
+const MOST_OPEN = 16;
 // A pipe that took a file's place must not block the process, nor a symlink be followed.
 const OPEN_FLAGS = constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK;
 
@@ -15,10 +15,8 @@ export class NarAt implements Disposable {
   readonly #layout: NarLayout;
   /** Where in `fixed` the bytes behind each extent begin. */
   readonly #behind: Float64Array;
-  readonly #buffer = Buffer.allocUnsafeSlow(BUFFER_BYTES);
-  /** Which part of the NAR the buffer holds. */
-  #held = { start: 0, end: 0 };
-  #open: { readonly extent: Extent; readonly fd: number } | null = null;
+  /** The one used last comes last. */
+  readonly #open = new Map<Extent, number>();
 
   private constructor(layout: NarLayout) {
     this.#layout = layout;
@@ -41,8 +39,8 @@ export class NarAt implements Disposable {
   }
 
   [Symbol.dispose](): void {
-    if (this.#open !== null) closeSync(this.#open.fd);
-    this.#open = null;
+    for (const fd of this.#open.values()) closeSync(fd);
+    this.#open.clear();
   }
 
   /**
@@ -54,29 +52,6 @@ export class NarAt implements Disposable {
     if (!(offset >= 0 && end <= this.size)) {
       throw new FleetError('E_PATCH_BAD', `it reads at ${offset} of a NAR of ${this.size} bytes`);
     }
-    if (target.length >= BUFFER_BYTES / 2) {
-      this.#fill(offset, target);
-      return;
-    }
-    for (let at = offset; at < end; ) {
-      if (at < this.#held.start || at >= this.#held.end) this.#hold(at);
-      const { start, end: heldEnd } = this.#held;
-      const stop = Math.min(end, heldEnd);
-      target.set(this.#buffer.subarray(at - start, stop - start), at - offset);
-      at = stop;
-    }
-  }
-
-  #hold(offset: number): void {
-    // A little of what lies before it: matches go back, too.
-    const start = Math.max(0, Math.min(offset - BUFFER_BYTES / 8, this.size - BUFFER_BYTES));
-    const end = Math.min(start + BUFFER_BYTES, this.size);
-    this.#held = { start: 0, end: 0 };
-    this.#fill(start, this.#buffer.subarray(0, end - start));
-    this.#held = { start, end };
-  }
-
-  #fill(offset: number, target: Uint8Array): void {
     const { extents, fixed } = this.#layout;
     let i = this.#extentAt(offset);
     for (let done = 0; done < target.length; ) {
@@ -122,10 +97,15 @@ export class NarAt implements Disposable {
   }
 
   #fdOf(extent: Extent): number {
-    if (this.#open?.extent === extent) return this.#open.fd;
-    this[Symbol.dispose]();
-    const fd = openFile(extent);
-    this.#open = { extent, fd };
+    const known = this.#open.get(extent);
+    const fd = known ?? openFile(extent);
+    this.#open.delete(extent);
+    this.#open.set(extent, fd);
+    const [oldest] = this.#open;
+    if (this.#open.size > MOST_OPEN && oldest !== undefined) {
+      this.#open.delete(oldest[0]);
+      closeSync(oldest[1]);
+    }
     return fd;
   }
 }
