@@ -35,7 +35,10 @@ export class PackSegments {
     pool: PackPool,
   ): Promise<ReadonlyMap<string, Making>> {
     // Registered before anything is waited for: nobody else makes them from now on.
-    const fresh = [...tasks].filter(([key]) => !this.#making.has(key));
+    const fresh = [...tasks]
+      .filter(([key]) => !this.#making.has(key))
+      // The largest first: nothing is as bad as to begin with it when all else is done.
+      .sort(([, a], [, b]) => bytesOf(b) - bytesOf(a));
     const known = this.#known(fresh.map(([key]) => key));
     for (const [key, task] of fresh) {
       const making = known
@@ -71,4 +74,9 @@ export class PackSegments {
     await this.#state.addSegment(key, made, this.#now());
     return made;
   }
+}
+
+function bytesOf(task: SegmentTask): number {
+  const nars = task.kind === 'patch' ? [task.nar] : task.nars;
+  return nars.reduce((sum, { narSize }) => sum + narSize, 0);
 }

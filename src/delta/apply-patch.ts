@@ -19,7 +19,7 @@ const PIECE = 128 * 1024;
 const MAX_BLOCK_HEAD = 80;
 
 /**
- * Memory: what the patch's maker says (some five blocks at most), and what is handed on.
+ * Pieces are valid until the next is asked for. Memory: what the patch's maker says, some five blocks at most.
  * @throws FleetError E_PATCH_BAD; or what `patch` and `old` throw
  */
 export async function* applyPatch(
@@ -29,7 +29,7 @@ export async function* applyPatch(
   const input = new Input(patch);
   try {
     let made = 0;
-    while (await input.has(1)) {
+    while (!(await input.isAtEnd())) {
       const head = await readHead(input);
       const streams: Uint8Array[] = [];
       for (const { packed, unpacked } of head.streams) {
@@ -53,7 +53,7 @@ async function readHead(
   while (numbers.length < 1 + 2 * STREAMS) {
     const number: number[] = [];
     for (let byte = 128; byte >= 128; number.push(byte)) {
-      [byte = 0] = await input.take(1);
+      byte = await input.byte();
       if (++bytes > MAX_BLOCK_HEAD) throw badPatch('a block begins with too large numbers');
     }
     numbers.push(new NumberReader(Uint8Array.from(number)).next());
@@ -135,14 +135,14 @@ function* applyBlock(
   yield* output.rest();
 }
 
-/** Bytes of a block, filled in small pieces and handed on in large ones, which belong to whoever gets them. */
+const EMPTY = new Uint8Array();
+
+/** Bytes of a block, filled in small pieces and handed on in large ones. */
 class Output {
-  #left: number;
-  #buffer: Buffer;
+  readonly #buffer: Buffer;
   #held = 0;
 
   constructor(length: number) {
-    this.#left = length;
     this.#buffer = Buffer.allocUnsafeSlow(Math.min(PIECE, length));
   }
 
@@ -158,15 +158,11 @@ class Output {
   }
 
   *rest(): Generator<Uint8Array, void, undefined> {
-    const full = this.#buffer.subarray(0, this.#held);
-    this.#left -= full.length;
-    this.#buffer = Buffer.allocUnsafeSlow(Math.min(PIECE, this.#left));
+    const held = this.#held;
     this.#held = 0;
-    if (full.length > 0) yield full;
+    if (held > 0) yield this.#buffer.subarray(0, held);
   }
 }
-
-const EMPTY = new Uint8Array();
 
 function readShifted(old: OldNar, at: number, target: Uint8Array, shift: number): void {
   old.read(at, target);
@@ -240,26 +236,34 @@ class Input {
     this.#chunks = chunks[Symbol.asyncIterator]();
   }
 
-  /** Whether as many bytes are left; false only at the very end. */
-  async has(bytes: number): Promise<boolean> {
-    while (this.#held.length < bytes) {
+  async isAtEnd(): Promise<boolean> {
+    while (this.#held.length === 0) {
       const next = await this.#chunks.next();
-      if (next.done === true) {
-        if (this.#held.length > 0) throw badPatch('it is cut off');
-        return false;
-      }
-      // A copy, as the producer may use its chunk again; and mostly there is nothing to add it to.
-      this.#held = Buffer.concat([this.#held, next.value]);
+      if (next.done === true) return true;
+      this.#held = next.value;
     }
-    return true;
+    return false;
   }
 
   /** Valid for good. */
   async take(bytes: number): Promise<Uint8Array> {
-    if (bytes > 0 && !(await this.has(bytes))) throw badPatch('it is cut off');
-    const taken = this.#held.subarray(0, bytes);
-    this.#held = this.#held.subarray(bytes);
+    const taken = Buffer.allocUnsafeSlow(bytes);
+    for (let at = 0; at < bytes; ) {
+      if (await this.isAtEnd()) throw badPatch('it is cut off');
+      const piece = this.#held.subarray(0, bytes - at);
+      taken.set(piece, at);
+      at += piece.length;
+      this.#held = this.#held.subarray(piece.length);
+    }
     return taken;
+  }
+
+  /** @throws FleetError E_PATCH_BAD at the end */
+  async byte(): Promise<number> {
+    if (await this.isAtEnd()) throw badPatch('it is cut off');
+    const [byte = 0] = this.#held;
+    this.#held = this.#held.subarray(1);
+    return byte;
   }
 
   async close(): Promise<void> {

@@ -12,7 +12,7 @@ const MARGIN = PREFIX.length + HASH_PART - 1;
 const WINDOW = 128 * 1024;
 const FIRST_WINDOW = 4 * 1024;
 
-/** `old` rewritten. Holds a buffer of 128 KiB. Reads throw what `old` does. */
+/** `old` rewritten. Holds a buffer of at most 128 KiB. Reads throw what `old` does. */
 export function rewritten(old: OldNar, renames: Renames): OldNar {
   const changed = [...renames].map(([from, to]) => [hashPartOf(from), hashPartOf(to)] as const);
   const hashes = new Map(
@@ -27,7 +27,7 @@ class RewrittenNar implements OldNar {
   readonly size: number;
   readonly #old: OldNar;
   readonly #hashes: ReadonlyMap<string, Buffer>;
-  readonly #buffer = Buffer.allocUnsafeSlow(WINDOW + 2 * MARGIN);
+  readonly #buffer: Buffer;
   /** What the buffer has: `[from, to)` of the rewritten NAR, from `#skip` on. */
   #from = 0;
   #to = 0;
@@ -38,6 +38,7 @@ class RewrittenNar implements OldNar {
     this.#old = old;
     this.#hashes = hashes;
     this.size = old.size;
+    this.#buffer = Buffer.allocUnsafeSlow(Math.min(WINDOW, old.size) + 2 * MARGIN);
   }
 
   read(offset: number, target: Uint8Array): void {
@@ -80,10 +81,11 @@ class RewrittenNar implements OldNar {
   }
 }
 
-/** All of `old`, in pieces that belong to whoever gets them. */
+/** All of `old`, in pieces that are valid until the next is asked for. */
 export function* readNar(old: OldNar): Generator<Uint8Array, void, undefined> {
+  const buffer = Buffer.allocUnsafeSlow(Math.min(WINDOW, old.size));
   for (let at = 0; at < old.size; ) {
-    const piece = Buffer.allocUnsafeSlow(Math.min(WINDOW, old.size - at));
+    const piece = buffer.subarray(0, Math.min(buffer.length, old.size - at));
     old.read(at, piece);
     yield piece;
     at += piece.length;

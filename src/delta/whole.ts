@@ -2,8 +2,8 @@
 import { constants, createZstdCompress, type ZstdCompress } from 'node:zlib';
 
 const LEVEL = 9;
-/** 32 MiB. */
-const MOST_WINDOW_LOG = 25;
+/** 8 MiB: four times as much would make it 2 % smaller. */
+const MOST_WINDOW_LOG = 23;
 const CHUNK_BYTES = 256 * 1024;
 
 /** The frame of `nars`, which have `bytes` bytes together. Memory: some eight windows. */

@@ -29,7 +29,7 @@ export async function applied(
   const pieces: Uint8Array[] = [];
   let bytes = 0;
   for await (const piece of applyPatch(narInMemory(old), inChunks(Buffer.from(patch), chunk))) {
-    pieces.push(piece);
+    pieces.push(Uint8Array.from(piece));
     bytes += piece.length;
     if (bytes > most) break;
   }
