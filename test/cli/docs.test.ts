@@ -76,7 +76,7 @@ test('docs/ERRORS.md has every error code with its exit code and advice, and no 
 
 /** Titles of a file's tests; a variable in one stands for anything. */
 function titlesOf(file: string): string[] {
-  const quoted = /\btest\(\s*(?:'((?:[^'\\]|\\.)*)'|"((?:[^"\\]|\\.)*)"|`([^`]*)`)/g;
+  const quoted = /\b(?:test|it)\(\s*(?:'((?:[^'\\]|\\.)*)'|"((?:[^"\\]|\\.)*)"|`([^`]*)`)/g;
   return [...readFileSync(file, 'utf8').matchAll(quoted)].map(([, single, double, template]) =>
     (single ?? double ?? template ?? '').replace(/\\(.)/g, '$1'),
   );

@@ -65,6 +65,7 @@ import { formatClosure, parseClosure } from '../../src/nix/closure.ts';
 import { parseLogProof } from '../../src/tlog/proof.ts';
 import { NOTE_ED25519, parseVerifierKey } from '../../src/tlog/vkey.ts';
 import { TestLog } from '../helpers/log.ts';
+import { applied, appliedSlowly } from '../helpers/patches.ts';
 import { NOW, publicKey, secretKey } from '../helpers/trust.ts';
 
 const SPEC = readFileSync(new URL('../../docs/SPEC.md', import.meta.url), 'utf8');
@@ -269,6 +270,13 @@ test('the proof of time of §9.8 is reproduced, is of the checkpoint of §9.3, a
   const expect = { root: parseRoot(payloadOf('root')), nonce: '09'.repeat(32), checkpoint };
   assert.equal(verifyNonceProof(proof, { ...expect, floor: NOW }), NOW + 60);
   assert.ok(clause('9.8').includes(`at most ${MAX_NONCE_PROOF_BYTES} bytes`));
+});
+
+test('the patch makes the second text of the first', async () => {
+  const [before = '', after] = example('patched').split('\n');
+  const patch = Buffer.from(example('patch'), 'hex');
+  assert.equal((await applied(Buffer.from(before), patch)).toString(), after);
+  assert.equal(appliedSlowly(Buffer.from(before), patch).toString(), after);
 });
 
 test('every example of the document is one that these tests know', () => {
