@@ -17,14 +17,15 @@ export async function atLowPriority<T>(
 ): Promise<T> {
   const before = getPriority();
   const mayGoBack = before < NICE && mayRaise();
-  const idle = (await isOnPath('ionice')) ? ['ionice', '-c', '3'] : [];
+  // The least of what everybody gets. In the idle class a disk that is always busy would keep an update away for good.
+  const last = (await isOnPath('ionice')) ? ['ionice', '-c', '2', '-n', '7'] : [];
   // Of its own accord where this process is not lowered, whose priority they would inherit.
   const steps = mayGoBack ? 0 : NICE - before;
   const nice = steps > 0 && (await isOnPath('nice')) ? ['nice', '-n', String(steps)] : [];
-  if (!mayGoBack) return await work([...nice, ...idle]);
+  if (!mayGoBack) return await work([...nice, ...last]);
   setPriority(NICE);
   try {
-    return await work(idle);
+    return await work(last);
   } finally {
     setPriority(before);
   }
