@@ -19,18 +19,22 @@ const PIECE = 128 * 1024;
 const MAX_BLOCK_HEAD = 80;
 
 /**
- * Memory: what the patch's maker says (some five blocks at most), and what is handed on.
+ * `memory`: bytes that the segment says; no block's streams take more, packed and unpacked (some five blocks at most). What is
+ * handed on comes on top.
  * @throws FleetError E_PATCH_BAD; or what `patch` and `old` throw
  */
 export async function* applyPatch(
   old: OldNar,
   patch: AsyncIterable<Uint8Array>,
+  memory: number,
 ): AsyncGenerator<Uint8Array, void, undefined> {
   const input = new Input(patch);
   try {
     let made = 0;
     while (await input.has(1)) {
       const head = await readHead(input);
+      const bytes = head.streams.reduce((sum, one) => sum + one.unpacked + one.packed, 0);
+      if (bytes > memory) throw badPatch(`a block of ${bytes} bytes, with memory for ${memory}`);
       const streams: Uint8Array[] = [];
       for (const { packed, unpacked } of head.streams) {
         streams.push(unpack(await input.take(packed), unpacked));

@@ -132,6 +132,13 @@ describe('a patch', () => {
     });
   }
 
+  it('whose streams take more memory than its segment says is refused', async () => {
+    // 11 bytes, packed 47.
+    const patch = block(7, GOOD);
+    assert.equal((await applied(old, patch, { memory: 58 })).length, 7);
+    await assert.rejects(applied(old, patch, { memory: 57 }), { code: 'E_PATCH_BAD' });
+  });
+
   it('with a window beyond what is allowed is refused before memory is taken', async () => {
     const encoder = createZstdCompress({ params: { [constants.ZSTD_c_windowLog]: 27 } });
     const chunks: Buffer[] = [];
