@@ -1,5 +1,5 @@
 // A pack's index and what is missing here → which of it is used, and how: paths whose segments are worth their bytes, fit into
-// memory, and whose old paths are valid in this store. All else is left to NARs.
+// memory, and whose old paths are of the base, here. All else is left to NARs.
 import type { PackedPath, PackIndex } from '../delta/pack-index.ts';
 import { packedBound } from '../delta/patch-format.ts';
 import type { PathInfo } from '../nix/closure.ts';
@@ -19,8 +19,8 @@ export type PlanLimits = {
   readonly memory: number;
   /** Names of the keys whose signatures count. */
   readonly signers: ReadonlySet<string>;
-  /** Those of these paths that are not valid in the store. */
-  readonly invalidPaths: (paths: readonly StorePath[]) => Promise<readonly StorePath[]>;
+  /** Those of these paths that are not of the base, or not valid in the store. */
+  readonly notOfBase: (paths: readonly StorePath[]) => Promise<readonly StorePath[]>;
 };
 
 /** What asking for a path by itself costs beside its bytes: two round trips. */
@@ -40,7 +40,7 @@ export async function planPack(
     (one) => wanted.has(one.info.path) && isSigned(one, limits) && fits(one, index, groups, limits),
   );
   const olds = candidates.flatMap((one) => (one.kind === 'whole' ? [] : [one.old]));
-  const gone = new Set(olds.length === 0 ? [] : await limits.invalidPaths([...new Set(olds)]));
+  const gone = new Set(olds.length === 0 ? [] : await limits.notOfBase([...new Set(olds)]));
   const usable = candidates.filter((one) => one.kind === 'whole' || !gone.has(one.old));
   const worth = worthwhile(index, groups, usable);
   const used = usable.filter((one) => one.kind !== 'whole' || worth.has(one.segment));

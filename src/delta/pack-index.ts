@@ -134,6 +134,7 @@ function readIndex(
   if (top.get('closure') !== expect.digest) throw bad('it is for another closure');
   if (top.get('base') !== expect.base) throw bad('it is for another base');
   const old = list(top.get('old')).map((path) => parseStorePath(string(path)));
+  if (expect.base === null && old.length > 0) throw bad('old paths without a base');
   if (!old.every((path, i) => i === 0 || (old[i - 1] ?? '') < path)) throw bad('old: no order');
   const segments = list(top.get('segments')).map(readSegment);
   const infos = [...expect.closure.paths.values()];

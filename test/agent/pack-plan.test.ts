@@ -17,7 +17,7 @@ const infoOf = (name: string, narSize = 1000): PathInfo => ({
 const limits = (changes: Partial<PlanLimits> = {}): PlanLimits => ({
   memory: 64 * MIB,
   signers: new Set(['good-1']),
-  invalidPaths: async () => [],
+  notOfBase: async () => [],
   ...changes,
 });
 const indexOf = (
@@ -95,10 +95,10 @@ test('no segment of more bytes than its NARs', async () => {
   }
 });
 
-test('nothing without a signature that counts, or whose old path is not valid', async () => {
+test('nothing without a signature that counts, or whose old path is not of the base', async () => {
   const index = indexOf([copy(a, 'old'), copy(b, 'gone')], []);
   const gone = async () => [storePath('gone', 'gone')];
-  assert.deepEqual((await used(index, [a, b], { invalidPaths: gone })).paths, [a.path]);
+  assert.deepEqual((await used(index, [a, b], { notOfBase: gone })).paths, [a.path]);
   assert.deepEqual((await used(index, [a, b], { signers: new Set(['other-1']) })).paths, []);
 });
 

@@ -259,6 +259,14 @@ describe('the index of a pack', () => {
     }
   });
 
+  it('with old paths, for a host that has nothing, is refused', () => {
+    const frame = framed(formatPackIndex({ ...INDEX, base: null }, closure));
+    assert.throws(() => parsePackIndex(frame, { ...expect, base: null }), {
+      code: 'E_PACK_BAD',
+      message: /without a base/,
+    });
+  });
+
   it('of few bytes that would be gigabytes once it is parsed is refused before that', () => {
     const values = 2 ** 21;
     for (const text of ['['.repeat(values + 1), `[${'{},'.repeat(values / 2)}0]`]) {
