@@ -15,7 +15,7 @@ import {
   record,
 } from './record.ts';
 
-type Base = {
+export type Base = {
   readonly toplevel: StorePath;
   /** SHA-256 of its closure file. */
   readonly closure: string;
@@ -28,11 +28,10 @@ const BASES: Fields<{ readonly bases: readonly Base[] }> = {
   bases: list(record<Base>({ toplevel: parsedBy(parseStorePath), closure: digest })),
 };
 
-/** The closure of the system that this host confirmed last; null: it is not known, or there is none. */
-export async function readBase(dir: string): Promise<string | null> {
+/** The system that this host confirmed last; null: its closure is not known, or there is none. */
+export async function readBase(dir: string): Promise<Base | null> {
   const { running } = await readJournal(dir);
-  const found = (await readBases(dir)).find(({ toplevel }) => toplevel === running?.toplevel);
-  return found?.closure ?? null;
+  return (await readBases(dir)).find(({ toplevel }) => toplevel === running?.toplevel) ?? null;
 }
 
 /** Remembers the closure of a system that is being fetched; that of the running one stays. */

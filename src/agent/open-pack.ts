@@ -2,7 +2,9 @@
 // that keeps it from that is no reason to refuse an update, and is counted.
 import { isFleetError } from '../errors.ts';
 import type { PathInfo } from '../nix/closure.ts';
-import { invalidPaths } from '../nix/query.ts';
+import { invalidPaths, queryClosure } from '../nix/query.ts';
+import type { StorePath } from '../nix/storepath.ts';
+import type { Base } from './bases.ts';
 import type { FetchOptions } from './fetch-missing.ts';
 import { PackFile, type PackOptions } from './pack-file.ts';
 import { MAX_SPOOLS, PackNars } from './pack-nars.ts';
@@ -17,8 +19,8 @@ export type UsePack = {
   readonly dir: string;
   /** Digest of the closure that is fetched. */
   readonly closure: string;
-  /** Digest of the one that the host has; null: none, or it does not say. */
-  readonly base: string | null;
+  /** The one that the host has; null: none, or it does not say. */
+  readonly base: Base | null;
   readonly waitSeconds: number;
   /** Bytes that applying may take. */
   readonly memory: number;
@@ -96,10 +98,27 @@ function optionsOf(
   const limits = {
     memory: packs.memory,
     signers: new Set(keys.map(({ name }) => name)),
-    invalidPaths: (paths: Parameters<typeof invalidPaths>[0]) =>
-      invalidPaths(paths, { ...place.nix, isolated: true }),
+    notOfBase: (paths: readonly StorePath[]) => notOfBase(packs.base, place, paths),
   };
-  return { ...packs, part, paths: closure, plan: (index) => planPack(index, wanted, limits) };
+  return {
+    ...{ ...packs, base: packs.base?.closure ?? null, part, paths: closure },
+    plan: (index) => planPack(index, wanted, limits),
+  };
+}
+
+/**
+ * Those that are not of the system that the server was told of. Whatever else is valid here is nobody's business: what an agent
+ * fetches in place of a patch tells whether the old path was here, and whether it was as the patch took it to be.
+ */
+async function notOfBase(
+  base: Base | null,
+  { nix }: FetchOptions['place'],
+  paths: readonly StorePath[],
+): Promise<readonly StorePath[]> {
+  const options = { ...nix, isolated: true };
+  if (base === null || (await invalidPaths([base.toplevel], options)).length > 0) return paths;
+  const known = new Set(await queryClosure([base.toplevel], options));
+  return paths.filter((path) => !known.has(path));
 }
 
 /** For the pack, and for what is unpacked and waits, beside the paths themselves. */

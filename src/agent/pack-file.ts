@@ -238,11 +238,11 @@ export class PackFile implements AsyncDisposable {
 
   async #patiently<T>(ask: () => Promise<T>): Promise<T> {
     for (;;) {
-      const before = this.received;
       try {
         return await ask();
       } catch (error) {
-        await this.#asker.pause(error, this.received - before);
+        // An index is not resumed: however much of one came, nothing was gained.
+        await this.#asker.pause(error, 0);
       }
     }
   }

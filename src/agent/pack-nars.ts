@@ -71,7 +71,7 @@ export class PackNars implements Disposable {
     using nar = await NarAt.open(realPathOf(this.#place, old));
     const source = rewritten(nar, renames);
     if (path.kind === 'copy') yield* readNar(source);
-    else yield* applyPatch(source, this.#pack.chunks(path.segment));
+    else yield* applyPatch(source, this.#pack.chunks(path.segment), this.#memoryOf(path.segment));
   }
 
   /** The only one that is wanted of its segment: not worth a file. */

@@ -1,6 +1,7 @@
 // A pack's index and what is missing here → which of it is used, and how: paths whose segments are worth their bytes, fit into
-// memory, and whose old paths are valid in this store. All else is left to NARs.
+// memory, and whose old paths are of the base, here. All else is left to NARs.
 import type { PackedPath, PackIndex } from '../delta/pack-index.ts';
+import { packedBound } from '../delta/patch-format.ts';
 import type { PathInfo } from '../nix/closure.ts';
 import { parsePathSignature } from '../nix/signature.ts';
 import type { StorePath } from '../nix/storepath.ts';
@@ -18,8 +19,8 @@ export type PlanLimits = {
   readonly memory: number;
   /** Names of the keys whose signatures count. */
   readonly signers: ReadonlySet<string>;
-  /** Those of these paths that are not valid in the store. */
-  readonly invalidPaths: (paths: readonly StorePath[]) => Promise<readonly StorePath[]>;
+  /** Those of these paths that are not of the base, or not valid in the store. */
+  readonly notOfBase: (paths: readonly StorePath[]) => Promise<readonly StorePath[]>;
 };
 
 /** What asking for a path by itself costs beside its bytes: two round trips. */
@@ -36,10 +37,10 @@ export async function planPack(
   const wanted = new Set(missing.map(({ path }) => path));
   const groups = groupsOf(index);
   const candidates = index.paths.filter(
-    (one) => wanted.has(one.info.path) && isSigned(one, limits) && fits(one, index, limits),
+    (one) => wanted.has(one.info.path) && isSigned(one, limits) && fits(one, index, groups, limits),
   );
   const olds = candidates.flatMap((one) => (one.kind === 'whole' ? [] : [one.old]));
-  const gone = new Set(olds.length === 0 ? [] : await limits.invalidPaths([...new Set(olds)]));
+  const gone = new Set(olds.length === 0 ? [] : await limits.notOfBase([...new Set(olds)]));
   const usable = candidates.filter((one) => one.kind === 'whole' || !gone.has(one.old));
   const worth = worthwhile(index, groups, usable);
   const used = usable.filter((one) => one.kind !== 'whole' || worth.has(one.segment));
@@ -55,8 +56,17 @@ function isSigned({ sigs }: PackedPath, { signers }: PlanLimits): boolean {
   return sigs.some((sig) => signers.has(parsePathSignature(sig).name));
 }
 
-function fits(path: PackedPath, { segments }: PackIndex, { memory }: PlanLimits): boolean {
-  return path.kind === 'copy' || (segments[path.segment]?.memory ?? Infinity) <= memory;
+/** Into memory; and no more bytes than its NARs would be as they are, whatever the index says. */
+function fits(
+  path: PackedPath,
+  { segments }: PackIndex,
+  groups: ReadonlyMap<number, readonly PathInfo[]>,
+  limits: PlanLimits,
+): boolean {
+  if (path.kind === 'copy') return true;
+  const { bytes, memory } = segments[path.segment] ?? { bytes: Infinity, memory: Infinity };
+  const nars = path.kind === 'patch' ? [path.info] : (groups.get(path.segment) ?? []);
+  return memory <= limits.memory && bytes <= packedBound(narBytes(nars));
 }
 
 function groupsOf(index: PackIndex): Map<number, PathInfo[]> {

@@ -1,5 +1,6 @@
 // A patch and the old NAR, rewritten → the new NAR (SPEC §12.5). A block at a time, whose streams are unpacked to the lengths that it said
 // and that are checked before; so memory is bounded by five blocks, whatever comes. The result is compared with closure.fp by whoever asked.
+import { setImmediate as nextTurn } from 'node:timers/promises';
 import { constants, zstdDecompressSync } from 'node:zlib';
 import { messageOf } from '../errors.ts';
 import type { OldNar } from './old-nar.ts';
@@ -15,27 +16,48 @@ import {
 
 /** Of the new NAR, handed on at a time. */
 const PIECE = 128 * 1024;
+/** How long the event loop may be kept waiting. */
+const TURN_MS = 20;
+/** Copies between two looks at the clock. */
+const LOOK_EVERY = 16;
+/** What a patch may take, and for each byte that it makes: small copies from far places can cost a disk a second each. */
+const MOST_MS = 30_000;
+const MOST_MS_PER_BYTE = 2000 / 2 ** 20;
 /** Ten numbers. */
 const MAX_BLOCK_HEAD = 80;
 
 /**
- * Pieces are valid until the next is asked for. Memory: what the patch's maker says, some five blocks at most.
+ * Pieces are valid until the next is asked for. `memory`: bytes that the segment says; no block's streams take more, packed and unpacked
+ * (some five blocks at most).
  * @throws FleetError E_PATCH_BAD; or what `patch` and `old` throw
  */
 export async function* applyPatch(
   old: OldNar,
   patch: AsyncIterable<Uint8Array>,
+  memory: number,
 ): AsyncGenerator<Uint8Array, void, undefined> {
   const input = new Input(patch);
   try {
-    let made = 0;
+    let [made, given, spent] = [0, 0, 0];
     while (!(await input.isAtEnd())) {
       const head = await readHead(input);
+      const bytes = head.streams.reduce((sum, one) => sum + one.unpacked + one.packed, 0);
+      if (bytes > memory) throw badPatch(`a block of ${bytes} bytes, with memory for ${memory}`);
       const streams: Uint8Array[] = [];
       for (const { packed, unpacked } of head.streams) {
         streams.push(unpack(await input.take(packed), unpacked));
       }
-      yield* applyBlock(old, made, head.length, streams);
+      const pieces = applyBlock(old, made, head.length, streams);
+      for (;;) {
+        const began = performance.now();
+        const { done, value } = pieces.next();
+        spent += performance.now() - began;
+        if (done === true) break;
+        given += value.length;
+        if (spent > MOST_MS + given * MOST_MS_PER_BYTE) throw badPatch('it takes too long');
+        if (value.length > 0) yield value;
+        else await nextTurn();
+      }
       made += head.length;
     }
   } finally {
@@ -89,6 +111,7 @@ function unpack(packed: Uint8Array, size: number): Uint8Array {
   throw badPatch('a stream is shorter than it said');
 }
 
+/** An empty piece: others should have their turn. */
 function* applyBlock(
   old: OldNar,
   made: number,
@@ -101,7 +124,12 @@ function* applyBlock(
   let literal = 0;
   let left = length;
   let source = made;
-  while (!numbers.isAtEnd) {
+  let turn = performance.now();
+  for (let copy = 1; !numbers.isAtEnd; copy++) {
+    if (copy % LOOK_EVERY === 0 && performance.now() - turn > TURN_MS) {
+      yield EMPTY;
+      turn = performance.now();
+    }
     const [fresh, copied] = [numbers.next(), numbers.next()];
     if (fresh + copied > left || literal + fresh > literals.length) {
       throw badPatch('more bytes than it said');

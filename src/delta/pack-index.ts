@@ -48,10 +48,15 @@ const MAGIC = 'fleet-pack/';
 const VERSION = 1;
 /** Of the first line. */
 export const MAX_HEAD = 64;
-/** Of the index, unpacked. */
-const MAX_INDEX = 64 * 1024 * 1024;
+/** Of the index, unpacked: a system of 10,000 paths needs a third. */
+const MAX_INDEX = 16 * 1024 * 1024;
+/** Of characters that begin a value: each takes some fifty bytes of memory once it is parsed, however few it takes packed. */
+const MAX_VALUES = 2 ** 21;
 
-/** The first line and the index's frame. Equal indexes give equal bytes with equal versions of zstd. */
+/**
+ * The first line and the index's frame. Equal indexes give equal bytes with equal versions of zstd.
+ * @throws FleetError E_PACK_BAD where it would be larger than one may be
+ */
 export function formatPackIndex(index: PackIndex, closure: Pick<Closure, 'paths'>): Buffer {
   const lines = numbered(closure);
   const old = [...new Set(index.paths.flatMap(oldPathsOf))].sort();
@@ -71,7 +76,7 @@ export function formatPackIndex(index: PackIndex, closure: Pick<Closure, 'paths'
   const segments = index.segments.map(({ bytes, memory, sha256 }) => ({ bytes, memory, sha256 }));
   // Members in order, as RFC 8785 wants them.
   const json = JSON.stringify({ base: index.base, closure: index.closure, old, paths, segments });
-  const text = Buffer.from(json);
+  const text = bounded(Buffer.from(json));
   const frame = zstdCompressSync(text, {
     pledgedSrcSize: text.length,
     params: { [constants.ZSTD_c_compressionLevel]: 19, [constants.ZSTD_c_checksumFlag]: 1 },
@@ -129,6 +134,7 @@ function readIndex(
   if (top.get('closure') !== expect.digest) throw bad('it is for another closure');
   if (top.get('base') !== expect.base) throw bad('it is for another base');
   const old = list(top.get('old')).map((path) => parseStorePath(string(path)));
+  if (expect.base === null && old.length > 0) throw bad('old paths without a base');
   if (!old.every((path, i) => i === 0 || (old[i - 1] ?? '') < path)) throw bad('old: no order');
   const segments = list(top.get('segments')).map(readSegment);
   const infos = [...expect.closure.paths.values()];
@@ -241,12 +247,28 @@ function numbered({ paths }: Pick<Closure, 'paths'>): ReadonlyMap<StorePath, num
 }
 
 function unpacked(frame: Uint8Array): Buffer {
-  return zstdDecompressSync(frame, {
-    maxOutputLength: MAX_INDEX,
-    rejectGarbageAfterEnd: true,
-    params: { [constants.ZSTD_d_windowLogMax]: 26 },
-  });
+  return bounded(
+    zstdDecompressSync(frame, {
+      maxOutputLength: MAX_INDEX,
+      rejectGarbageAfterEnd: true,
+      params: { [constants.ZSTD_d_windowLogMax]: 24 },
+    }),
+  );
 }
+
+/** `text`, whose length and number of values are bounded before it is parsed. */
+function bounded(text: Buffer): Buffer {
+  if (text.length > MAX_INDEX) throw bad(`its index has more than ${MAX_INDEX} bytes`);
+  let values = 0;
+  for (const byte of text) {
+    if ((byte === COMMA || byte === BRACKET || byte === BRACE) && ++values > MAX_VALUES) {
+      throw bad(`its index has more than ${MAX_VALUES} values`);
+    }
+  }
+  return text;
+}
+
+const [COMMA, BRACKET, BRACE] = Buffer.from(',[{');
 
 /** Exactly these members. */
 function members(json: unknown, names: readonly string[]): ReadonlyMap<string, unknown> {

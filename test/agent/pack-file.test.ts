@@ -173,6 +173,17 @@ test('no ETag, a weak one, and an index that is too long: none is used', async (
   }
 });
 
+test('an index that never comes to its end is not asked for without end', async () => {
+  let asked = 0;
+  const breaking: Answer = (_, response) => {
+    asked += 1;
+    response.setHeader('etag', '"x"').write('fleet-pack/1 1000000\n');
+    response.write(Buffer.alloc(200_000), () => response.destroy());
+  };
+  await assert.rejects(opened(breaking, [0]), { code: 'E_SERVER_UNREACHABLE' });
+  assert.equal(asked, 5);
+});
+
 test('another pack in the middle of it: what is lacking does not come', async () => {
   let asked = 0;
   const changing: Answer = (request, response) =>

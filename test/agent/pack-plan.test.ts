@@ -17,7 +17,7 @@ const infoOf = (name: string, narSize = 1000): PathInfo => ({
 const limits = (changes: Partial<PlanLimits> = {}): PlanLimits => ({
   memory: 64 * MIB,
   signers: new Set(['good-1']),
-  invalidPaths: async () => [],
+  notOfBase: async () => [],
   ...changes,
 });
 const indexOf = (
@@ -77,10 +77,28 @@ test('nothing that takes more memory than there is', async () => {
   assert.deepEqual((await used(index, [a, b])).segments, [0]);
 });
 
-test('nothing without a signature that counts, or whose old path is not valid', async () => {
+test('no segment of more bytes than its NARs', async () => {
+  const [old, renames] = [storePath('old', 'old'), new Map()];
+  const patch: PackedPath = { kind: 'patch', info: a, sigs: SIGS, old, renames, segment: 0 };
+  for (const [bytes, segments] of [
+    [2000, [0, 1]],
+    [10 ** 12, []],
+  ] as const) {
+    const index = indexOf(
+      [patch, whole(b, 1), whole(c, 1)],
+      [
+        { bytes, memory: MIB },
+        { bytes, memory: MIB },
+      ],
+    );
+    assert.deepEqual((await used(index, [a, b, c])).segments, segments);
+  }
+});
+
+test('nothing without a signature that counts, or whose old path is not of the base', async () => {
   const index = indexOf([copy(a, 'old'), copy(b, 'gone')], []);
   const gone = async () => [storePath('gone', 'gone')];
-  assert.deepEqual((await used(index, [a, b], { invalidPaths: gone })).paths, [a.path]);
+  assert.deepEqual((await used(index, [a, b], { notOfBase: gone })).paths, [a.path]);
   assert.deepEqual((await used(index, [a, b], { signers: new Set(['other-1']) })).paths, []);
 });
 

@@ -252,11 +252,35 @@ describe('the index of a pack', () => {
     for (const frame of [
       zstdCompressSync(Buffer.from('{')),
       Buffer.from('nonsense'),
-      zstdCompressSync(Buffer.alloc(2 ** 26 + 1, 32)),
+      zstdCompressSync(Buffer.alloc(2 ** 24 + 1, 32)),
       Buffer.concat([zstdCompressSync(Buffer.from(JSON.stringify(json()))), Buffer.from('x')]),
     ]) {
       assert.throws(() => parsePackIndex(frame, expect), { code: 'E_PACK_BAD' });
     }
+  });
+
+  it('with old paths, for a host that has nothing, is refused', () => {
+    const frame = framed(formatPackIndex({ ...INDEX, base: null }, closure));
+    assert.throws(() => parsePackIndex(frame, { ...expect, base: null }), {
+      code: 'E_PACK_BAD',
+      message: /without a base/,
+    });
+  });
+
+  it('of few bytes that would be gigabytes once it is parsed is refused before that', () => {
+    const values = 2 ** 21;
+    for (const text of ['['.repeat(values + 1), `[${'{},'.repeat(values / 2)}0]`]) {
+      const frame = zstdCompressSync(Buffer.from(text));
+      assert.throws(() => parsePackIndex(frame, expect), {
+        message: /more than 2097152 values/,
+      });
+    }
+    const many = Array.from({ length: values }, () => sigs[0] ?? '');
+    const [, , whole] = INDEX.paths;
+    assert.ok(whole !== undefined);
+    assert.throws(() => formatPackIndex({ ...INDEX, paths: [{ ...whole, sigs: many }] }, closure), {
+      code: 'E_PACK_BAD',
+    });
   });
 
   it('in which any byte is damaged is refused or says what has a meaning', () => {

@@ -2,6 +2,8 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { constants, createZstdCompress, zstdCompressSync } from 'node:zlib';
+import { applyPatch } from '../../src/delta/apply-patch.ts';
+import { bytesOf, inChunks } from '../helpers/nar.ts';
 import { applied, appliedSlowly } from '../helpers/patches.ts';
 
 const old = Buffer.from('0123456789abcdef');
@@ -119,6 +121,37 @@ describe('a patch', () => {
       });
     });
   }
+
+  it('whose streams take more memory than its segment says is refused', async () => {
+    // 11 bytes, packed 47.
+    const patch = block(7, GOOD);
+    assert.equal((await applied(old, patch, { memory: 58 })).length, 7);
+    await assert.rejects(applied(old, patch, { memory: 57 }), { code: 'E_PATCH_BAD' });
+  });
+
+  it('of copies that take a disk very long leaves others their turn, and is given up', async (t) => {
+    let [clock, turns, reads] = [0, 0, 0];
+    t.mock.method(performance, 'now', () => clock);
+    const count = (): void => {
+      turns += 1;
+      next = setImmediate(count);
+    };
+    let next = setImmediate(count);
+    t.after(() => clearImmediate(next));
+    const slow = {
+      size: old.length,
+      read: () => {
+        reads += 1;
+        clock += 100;
+      },
+    };
+    const copies = Array.from({ length: 1000 }, (_, i) => [0, 1, i === 0 ? 0 : 2]).flat();
+    const patch = block(5000, [[...copies, 4000, 0], [], [], new Array(4000).fill(120)]);
+    const chunks = inChunks(patch, 1000);
+    await assert.rejects(bytesOf(applyPatch(slow, chunks, 10_000)), { message: /too long/ });
+    assert.ok(reads >= 300 && reads < 330, `${reads}`);
+    assert.ok(turns >= 15, `${turns}`);
+  });
 
   it('with a window beyond what is allowed is refused before memory is taken', async () => {
     const encoder = createZstdCompress({ params: { [constants.ZSTD_c_windowLog]: 27 } });

@@ -231,3 +231,20 @@ test('paths that the host has already are not taken from a pack', async () => {
   s.world.publish(two);
   assert.equal((await updates(s)).packed.paths, news.length);
 });
+
+test('old paths that are here, and not of the system that the server was told of', async () => {
+  await using s = await setting(one);
+  s.world.publish(two);
+  await updates(s);
+  const three = await buildEdited(systems.path, 'fourth', LARGE);
+  // From `one`, which is still in the store.
+  const draft = { ...(await draftPack(s.world, three, one)), base: closureDigest(two) };
+  assert.ok(draft.paths.some(({ kind }) => kind === 'patch'));
+  s.world.packs.set(packPath(draft), packOf(draft, three));
+  s.world.publish(three);
+  const { error, fetched } = await s.host.once();
+  assert.equal(error, null);
+  assert.deepEqual(await systemsOf(s.host), all(three));
+  const whole = draft.paths.filter(({ kind }) => kind === 'whole');
+  assert.equal(fetched?.packed.paths, whole.length);
+});

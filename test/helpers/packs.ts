@@ -115,7 +115,11 @@ export async function unpack(
       nar =
         path.kind === 'copy'
           ? copied(readNar(old))
-          : applyPatch(old, once(segments[path.segment] ?? Buffer.alloc(0)));
+          : applyPatch(
+              old,
+              once(segments[path.segment] ?? Buffer.alloc(0)),
+              index.segments[path.segment]?.memory ?? 0,
+            );
     }
     nars.set(path.info.path, await bytesOf(checkNar(copied(nar), path.info)));
   }

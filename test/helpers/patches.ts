@@ -24,11 +24,12 @@ export async function patchOf(
 export async function applied(
   old: Uint8Array,
   patch: Uint8Array,
-  { most = Number.POSITIVE_INFINITY, chunk = 1000 } = {},
+  { most = Number.POSITIVE_INFINITY, chunk = 1000, memory = Number.POSITIVE_INFINITY } = {},
 ): Promise<Buffer> {
   const pieces: Uint8Array[] = [];
   let bytes = 0;
-  for await (const piece of applyPatch(narInMemory(old), inChunks(Buffer.from(patch), chunk))) {
+  const chunks = inChunks(Buffer.from(patch), chunk);
+  for await (const piece of applyPatch(narInMemory(old), chunks, memory)) {
     pieces.push(Uint8Array.from(piece));
     bytes += piece.length;
     if (bytes > most) break;
