@@ -46,15 +46,16 @@ export async function openPack(
   const { source, packs } = options;
   const isWorth = wanted.length > 1 || narBytes(wanted) >= SMALL_BYTES;
   if (packs === null || source.part === null || !isWorth) return nothing(false);
-  let file: PackFile | null;
+  let file: PackFile | null = null;
+  let isUsable = false;
   try {
     file = await PackFile.open(optionsOf(options, packs, source.part.bind(source), wanted));
+    isUsable = file !== null && file.plan.paths.size > 0 && (await hasRoom(file, options, wanted));
   } catch (error) {
     // Not of this program's making, or nothing that was foreseen.
     if (!isFleetError(error) && !(error instanceof Error && 'code' in error)) throw error;
-    file = null;
   }
-  if (file === null || file.plan.paths.size === 0 || !(await hasRoom(file, options, wanted))) {
+  if (file === null || !isUsable) {
     await file?.[Symbol.asyncDispose]();
     await removePack(packs.dir);
     return nothing(true, file?.received);

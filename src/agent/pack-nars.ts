@@ -4,6 +4,7 @@
 import { applyPatch } from '../delta/apply-patch.ts';
 import type { PackedPath } from '../delta/pack-index.ts';
 import { readNar, rewritten } from '../delta/rewrite.ts';
+import { FleetError } from '../errors.ts';
 import type { PathInfo } from '../nix/closure.ts';
 import { NarAt } from '../nix/nar-at.ts';
 import { checkNar } from '../nix/nar-check.ts';
@@ -17,6 +18,8 @@ import { unpackFrame } from './unpack-frame.ts';
 
 /** Unpacked segments that are kept; the oldest is unpacked again where it is asked for later. */
 export const MAX_SPOOLS = 3;
+/** So often a segment is unpacked; whoever has it needed more often, among others, would have it written to disk for ever. */
+const MAX_UNPACKINGS = 3;
 /** As §12 has it for windows. */
 const MAX_WINDOW_LOG = 25;
 
@@ -28,6 +31,7 @@ export class PackNars implements Disposable {
   readonly #budget: Budget;
   /** By segment, the oldest first. */
   readonly #spools = new Map<number, Promise<PackSpool>>();
+  readonly #unpackings = new Map<number, number>();
   /** Paths of each segment that nobody had yet. */
   readonly #left: ReadonlyMap<number, Set<StorePath>>;
 
@@ -104,6 +108,14 @@ export class PackNars implements Disposable {
   }
 
   async #spool(segment: number): Promise<PackSpool> {
+    const times = (this.#unpackings.get(segment) ?? 0) + 1;
+    if (times > MAX_UNPACKINGS) {
+      throw new FleetError(
+        'E_PACK_BAD',
+        `segment ${segment} of the update pack is needed too often`,
+      );
+    }
+    this.#unpackings.set(segment, times);
     const held = await this.#enter(segment);
     const wanted = new Set(this.#left.get(segment));
     const free = (): void => held[Symbol.dispose]();

@@ -118,7 +118,7 @@ export class PackSpool {
 
   #leave(): void {
     this.#users -= 1;
-    if (this.#users === 0) void this.#file.close();
+    if (this.#users === 0) void this.#file.close().catch(() => {});
   }
 }
 

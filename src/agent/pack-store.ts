@@ -91,8 +91,9 @@ export class PackStore implements AsyncDisposable {
   }
 }
 
+/** As far as the disk allows: what stays is gone over by the next, and keeps no update away. */
 export async function removePack(dir: string): Promise<void> {
-  await rm(dir, { recursive: true, force: true });
+  await rm(dir, { recursive: true, force: true }).catch(() => {});
 }
 
 async function readAbout(dir: string): Promise<About | null> {

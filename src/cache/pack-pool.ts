@@ -35,8 +35,10 @@ export function openPackPool(
   settings: PackSettings & { readonly threads: number },
 ): PackPool {
   const { threads, scratch } = settings;
-  const idle = Array.from({ length: threads }, () => new Thread({ scratch }));
-  const all = [...idle];
+  const start = () => new Thread({ scratch });
+  const idle = Array.from({ length: threads }, start);
+  const all = new Set(idle);
+  let isClosed = false;
   const gate = new Gate(threads);
   const run = async (task: PackTask): Promise<MadeSegment | 'no-old'> => {
     using _place = await gate.enter();
@@ -45,7 +47,11 @@ export function openPackPool(
     try {
       return await made(task, thread, blobs);
     } finally {
-      idle.push(thread);
+      // What killed it may not be amiss with the next.
+      const next = thread.isDead && !isClosed ? start() : thread;
+      all.delete(thread);
+      all.add(next);
+      idle.push(next);
     }
   };
   return {
@@ -56,7 +62,8 @@ export function openPackPool(
       throw new FleetError('E_INTERNAL', 'the index of a pack was not written');
     },
     async [Symbol.asyncDispose]() {
-      await Promise.all(all.map((thread) => thread.end()));
+      isClosed = true;
+      await Promise.all([...all].map((thread) => thread.end()));
     },
   };
 }

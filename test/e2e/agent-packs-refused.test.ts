@@ -17,6 +17,7 @@ import {
   packOf,
   packPath,
   publishPacked,
+  wholeOf,
 } from '../helpers/drafted-packs.ts';
 import { all, type Setting, setting, systemsOf } from '../helpers/hosts.ts';
 import { temporaryDirectory } from '../helpers/temporary.ts';
@@ -247,4 +248,25 @@ test('old paths that are here, and not of the system that the server was told of
   assert.deepEqual(await systemsOf(s.host), all(three));
   const whole = draft.paths.filter(({ kind }) => kind === 'whole');
   assert.equal(fetched?.packed.paths, whole.length);
+});
+
+test('groups that are needed in turns: none is unpacked again and again', async () => {
+  const many = await buildEdited(systems.path, 'turns', { trees: 30, bytes: 2000 });
+  await using s = await setting(null);
+  const draft = await draftPack(s.world, many, null);
+  const groups = Array.from({ length: 5 }, (_, i) => many.infos.filter((_one, j) => j % 5 === i));
+  draft.segments = await Promise.all(groups.map((infos) => wholeOf(many, infos)));
+  draft.paths = draft.paths.map((path) => ({
+    ...{ kind: 'whole', info: path.info, sigs: path.sigs },
+    segment: groups.findIndex((infos) => infos.includes(path.info)),
+  }));
+  s.world.packs.set(packPath(draft), packOf(draft, many));
+  s.world.publish(many);
+  const { error, fetched } = await s.host.once();
+  assert.equal(error, null);
+  assert.deepEqual(await systemsOf(s.host), all(many));
+  assert.ok(fetched !== null);
+  const { fellBack, packed } = fetched;
+  assert.equal(fellBack + packed.paths, many.infos.length);
+  assert.ok(fellBack > 0 && packed.paths > 0, `${fellBack} fell back`);
 });
