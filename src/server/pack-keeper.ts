@@ -53,6 +53,8 @@ export class PackKeeper {
   /** Until when steps that failed are left alone. */
   readonly #failed = new Map<string, number>();
   #running: string | null = null;
+  /** Nobody is told to wait for what nobody is going to make. */
+  #isOver = false;
   #pool: PackPool | null = null;
   #published: string | null = null;
   #signers: { readonly keys: readonly NixSecretKey[]; readonly text: string } | null = null;
@@ -74,6 +76,7 @@ export class PackKeeper {
     if (!config.packs) return { kind: 'none' };
     const pack = await this.ready(step);
     if (pack !== null) return { kind: 'ready', pack };
+    if (this.#isOver) return { kind: 'none' };
     const key = stepKey(step);
     if ((this.#failed.get(key) ?? 0) > this.#options.now()) return { kind: 'none' };
     if (this.#running === key) return { kind: 'coming', seconds: this.#wait(0) };
@@ -95,7 +98,11 @@ export class PackKeeper {
   /** Until `signal` is aborted. */
   async run(signal: AbortSignal): Promise<void> {
     if (!this.#dir.config.packs) return;
-    const stop = () => void this.#closePool();
+    const stop = () => {
+      this.#isOver = true;
+      void this.#closePool();
+    };
+    if (signal.aborted) stop();
     signal.addEventListener('abort', stop);
     while (!signal.aborted) {
       try {
@@ -176,7 +183,7 @@ export class PackKeeper {
   /** Seconds that so many packs before another may take. */
   #wait(before: number): number {
     const { made, seconds } = this.counts;
-    const each = made === 0 ? 5 : seconds / made;
+    const each = made === 0 ? 2 : seconds / made;
     return Math.min(Math.max(1, Math.ceil(each * (before + 1))), LONGEST_WAIT);
   }
 }

@@ -160,7 +160,7 @@ test('a server that is told to stop while it makes packs does so at once, withou
   const state = join(dir, 'server');
   const on = ['--state', state];
   await fleetOk(['init', ...on, '--origin', 'packs.test', '--url', 'http://127.0.0.1:1']);
-  const spec = { hosts: new Map([['alpha', 4]]), fileBytes: 12_000_000 };
+  const spec = { hosts: new Map([['alpha', 4]]), fileBytes: 60_000_000 };
   await fleetOk(['build', ...on, '--flake', await writeFlake(join(dir, 'flake'), spec)]);
   const server = await serve(t, state);
   await sleep(700);

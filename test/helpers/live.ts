@@ -58,6 +58,8 @@ export async function live(t: TestContext, now = Math.floor(Date.now() / 1000)):
   let port = 0;
   const start = async () => {
     const app = buildApp(dir, { now: () => made.now });
+    // Makes no update packs: closures here have files that nobody wrote.
+    await app.packs.run(AbortSignal.abort());
     app.addHook('onRequest', async (request, reply) => {
       if (made.lose.request?.test(request.url) !== true) return;
       reply.hijack();

@@ -295,3 +295,14 @@ test('a collection removes packs with their closures, then what they were made o
   assert.equal(await dir.state.pack(stepOf(after, null)), null);
   for (const { id } of pack.parts) assert.equal(await dir.blobs.size(id), null, id);
 });
+
+test('a server that ends says of no pack that it is coming', async (t) => {
+  const dir = await opened(t);
+  const [before, after] = await twoSystems(dir);
+  const { app, ask } = await served(t, dir, false);
+  const [closure, base] = [digestOf(after), digestOf(before)];
+  assert.notEqual((await ask(closure, base)).headers.get('retry-after'), null);
+  await app.packs.run(AbortSignal.abort());
+  const answer = await ask(closure, base);
+  assert.deepEqual([answer.status, answer.headers.get('retry-after')], [404, null]);
+});
