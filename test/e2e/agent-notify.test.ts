@@ -6,7 +6,7 @@ import { after, test } from 'node:test';
 import { readLocal } from '../../src/agent/local.ts';
 import { DEFAULT_ACTIVATION } from '../../src/manifest/activation.ts';
 import { all, atRealTime, plan, systemsOf, waitFor } from '../helpers/hosts.ts';
-import { person, startDoor } from '../helpers/local-group.ts';
+import { onceAlone, person, startDoor } from '../helpers/local-group.ts';
 import { buildSystem } from '../helpers/systems.ts';
 import { temporaryDirectory } from '../helpers/temporary.ts';
 
@@ -38,7 +38,7 @@ test('what is ready is shown with choices, which are acted upon; and as text whe
 
   await plan(host, 'exit-check-system-two', 11);
   world.publish(two, { activation: { ...DEFAULT_ACTIVATION, deferral: { maxHours: 2 } } });
-  assert.equal((await host.once()).outcome?.phase, 'awaiting-lock');
+  assert.equal((await onceAlone(host)).outcome?.phase, 'awaiting-lock');
 
   for (const env of [{}, await notifier(bin.path, 'exit 1')]) {
     const text = await notify(env);
@@ -75,7 +75,7 @@ test('"Apply now" has it applied; outsiders are told why they see nothing', asyn
   const { socket } = await startDoor(t, host);
   await plan(host, 'exit-check-system-two', 11);
   world.publish(two);
-  assert.equal((await host.once()).outcome?.phase, 'awaiting-lock');
+  assert.equal((await onceAlone(host)).outcome?.phase, 'awaiting-lock');
   await plan(host, 'exit-check-system-two', 0);
   const env = await notifier(bin.path, 'echo apply');
   assert.equal((await person('member', socket, ['notify', '--once'], env)).code, 0);

@@ -3,6 +3,8 @@
 import { chmod, mkdir, readFile, writeFile } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import type { TestContext } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { isFleetError } from '../../src/errors.ts';
 import { type Outcome, run, startFleet } from './cli.ts';
 import { type TestHost, waitFor } from './hosts.ts';
 
@@ -33,6 +35,18 @@ export async function startDoor(
   const { stderr } = running;
   await waitFor(async () => (await person('member', socket, ['status', '--json'])).code === 0);
   return { socket, stderr, stop };
+}
+
+/** A run beside an agent that stays, once that one has none of its own. */
+export async function onceAlone(host: TestHost): ReturnType<TestHost['once']> {
+  for (;;) {
+    try {
+      return await host.once();
+    } catch (error) {
+      if (!isFleetError(error, 'E_AGENT_BUSY')) throw error;
+      await sleep(100);
+    }
+  }
 }
 
 /** `fleet agent VERB …` by somebody who is in the group, or by somebody who is not. */
