@@ -150,18 +150,12 @@ class Rounds {
   }
 }
 
-// What counts is said here, so that nothing the machine is configured to do lets anything else in.
+// What counts is said here and in nix/realise.ts (nothing is built, all is signed), so that nothing the machine is configured to
+// do lets anything else in.
 function nixSettings(url: string, keys: readonly NixPublicKey[]): Map<string, string> {
   return new Map([
     ['substituters', url],
-    ['substitute', 'true'],
     ['trusted-public-keys', keys.map(formatNixPublicKey).join(' ')],
-    ['require-sigs', 'true'],
-    ['max-jobs', '0'],
-    ['builders', ''],
-    ['fallback', 'false'],
-    ['narinfo-cache-positive-ttl', '0'],
-    ['narinfo-cache-negative-ttl', '0'],
     // The server’s has a least rate of its own; a NAR that waits for its turn is not stalled.
     ['stalled-download-timeout', '86400'],
     ['netrc-file', '/dev/null'],

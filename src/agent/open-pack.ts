@@ -1,14 +1,14 @@
 // What is missing here → an update pack that gives it, as far as it is worth asking for one, there is one, and it is of use; all
 // that keeps it from that is no reason to refuse an update, and is counted.
 import { isFleetError } from '../errors.ts';
-import type { PathInfo } from '../nix/closure.ts';
+import { narBytesOf, type PathInfo } from '../nix/closure.ts';
 import { invalidPaths, queryClosure } from '../nix/query.ts';
 import type { StorePath } from '../nix/storepath.ts';
 import type { Base } from './bases.ts';
 import type { FetchOptions } from './fetch-missing.ts';
 import { PackFile, type PackOptions } from './pack-file.ts';
 import { MAX_SPOOLS, PackNars } from './pack-nars.ts';
-import { narBytes, type PackPlan, planPack } from './pack-plan.ts';
+import { type PackPlan, planPack } from './pack-plan.ts';
 import { removePack } from './pack-store.ts';
 import { hasRoomFor } from './preflight.ts';
 import type { Packed } from './supply.ts';
@@ -44,7 +44,7 @@ export async function openPack(
   wanted: readonly PathInfo[],
 ): Promise<OpenPack> {
   const { source, packs } = options;
-  const isWorth = wanted.length > 1 || narBytes(wanted) >= SMALL_BYTES;
+  const isWorth = wanted.length > 1 || narBytesOf(wanted) >= SMALL_BYTES;
   if (packs === null || source.part === null || !isWorth) return nothing(false);
   let file: PackFile | null = null;
   let isUsable = false;
@@ -138,7 +138,7 @@ function spoolBytes({ paths }: PackPlan): number {
   const whole = [...paths.values()].filter((one) => one.kind === 'whole');
   const groups = [...Map.groupBy(whole, ({ segment }) => segment).values()]
     .filter((group) => group.length > 1)
-    .map((group) => narBytes(group.map(({ info }) => info)));
+    .map((group) => narBytesOf(group.map(({ info }) => info)));
   return groups
     .sort((a, b) => b - a)
     .slice(0, MAX_SPOOLS)

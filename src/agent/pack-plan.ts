@@ -2,7 +2,7 @@
 // memory, and whose old paths are of the base, here. All else is left to NARs.
 import type { PackedPath, PackIndex } from '../delta/pack-index.ts';
 import { packedBound } from '../delta/patch-format.ts';
-import type { PathInfo } from '../nix/closure.ts';
+import { narBytesOf, type PathInfo } from '../nix/closure.ts';
 import { parsePathSignature } from '../nix/signature.ts';
 import type { StorePath } from '../nix/storepath.ts';
 
@@ -66,7 +66,7 @@ function fits(
   if (path.kind === 'copy') return true;
   const { bytes, memory } = segments[path.segment] ?? { bytes: Infinity, memory: Infinity };
   const nars = path.kind === 'patch' ? [path.info] : (groups.get(path.segment) ?? []);
-  return memory <= limits.memory && bytes <= packedBound(narBytes(nars));
+  return memory <= limits.memory && bytes <= packedBound(narBytesOf(nars));
 }
 
 function groupsOf(index: PackIndex): Map<number, PathInfo[]> {
@@ -92,15 +92,11 @@ function worthwhile(
   );
   const worth = new Set<number>();
   for (const [segment, paths] of needed) {
-    const all = narBytes(groups.get(segment) ?? []);
-    const share = narBytes(paths.map(({ info }) => info)) / all;
+    const all = narBytesOf(groups.get(segment) ?? []);
+    const share = narBytesOf(paths.map(({ info }) => info)) / all;
     const wasted = (segments[segment]?.bytes ?? 0) * (1 - share);
     const isSpoolable = paths.length === 1 || all <= MAX_GROUP;
     if (isSpoolable && wasted <= paths.length * REQUEST_BYTES) worth.add(segment);
   }
   return worth;
-}
-
-export function narBytes(infos: readonly PathInfo[]): number {
-  return infos.reduce((sum, { narSize }) => sum + narSize, 0);
 }

@@ -6,7 +6,7 @@ import { readdir, stat, statfs } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import { errnoOf, FleetError } from '../errors.ts';
 import { makeReason } from '../manifest/receipt.ts';
-import type { PathInfo } from '../nix/closure.ts';
+import { narBytesOf, type PathInfo } from '../nix/closure.ts';
 import { STORE_DIR, type StorePath } from '../nix/storepath.ts';
 import type { Attempt } from './outcome.ts';
 import { type Place, readSystems, realPathOf, resolveInside } from './place.ts';
@@ -24,7 +24,7 @@ export async function requireStoreRoom(
   missing: readonly Pick<PathInfo, 'narSize'>[],
 ): Promise<void> {
   if (missing.length === 0) return;
-  const paths = missing.reduce((sum, { narSize }) => sum + narSize, 0);
+  const paths = narBytesOf(missing);
   const spare = STORE_MARGIN + Math.ceil(paths * STORE_SHARE);
   const dir = await existing(realPathOf(place, STORE_DIR));
   const free = await freeBytes(dir);
@@ -45,7 +45,7 @@ export async function hasRoomFor(
 ): Promise<boolean> {
   const store = await existing(realPathOf(place, STORE_DIR));
   const isSame = (await stat(await existing(dir))).dev === (await stat(store)).dev;
-  const paths = isSame ? missing.reduce((sum, { narSize }) => sum + narSize, 0) : 0;
+  const paths = isSame ? narBytesOf(missing) : 0;
   const free = await freeBytes(await existing(dir));
   return free === null || free >= paths + extra + STORE_MARGIN + Math.ceil(paths * STORE_SHARE);
 }

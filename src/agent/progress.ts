@@ -1,7 +1,7 @@
 // How far a fetch is ↔ progress.json, for `fleet agent status` on this machine alone: nothing of it goes to the server. Written
 // at most every second, without waiting for the disk; what a killed run left is told by its age.
 import { rename, rm, stat, writeFile } from 'node:fs/promises';
-import type { PathInfo } from '../nix/closure.ts';
+import { narBytesOf, type PathInfo } from '../nix/closure.ts';
 import { parseStorePath, type StorePath } from '../nix/storepath.ts';
 import { memoryFiles, readState } from './memory.ts';
 import { type Fields, formatRecord, integer, parsedBy, parseRecord, record } from './record.ts';
@@ -44,7 +44,7 @@ export class Progress implements AsyncDisposable {
     this.#file = memoryFiles(dir).progress;
     this.#toplevel = toplevel;
     this.#paths = { done: 0, total: missing.length };
-    this.#bytes = { done: 0, total: missing.reduce((sum, { narSize }) => sum + narSize, 0) };
+    this.#bytes = { done: 0, total: narBytesOf(missing) };
     this.#writing = this.#write();
     this.#timer = setInterval(() => {
       this.#writing = this.#writing.then(() => this.#write());

@@ -7,6 +7,7 @@ import type { IncomingMessage, Server, ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { type FleetError, isFleetError } from '../errors.ts';
 import { formatNarInfo, type NarInfo } from '../nix/narinfo.ts';
+import { Budget } from './budget.ts';
 import type { Supply } from './supply.ts';
 
 /** As many NARs at once; each may hold one zstd window. */
@@ -21,8 +22,7 @@ export class Substituter implements AsyncDisposable {
   readonly #prefix: string;
   readonly #supply: Supply;
   readonly #abort: AbortController;
-  readonly #waiting: (() => void)[] = [];
-  #running = 0;
+  readonly #places = new Budget(PARALLEL);
   #failure: FleetError | null = null;
 
   private constructor(supply: Supply, server: Server, prefix: string) {
@@ -81,12 +81,8 @@ export class Substituter implements AsyncDisposable {
   }
 
   async #sendNar(info: NarInfo, response: ServerResponse): Promise<void> {
-    await this.#enter();
-    try {
-      await send(this.#supply.nar(info, this.signal), response);
-    } finally {
-      this.#leave();
-    }
+    using _place = await this.#places.take(1);
+    await send(this.#supply.nar(info, this.signal), response);
   }
 
   #note(error: unknown): void {
@@ -94,22 +90,6 @@ export class Substituter implements AsyncDisposable {
     this.#failure = error;
     // A line that broke may hold the next time Nix asks; nothing else gets better by itself.
     if (!isFleetError(error, 'E_SERVER_UNREACHABLE', 'E_SERVER_BUSY')) this.#abort.abort();
-  }
-
-  async #enter(): Promise<void> {
-    if (this.#running < PARALLEL) {
-      this.#running++;
-      return;
-    }
-    const { promise, resolve } = Promise.withResolvers<void>();
-    this.#waiting.push(resolve);
-    await promise;
-  }
-
-  #leave(): void {
-    const next = this.#waiting.shift();
-    if (next === undefined) this.#running--;
-    else next();
   }
 }
 

@@ -1,7 +1,8 @@
 // One zstd frame (a segment of whole NARs, SPEC §12.3) → what it unpacks to, while somebody reads it. Unlike decompress.ts, which takes what
 // others made, it is done with each chunk before it asks for the next: so a gigabyte needs the buffers of a chunk.
 import { constants, createZstdDecompress } from 'node:zlib';
-import { errnoOf, FleetError, messageOf } from '../errors.ts';
+import { FleetError, messageOf } from '../errors.ts';
+import { isBadZstd } from '../nix/decompress.ts';
 
 const OUTPUT_BYTES = 128 * 1024;
 
@@ -32,7 +33,7 @@ export async function* unpackFrame(
   try {
     yield* decoder;
   } catch (error) {
-    throw /^(Z_|ZSTD_|ERR_TRAILING)/.test(errnoOf(error) ?? '')
+    throw isBadZstd(error)
       ? new FleetError('E_PACK_BAD', `not a zstd frame: ${messageOf(error)}`, { cause: error })
       : error;
   } finally {

@@ -1,13 +1,12 @@
 // A step from one closure to another → the update pack for it (SPEC §12), as blobs and a row that says which. Equal closures
 // give equal packs; what is in other packs already is not made again. Bytes first, then the row; and the row counts only while
 // all bytes are there, so a process that dies in between leaves nothing but blobs that nobody names.
-import { buffer } from 'node:stream/consumers';
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { groupWhole } from '../delta/group.ts';
 import type { PackedPath, Segment } from '../delta/pack-index.ts';
 import { wholeMemory } from '../delta/whole.ts';
 import { FleetError } from '../errors.ts';
-import { type Closure, type PathInfo, parseClosure } from '../nix/closure.ts';
+import type { Closure, PathInfo } from '../nix/closure.ts';
 import type { NixSecretKey } from '../nix/signature.ts';
 import type { BlobId, BlobRef, Blobs } from '../storage/blobs.ts';
 import type { KeptPack, MadeSegment, PackStep } from '../storage/packs.ts';
@@ -18,6 +17,7 @@ import { narFileOf, type PlannedPath, planPack } from './pack-plan.ts';
 import type { PackPool } from './pack-pool.ts';
 import type { PackSegments } from './pack-segments.ts';
 import type { SegmentTask } from './pack-tasks.ts';
+import { readClosure } from './read-closure.ts';
 import { isWholePack, signersOf } from './ready-pack.ts';
 
 export type PackMaking = {
@@ -48,8 +48,8 @@ const SIGNED_AT_ONCE = 100;
  */
 export async function makePack(step: PackStep, making: PackMaking): Promise<KeptPack> {
   const { state, blobs, pool, keys, now } = making;
-  const next = await readClosure(step.closure, making);
-  const base = step.base === null ? null : await readClosure(step.base, making);
+  const next = await closureOf(step.closure, making);
+  const base = step.base === null ? null : await closureOf(step.base, making);
   const planned = await planPack(base, next, making);
   const patches = await makePatches(planned, making);
   const wholes = await makeWholes(
@@ -96,16 +96,13 @@ export async function makePack(step: PackStep, making: PackMaking): Promise<Kept
 
 type StoredSegment = Extract<MadeSegment, { readonly blob: BlobRef }>;
 
-async function readClosure(
+async function closureOf(
   digest: BlobId,
   { state, blobs }: Pick<PackMaking, 'state' | 'blobs'>,
 ): Promise<Closure> {
   const system = await state.systemOf(digest);
-  const file = system === null ? null : await blobs.get(digest);
-  if (system === null || file === null) {
-    throw new FleetError('E_CACHE_INCOMPLETE', `the closure file ${digest} is not here`);
-  }
-  return parseClosure(await buffer(file), system.toplevel);
+  if (system !== null) return await readClosure(blobs, { closure: digest, ...system });
+  throw new FleetError('E_CACHE_INCOMPLETE', `no system has the closure file ${digest}`);
 }
 
 /** Those that are copies or patches. */

@@ -2,7 +2,7 @@
 // how much lies below a path, then by name. So closures that differ in a few paths have the others in the same order, and
 // equal pieces of packs in common, and what is alike comes together.
 import type { Closure, PathInfo } from '../nix/closure.ts';
-import { nameOf, type StorePath } from '../nix/storepath.ts';
+import { compareBytewise, nameOf, type StorePath } from '../nix/storepath.ts';
 
 /** Those paths of `closure` that `isGiven` says. */
 export function inPackOrder(
@@ -14,7 +14,10 @@ export function inPackOrder(
     .filter(({ path }) => isGiven(path))
     .map((info) => ({ info, height: heights.get(info.path) ?? 0, name: nameOf(info.path) }))
     .sort(
-      (a, b) => a.height - b.height || compare(a.name, b.name) || compare(a.info.path, b.info.path),
+      (a, b) =>
+        a.height - b.height ||
+        compareBytewise(a.name, b.name) ||
+        compareBytewise(a.info.path, b.info.path),
     )
     .map(({ info }) => info);
 }
@@ -42,8 +45,4 @@ function heightsOf({ paths }: Pick<Closure, 'paths'>): ReadonlyMap<StorePath, nu
     }
   }
   return heights;
-}
-
-function compare(a: string, b: string): number {
-  return a < b ? -1 : a > b ? 1 : 0;
 }

@@ -1,5 +1,6 @@
 // Segments, each made once: what State keeps of it counts while its bytes are there, and who asks for what is being made
 // waits for that.
+import { narBytesOf } from '../nix/closure.ts';
 import type { Blobs } from '../storage/blobs.ts';
 import type { MadeSegment } from '../storage/packs.ts';
 import type { State } from '../storage/state.ts';
@@ -78,5 +79,5 @@ export class PackSegments {
 
 function bytesOf(task: SegmentTask): number {
   const nars = task.kind === 'patch' ? [task.nar] : task.nars;
-  return nars.reduce((sum, { narSize }) => sum + narSize, 0);
+  return narBytesOf(nars);
 }

@@ -8,6 +8,7 @@ import { formatPackIndex } from '../delta/pack-index.ts';
 import { readNar, rewritten } from '../delta/rewrite.ts';
 import { packWhole, wholeMemory } from '../delta/whole.ts';
 import { errnoOf, isFleetError } from '../errors.ts';
+import { narBytesOf } from '../nix/closure.ts';
 import { formatNarHash, type NarHash } from '../nix/hash.ts';
 import { threadError } from '../thread-error.ts';
 import { openOldNar, unpackedNar } from './pack-old-nar.ts';
@@ -65,7 +66,7 @@ async function work(task: PackTask): Promise<PackReply> {
   }
   const sender = new Sender(task.most);
   if (task.kind === 'whole') {
-    const bytes = task.nars.reduce((sum, { narSize }) => sum + narSize, 0);
+    const bytes = narBytesOf(task.nars);
     for await (const piece of packWhole(concatenated(task.nars), bytes)) {
       if (!(await sender.add(piece))) return { kind: 'poor' };
     }

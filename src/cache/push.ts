@@ -3,6 +3,7 @@
 // there. What arrived stays there: the next push goes on from it. NARs are named by their own hash, so
 // they can be sent while they are compressed.
 import { FleetError } from '../errors.ts';
+import { narBytesOf } from '../nix/closure.ts';
 import type { RegisteredPath } from '../nix/dump-db.ts';
 import { formatNarInfo } from '../nix/narinfo.ts';
 import type { PathExtras } from '../nix/query-signatures.ts';
@@ -68,7 +69,7 @@ export async function pushPaths(
     ),
   );
   failure.signal.throwIfAborted();
-  const narBytes = todo.reduce((sum, { narSize }) => sum + narSize, 0);
+  const narBytes = narBytesOf(todo);
   return { pushed: todo.length, there: infos.length - todo.length, narBytes };
 }
 

@@ -11,8 +11,10 @@ import {
   packedBound,
   STREAM_ROOM,
   STREAMS,
+  shiftedByte,
   unzigzag,
 } from './patch-format.ts';
+import { PatchInput } from './patch-input.ts';
 
 /** Of the new NAR, handed on at a time. */
 const PIECE = 128 * 1024;
@@ -36,7 +38,7 @@ export async function* applyPatch(
   patch: AsyncIterable<Uint8Array>,
   memory: number,
 ): AsyncGenerator<Uint8Array, void, undefined> {
-  const input = new Input(patch);
+  const input = new PatchInput(patch);
   try {
     let [made, given, spent] = [0, 0, 0];
     while (!(await input.isAtEnd())) {
@@ -68,7 +70,7 @@ export async function* applyPatch(
 type StreamHead = { readonly unpacked: number; readonly packed: number };
 
 async function readHead(
-  input: Input,
+  input: PatchInput,
 ): Promise<{ readonly length: number; readonly streams: readonly StreamHead[] }> {
   const numbers: number[] = [];
   let bytes = 0;
@@ -198,7 +200,7 @@ function readShifted(old: OldNar, at: number, target: Uint8Array, shift: number)
   old.read(at + target.length, last);
   for (let i = 0; i < target.length; i++) {
     const next = i + 1 < target.length ? target[i + 1] : last[0];
-    target[i] = ((target[i] ?? 0) >> shift) | ((next ?? 0) << (8 - shift));
+    target[i] = shiftedByte(target[i] ?? 0, next ?? 0, shift);
   }
 }
 
@@ -252,49 +254,5 @@ class Differences {
 
   #advance(): void {
     this.#until = this.#gaps.isAtEnd ? Number.POSITIVE_INFINITY : this.#gaps.next();
-  }
-}
-
-/** Chunks, taken in other pieces than they come in. */
-class Input {
-  readonly #chunks: AsyncIterator<Uint8Array>;
-  #held: Uint8Array = EMPTY;
-
-  constructor(chunks: AsyncIterable<Uint8Array>) {
-    this.#chunks = chunks[Symbol.asyncIterator]();
-  }
-
-  async isAtEnd(): Promise<boolean> {
-    while (this.#held.length === 0) {
-      const next = await this.#chunks.next();
-      if (next.done === true) return true;
-      this.#held = next.value;
-    }
-    return false;
-  }
-
-  /** Valid for good. */
-  async take(bytes: number): Promise<Uint8Array> {
-    const taken = Buffer.allocUnsafeSlow(bytes);
-    for (let at = 0; at < bytes; ) {
-      if (await this.isAtEnd()) throw badPatch('it is cut off');
-      const piece = this.#held.subarray(0, bytes - at);
-      taken.set(piece, at);
-      at += piece.length;
-      this.#held = this.#held.subarray(piece.length);
-    }
-    return taken;
-  }
-
-  /** @throws FleetError E_PATCH_BAD at the end */
-  async byte(): Promise<number> {
-    if (await this.isAtEnd()) throw badPatch('it is cut off');
-    const [byte = 0] = this.#held;
-    this.#held = this.#held.subarray(1);
-    return byte;
-  }
-
-  async close(): Promise<void> {
-    await this.#chunks.return?.();
   }
 }

@@ -4,7 +4,7 @@ import { constants, zstdCompressSync } from 'node:zlib';
 import { findRuns, OldBytes, type Run } from './match.ts';
 import { withShifted } from './match-bits.ts';
 import type { OldNar } from './old-nar.ts';
-import { NumberWriter, packedBound, STREAM_ROOM, zigzag } from './patch-format.ts';
+import { NumberWriter, packedBound, STREAM_ROOM, shiftedByte, zigzag } from './patch-format.ts';
 
 /** Bytes of the new NAR at a time, at most MAX_BLOCK; and of the old one that are looked in. */
 type Sizes = { readonly block: number; readonly window: number };
@@ -91,6 +91,9 @@ class Window {
   }
 }
 
+/** `start`: where `old`, in which the runs' sources are, begins in its NAR; `made`: how many bytes came before the block. */
+type Surroundings = { readonly old: Uint8Array; readonly start: number; readonly made: number };
+
 class BlockEncoder {
   readonly #copies = new NumberWriter();
   readonly #gaps = new NumberWriter();
@@ -103,17 +106,12 @@ class BlockEncoder {
     this.#literals = Buffer.allocUnsafeSlow(block);
   }
 
-  /** `start`: where `old`, in which the runs' sources are, begins in its NAR; `made`: how many bytes came before this block. */
   encode(
     block: Uint8Array,
     runs: readonly Run[],
-    {
-      old,
-      start,
-      made,
-    }: { readonly old: Uint8Array; readonly start: number; readonly made: number },
+    surroundings: Surroundings,
   ): { readonly bytes: Uint8Array; readonly memory: number } {
-    const streams = this.#streams(block, runs, { old, start, made });
+    const streams = this.#streams(block, runs, surroundings);
     const packed = streams.map(pack);
     this.#head.clear();
     this.#head.add(block.length);
@@ -128,11 +126,7 @@ class BlockEncoder {
   #streams(
     block: Uint8Array,
     runs: readonly Run[],
-    {
-      old,
-      start,
-      made,
-    }: { readonly old: Uint8Array; readonly start: number; readonly made: number },
+    { old, start, made }: Surroundings,
   ): readonly Uint8Array[] {
     const [copies, gaps] = [this.#copies, this.#gaps];
     copies.clear();
@@ -152,7 +146,7 @@ class BlockEncoder {
       literal(run.from);
       let carry = 0;
       for (let at = run.from, from = run.source; at < run.to; at++, from++) {
-        let sum = shifted(old, from, run.shift) + carry;
+        let sum = shiftedByte(old[from] ?? 0, old[from + 1] ?? 0, run.shift) + carry;
         if ((sum & 255) === block[at]) gap++;
         else {
           gaps.add(gap);
@@ -185,11 +179,6 @@ class BlockEncoder {
     copies.add(0);
     return [copies.bytes, new Uint8Array(), new Uint8Array(), block];
   }
-}
-
-function shifted(old: Uint8Array, at: number, shift: number): number {
-  const byte = old[at] ?? 0;
-  return shift === 0 ? byte : ((byte >> shift) | ((old[at + 1] ?? 0) << (8 - shift))) & 255;
 }
 
 function pack(stream: Uint8Array): Uint8Array {

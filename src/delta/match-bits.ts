@@ -1,6 +1,7 @@
 // What was left of a block → runs that are old bytes at another bit: what is packed in bits (deflate, LLVM's bitcode) moves so. The seeds of what
 // was left are put in a table, and the old bytes near where they should be are looked up in it at every bit but the whole ones.
 import { type Run, SEED, seedOfWords, wordAt } from './match.ts';
+import { shiftedByte } from './patch-format.ts';
 
 /** Less is not worth it. */
 const LEAST_LEFT = 96;
@@ -126,7 +127,7 @@ class Finder {
     for (let at = from; taken[at] === 0; at += step) {
       const source = at + drift;
       if (source < 0 || source + 1 >= old.length) break;
-      const byte = (((old[source] ?? 0) >> shift) | ((old[source + 1] ?? 0) << (8 - shift))) & 255;
+      const byte = shiftedByte(old[source] ?? 0, old[source + 1] ?? 0, shift);
       if (byte === block[at]) {
         if (++score > best) {
           best = score;

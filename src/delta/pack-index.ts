@@ -6,6 +6,7 @@ import { FleetError, isFleetError, messageOf } from '../errors.ts';
 import type { Closure, PathInfo } from '../nix/closure.ts';
 import { parsePathSignature } from '../nix/signature.ts';
 import { parseStorePath, type StorePath } from '../nix/storepath.ts';
+import { at, badPack, integer, list, members, string } from './pack-json.ts';
 
 /** Old path → the new one whose hash part takes its place. */
 export type Renames = ReadonlyMap<StorePath, StorePath>;
@@ -95,47 +96,41 @@ export function parsePackHead(start: Uint8Array): { head: number; index: number 
     return null;
   }
   const [, version, size] = /^fleet-pack\/([1-9]\d{0,8}) ([1-9]\d{0,7})\n/.exec(text) ?? [];
-  if (version === undefined) throw bad('it does not begin as one');
+  if (version === undefined) throw badPack('it does not begin as one');
   if (Number(version) !== VERSION) {
     throw new FleetError('E_PACK_VERSION', `the update pack is of version ${version}`);
   }
   return { head: end + 1, index: Number(size) };
 }
 
+/** What was asked for. */
+export type ExpectedPack = {
+  readonly closure: Pick<Closure, 'paths'>;
+  /** Of the closure file. */
+  readonly digest: string;
+  readonly base: string | null;
+};
+
 /**
  * The frame after the first line → what it says, for the closure that the caller verified.
  * @throws FleetError E_PACK_BAD
  */
-export function parsePackIndex(
-  frame: Uint8Array,
-  expect: {
-    readonly closure: Pick<Closure, 'paths'>;
-    readonly digest: string;
-    readonly base: string | null;
-  },
-): PackIndex {
+export function parsePackIndex(frame: Uint8Array, expect: ExpectedPack): PackIndex {
   try {
     const json = JSON.parse(unpacked(frame).toString('utf8')) as unknown;
     return readIndex(json, expect);
   } catch (error) {
-    throw isFleetError(error, 'E_PACK_BAD') ? error : bad(messageOf(error), error);
+    throw isFleetError(error, 'E_PACK_BAD') ? error : badPack(messageOf(error), error);
   }
 }
 
-function readIndex(
-  json: unknown,
-  expect: {
-    readonly closure: Pick<Closure, 'paths'>;
-    readonly digest: string;
-    readonly base: string | null;
-  },
-): PackIndex {
+function readIndex(json: unknown, expect: ExpectedPack): PackIndex {
   const top = members(json, ['base', 'closure', 'old', 'paths', 'segments']);
-  if (top.get('closure') !== expect.digest) throw bad('it is for another closure');
-  if (top.get('base') !== expect.base) throw bad('it is for another base');
+  if (top.get('closure') !== expect.digest) throw badPack('it is for another closure');
+  if (top.get('base') !== expect.base) throw badPack('it is for another base');
   const old = list(top.get('old')).map((path) => parseStorePath(string(path)));
-  if (expect.base === null && old.length > 0) throw bad('old paths without a base');
-  if (!old.every((path, i) => i === 0 || (old[i - 1] ?? '') < path)) throw bad('old: no order');
+  if (expect.base === null && old.length > 0) throw badPack('old paths without a base');
+  if (!old.every((path, i) => i === 0 || (old[i - 1] ?? '') < path)) throw badPack('old: no order');
   const segments = list(top.get('segments')).map(readSegment);
   const infos = [...expect.closure.paths.values()];
   const reader = new PathReader(infos, old, segments.length);
@@ -147,9 +142,9 @@ function readIndex(
 function readSegment(json: unknown): Segment {
   const segment = members(json, ['bytes', 'memory', 'sha256']);
   const sha256 = string(segment.get('sha256'));
-  if (!/^[0-9a-f]{64}$/.test(sha256)) throw bad('a segment without a digest');
+  if (!/^[0-9a-f]{64}$/.test(sha256)) throw badPack('a segment without a digest');
   const [bytes, memory] = [integer(segment.get('bytes')), integer(segment.get('memory'))];
-  if (bytes === 0) throw bad('an empty segment');
+  if (bytes === 0) throw badPack('an empty segment');
   return { bytes, memory, sha256 };
 }
 
@@ -174,15 +169,15 @@ class PathReader {
     const kind = kindOf(json);
     const path = members(json, MEMBERS[kind]);
     const info = at(this.#infos, path.get('path'));
-    if (this.#given.has(info.path)) throw bad(`${info.path} comes twice`);
+    if (this.#given.has(info.path)) throw badPack(`${info.path} comes twice`);
     // Whoever refers to it came before it.
-    if (this.#later.has(info.path)) throw bad(`${info.path} comes too late`);
+    if (this.#later.has(info.path)) throw badPack(`${info.path} comes too late`);
     this.#given.add(info.path);
     for (const reference of info.references) {
       if (!this.#given.has(reference)) this.#later.add(reference);
     }
     const sigs = list(path.get('sigs')).map(string);
-    if (sigs.length === 0) throw bad(`${info.path} has no signature`);
+    if (sigs.length === 0) throw badPack(`${info.path} has no signature`);
     for (const sig of sigs) parsePathSignature(sig);
     if (kind === 'whole') {
       return { kind, info, sigs, segment: this.#segment(path.get('segment'), kind) };
@@ -198,7 +193,7 @@ class PathReader {
   }
 
   finish(): void {
-    if (this.#named.length !== this.#segments) throw bad('a segment that no path names');
+    if (this.#named.length !== this.#segments) throw badPack('a segment that no path names');
   }
 
   #renames(json: unknown): Renames {
@@ -206,7 +201,7 @@ class PathReader {
     let previous = -1;
     for (const pair of list(json)) {
       const [from, to, ...more] = list(pair);
-      if (more.length > 0 || integer(from) <= previous) throw bad('renames: no order');
+      if (more.length > 0 || integer(from) <= previous) throw badPack('renames: no order');
       previous = integer(from);
       renames.set(at(this.#old, from), at(this.#infos, to).path);
     }
@@ -219,7 +214,7 @@ class PathReader {
     if (segment === next && segment < this.#segments) this.#named.push(kind);
     // One of whole NARs may be named again; a patch is one path's.
     else if (kind === 'patch' || this.#named[segment] !== 'whole') {
-      throw bad(`segment ${segment} is out of order`);
+      throw badPack(`segment ${segment} is out of order`);
     }
     return segment;
   }
@@ -258,49 +253,14 @@ function unpacked(frame: Uint8Array): Buffer {
 
 /** `text`, whose length and number of values are bounded before it is parsed. */
 function bounded(text: Buffer): Buffer {
-  if (text.length > MAX_INDEX) throw bad(`its index has more than ${MAX_INDEX} bytes`);
+  if (text.length > MAX_INDEX) throw badPack(`its index has more than ${MAX_INDEX} bytes`);
   let values = 0;
   for (const byte of text) {
     if ((byte === COMMA || byte === BRACKET || byte === BRACE) && ++values > MAX_VALUES) {
-      throw bad(`its index has more than ${MAX_VALUES} values`);
+      throw badPack(`its index has more than ${MAX_VALUES} values`);
     }
   }
   return text;
 }
 
 const [COMMA, BRACKET, BRACE] = Buffer.from(',[{');
-
-/** Exactly these members. */
-function members(json: unknown, names: readonly string[]): ReadonlyMap<string, unknown> {
-  if (typeof json !== 'object' || json === null || Array.isArray(json)) throw bad('not an object');
-  const map = new Map(Object.entries(json));
-  if (map.size !== names.length || !names.every((name) => map.has(name))) {
-    throw bad(`members other than ${names.join(', ')}`);
-  }
-  return map;
-}
-
-function list(json: unknown): readonly unknown[] {
-  if (!Array.isArray(json)) throw bad('not an array');
-  return json;
-}
-
-function string(json: unknown): string {
-  if (typeof json !== 'string') throw bad('not a string');
-  return json;
-}
-
-function integer(json: unknown): number {
-  if (!Number.isSafeInteger(json) || Number(json) < 0) throw bad('not an integer from 0 on');
-  return Number(json);
-}
-
-function at<T>(items: readonly T[], json: unknown): T {
-  const item = items[integer(json)];
-  if (item === undefined) throw bad(`there is no number ${integer(json)}`);
-  return item;
-}
-
-function bad(what: string, cause?: unknown): FleetError {
-  return new FleetError('E_PACK_BAD', `the update pack is malformed: ${what}`, { cause });
-}

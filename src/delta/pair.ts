@@ -3,7 +3,7 @@
 // Deterministic, as packs are shared and made again.
 import type { Closure, PathInfo } from '../nix/closure.ts';
 import { splitName } from '../nix/drv-name.ts';
-import { nameOf, type StorePath } from '../nix/storepath.ts';
+import { compareBytewise, nameOf, type StorePath } from '../nix/storepath.ts';
 import type { Renames } from './pack-index.ts';
 
 /** A path that only `next` has → the old one that it is made from; those that have none are left out. */
@@ -85,9 +85,9 @@ function nearest(olds: readonly Sized[], news: readonly Sized[]): [StorePath, St
   all.sort(
     (a, b) =>
       a.distance - b.distance ||
-      compare(nameOf(a.next.path), nameOf(b.next.path)) ||
-      compare(a.next.path, b.next.path) ||
-      compare(a.old.path, b.old.path),
+      compareBytewise(nameOf(a.next.path), nameOf(b.next.path)) ||
+      compareBytewise(a.next.path, b.next.path) ||
+      compareBytewise(a.old.path, b.old.path),
   );
   const pairs: [StorePath, StorePath][] = [];
   const used = new Set<StorePath>();
@@ -100,11 +100,7 @@ function nearest(olds: readonly Sized[], news: readonly Sized[]): [StorePath, St
 }
 
 function bySize(infos: readonly Sized[]): Sized[] {
-  return [...infos].sort((a, b) => a.narSize - b.narSize || compare(a.path, b.path));
-}
-
-function compare(a: string, b: string): number {
-  return a < b ? -1 : a > b ? 1 : 0;
+  return [...infos].sort((a, b) => a.narSize - b.narSize || compareBytewise(a.path, b.path));
 }
 
 /** The name without its version, but with its output: `openssl-3.0.17-bin` → `openssl-bin`. */

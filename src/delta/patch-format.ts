@@ -79,6 +79,11 @@ export function unzigzag(value: number): number {
   return value % 2 === 0 ? value / 2 : -(value + 1) / 2;
 }
 
+/** The byte that begins `shift` bits (0 to 7) after the beginning of `low`, which `high` follows. */
+export function shiftedByte(low: number, high: number, shift: number): number {
+  return ((low >> shift) | (high << (8 - shift))) & 255;
+}
+
 export function badPatch(what: string, cause?: unknown): FleetError {
   return new FleetError('E_PATCH_BAD', `the patch is malformed: ${what}`, { cause });
 }

@@ -7,7 +7,7 @@
 import { FleetError } from '../errors.ts';
 import { isNarHash, type NarHash } from './hash.ts';
 import { fingerprintOf } from './signature.ts';
-import { parseStorePath, type StorePath } from './storepath.ts';
+import { compareBytewise, parseStorePath, type StorePath } from './storepath.ts';
 
 /** What a signature covers about a store path. */
 export type PathInfo = {
@@ -27,9 +27,14 @@ export type Closure = {
   readonly narBytes: number;
 };
 
+/** Bytes of the NARs of `infos` together. */
+export function narBytesOf(infos: readonly Pick<PathInfo, 'narSize'>[]): number {
+  return infos.reduce((sum, { narSize }) => sum + narSize, 0);
+}
+
 /** closure.fp of `infos`, given in any order. E_CLOSURE_FORM when a path comes twice. */
 export function formatClosure(infos: Iterable<PathInfo>): Buffer {
-  const sorted = [...infos].sort((a, b) => (a.path < b.path ? -1 : a.path > b.path ? 1 : 0));
+  const sorted = [...infos].sort((a, b) => compareBytewise(a.path, b.path));
   let previous = '';
   const lines: string[] = [];
   for (const info of sorted) {

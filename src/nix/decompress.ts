@@ -47,10 +47,15 @@ async function* unzstd(
   try {
     yield* decoder;
   } catch (error) {
-    throw /^(Z_|ZSTD_|ERR_TRAILING)/.test(errnoOf(error) ?? '')
+    throw isBadZstd(error)
       ? new FleetError('E_NAR_BAD', `not a zstd stream: ${messageOf(error)}`, { cause: error })
       : error;
   } finally {
     decoder.destroy();
   }
+}
+
+/** Whether zlib says so of the bytes, and it is not something else that failed. */
+export function isBadZstd(error: unknown): boolean {
+  return /^(Z_|ZSTD_|ERR_TRAILING)/.test(errnoOf(error) ?? '');
 }

@@ -57,3 +57,8 @@ function refusal(text: string): FleetError {
   const shown = text.length > 300 ? `${text.slice(0, 300)}…` : text;
   return new FleetError('E_STORE_PATH', `not a store path: ${JSON.stringify(shown)}`);
 }
+
+/** The order of names and paths, which are ASCII: bytewise, as in closure.fp. */
+export function compareBytewise(a: string, b: string): number {
+  return a < b ? -1 : a > b ? 1 : 0;
+}

@@ -6,6 +6,7 @@ import type { FastifyInstance } from 'fastify';
 import { Counter, collectDefaultMetrics, Gauge, Registry } from 'prom-client';
 import type { CacheTotals } from '../storage/state.ts';
 import type { Auth, Guard } from './auth.ts';
+import { addCounters } from './counters.ts';
 import type { StateDir } from './statedir.ts';
 
 /** Seconds; the last bucket is +Inf. */
@@ -67,20 +68,10 @@ export function makeMetrics(
     help: 'Bytes of blobs that garbage collection deleted',
     registers,
   });
-  for (const [name, help, key] of [
+  addCounters(registers, auth, [
     ['fleet_auth_failures_total', 'Requests with a token that is not valid', 'failures'],
     ['fleet_rate_limited_total', 'Such requests that were told to wait', 'limited'],
-  ] as const) {
-    new Counter({
-      name,
-      help,
-      registers,
-      collect() {
-        this.reset();
-        this.inc(auth[key]);
-      },
-    });
-  }
+  ]);
 
   let totals: { readonly at: number; readonly value: Promise<CacheTotals> } | null = null;
   const cacheTotals = (): Promise<CacheTotals> => {

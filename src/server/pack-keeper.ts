@@ -147,10 +147,9 @@ export class PackKeeper {
       const threads = Math.min(config.packWorkers, availableParallelism());
       const settings = { scratch: layout.blobTemporary, threads };
       this.#pool ??= openPackPool(blobs, settings);
-      const { pool, segments } = { pool: this.#pool, segments: this.segments };
-      const made = await makePack(step, {
-        ...{ state, blobs, segments, pool, keys: cacheKeys, now: now() },
-      });
+      const { segments } = this;
+      const making = { state, blobs, segments, pool: this.#pool, keys: cacheKeys, now: now() };
+      const made = await makePack(step, making);
       this.counts.made += 1;
       this.counts.bytes += made.parts.reduce((sum, { size }) => sum + size, 0);
       this.counts.seconds += (performance.now() - began) / 1000;

@@ -1,11 +1,12 @@
 // A host → what its next step costs: from the system that it says it runs to the one that is published for it or waits to be,
 // in bytes by NARs and by its update pack, in all and by package. Reads what is stored, and makes nothing.
 import { buffer } from 'node:stream/consumers';
+import { readClosure } from '../cache/read-closure.ts';
 import { readyPack, signersOf } from '../cache/ready-pack.ts';
 import { type PackIndex, parsePackHead, parsePackIndex } from '../delta/pack-index.ts';
 import { FleetError } from '../errors.ts';
 import { diffClosures } from '../manifest/closure-diff.ts';
-import { type Closure, type PathInfo, parseClosure } from '../nix/closure.ts';
+import type { Closure, PathInfo } from '../nix/closure.ts';
 import { splitName } from '../nix/drv-name.ts';
 import { nameOf, type StorePath } from '../nix/storepath.ts';
 import type { BlobId } from '../storage/blobs.ts';
@@ -73,8 +74,8 @@ export async function stepCost(dir: StateDir, host: string, now: number): Promis
   const running = runningSystem(row.report);
   const base = running === null ? null : await closureOfSystem(state, running);
   const from = running === null || base === null ? null : { toplevel: running, closure: base };
-  const next = await readClosure(dir, to);
-  const before = from === null ? null : await readClosure(dir, from);
+  const next = await readClosure(dir.blobs, to);
+  const before = from === null ? null : await readClosure(dir.blobs, from);
   const { added, packages } = diffClosures(before, next);
   const rows = new Map((await state.cachedPaths(added)).map((one) => [one.path, one]));
   const isStep = config.packs && from?.closure !== closure;
@@ -130,15 +131,6 @@ async function targetOf(
     throw new FleetError('E_NO_MANIFEST', `nothing was published for ${host} yet`);
   }
   return { manifest, published: true };
-}
-
-async function readClosure(
-  { blobs }: StateDir,
-  { closure, toplevel }: { readonly closure: BlobId; readonly toplevel: StorePath },
-): Promise<Closure> {
-  const file = await blobs.get(closure);
-  if (file !== null) return parseClosure(await buffer(file), toplevel);
-  throw new FleetError('E_CACHE_INCOMPLETE', `the closure file of ${toplevel} is missing`);
 }
 
 async function readIndex(

@@ -1,8 +1,7 @@
 // Update packs made by hand, honest or not, of systems whose NARs are in memory; and systems that differ in a way that packs are for.
 import { createHash } from 'node:crypto';
 import { join } from 'node:path';
-import { makePatch } from '../../src/delta/make-patch.ts';
-import type { OldNar } from '../../src/delta/old-nar.ts';
+import { narInMemory } from '../../src/delta/old-nar.ts';
 import { formatPackIndex, type PackedPath, type PackIndex } from '../../src/delta/pack-index.ts';
 import { rewritten } from '../../src/delta/rewrite.ts';
 import { packWhole, wholeMemory } from '../../src/delta/whole.ts';
@@ -10,6 +9,7 @@ import { formatClosure, type PathInfo, parseClosure } from '../../src/nix/closur
 import { signPath } from '../../src/nix/signature.ts';
 import { nameOf, type StorePath } from '../../src/nix/storepath.ts';
 import { bytesOf, inChunks } from './nar.ts';
+import { patchOf } from './patches.ts';
 import { type BuiltSystem, buildTrees, SWITCH } from './systems.ts';
 import { sha256, type World } from './world.ts';
 
@@ -23,13 +23,6 @@ export type Draft = {
 
 export function closureDigest({ infos }: BuiltSystem): string {
   return sha256(formatClosure(infos));
-}
-
-export function oldNarOf(bytes: Uint8Array): OldNar {
-  return {
-    size: bytes.length,
-    read: (offset, target) => target.set(bytes.subarray(offset, offset + target.length)),
-  };
 }
 
 /** A system of several trees; `edit` is in all of them, and `fresh` bytes of its own. */
@@ -90,12 +83,12 @@ export async function draftPack(
       draft.paths.push({ kind: 'whole', info, sigs, segment: group });
       continue;
     }
-    const source = rewritten(oldNarOf(narOf(base, old)), renames);
+    const source = rewritten(narInMemory(narOf(base, old)), renames);
     const copy = Buffer.alloc(source.size);
     source.read(0, copy);
     if (copy.equals(nar)) draft.paths.push({ kind: 'copy', info, sigs, old, renames });
     else {
-      const made = patches.get(`${old} ${info.path}`) ?? patchOf(source, nar);
+      const made = patches.get(`${old} ${info.path}`) ?? segmentOf(copy, nar);
       patches.set(`${old} ${info.path}`, made);
       const segment = draft.segments.push({ ...(await made) }) - 1;
       draft.paths.push({ kind: 'patch', info, sigs, old, renames, segment });
@@ -128,14 +121,9 @@ export async function wholeOf(
   return { bytes, memory: wholeMemory(nars.length) };
 }
 
-async function patchOf(source: OldNar, nar: Buffer): Promise<Draft['segments'][number]> {
-  const chunks: Buffer[] = [];
-  const making = makePatch(source, inChunks(nar));
-  for (;;) {
-    const { done, value } = await making.next();
-    if (done === true) return { bytes: Buffer.concat(chunks), memory: value.memory };
-    chunks.push(Buffer.from(value));
-  }
+async function segmentOf(old: Uint8Array, nar: Uint8Array): Promise<Draft['segments'][number]> {
+  const { patch, memory } = await patchOf(old, nar);
+  return { bytes: patch, memory };
 }
 
 /** The bytes of a pack, as it says, with true digests. */
