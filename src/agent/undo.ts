@@ -10,7 +10,7 @@ import { NEEDS_REBOOT } from './check.ts';
 import { type Host, switchTo } from './host.ts';
 import type { Touched, Transaction } from './journal.ts';
 import { INTERRUPTED } from './outcome.ts';
-import { canSwitchTo, readSystems } from './place.ts';
+import { canSwitchTo, type Place, readSystems } from './place.ts';
 import type { At, Happened } from './transaction.ts';
 import { toldBy } from './verdict.ts';
 
@@ -63,15 +63,13 @@ export async function asOfThisBoot<T extends Omit<Transaction, 'step'>>(
   return { ...transaction, bootId: host.bootId, touched: { ...touched, system } };
 }
 
-async function restoreBoot(host: Host, before: Before): Promise<void> {
-  const { target, previous, previousProfile } = before;
+async function restoreBoot(
+  host: Host,
+  { target, previous, previousProfile }: Before,
+): Promise<void> {
   const { place } = host;
-  let back: StorePath | null = null;
-  for (const path of [previous, previousProfile]) {
-    // A generation may have been deleted meanwhile; what ran is held.
-    if (path !== null && path !== target && (await canSwitchTo(place, path))) back = path;
-  }
-  if (back === null) throw new Error('no system of before is known');
+  // A generation may have been deleted meanwhile; what ran is held.
+  const back = await wayBack(place, target, [previousProfile, previous]);
   const { profile } = await readSystems(place);
   if (profile !== back) await setProfile(place.profile, back, place.nix);
   // Always: the profile may have been set right by a run that did not get as far as this.
@@ -79,14 +77,29 @@ async function restoreBoot(host: Host, before: Before): Promise<void> {
   if (boot.code !== 0) throw new Error(toldBy(boot, 'boot'));
 }
 
-async function restoreSystem(host: Host, before: Before): Promise<'now' | 'by-boot'> {
-  const { target, previous } = before;
-  if (previous === null) throw new Error('no system of before is known');
-  if (previous === target) throw new Error('it is the one that ran before');
-  const test = await switchTo(host, previous, 'test');
+async function restoreSystem(
+  host: Host,
+  { target, previous, previousProfile }: Before,
+): Promise<'now' | 'by-boot'> {
+  const back = await wayBack(host.place, target, [previous, previousProfile]);
+  const test = await switchTo(host, back, 'test');
   if (test.code === NEEDS_REBOOT) return 'by-boot';
   if (test.code !== 0 && test.code !== 4) throw new Error(toldBy(test, 'test'));
   const { current } = await readSystems(host.place);
-  if (current !== previous) throw new Error(`the current system is ${current}`);
+  if (current !== back) throw new Error(`the current system is ${current}`);
   return 'now';
+}
+
+/** The first of `before` that is there. What came to nothing is the last of them: it may be all that there was. */
+async function wayBack(
+  place: Place,
+  target: StorePath,
+  before: readonly (StorePath | null)[],
+): Promise<StorePath> {
+  const known = before.filter((path) => path !== null);
+  const others = known.filter((path) => path !== target);
+  for (const path of [...others, ...known]) {
+    if (await canSwitchTo(place, path)) return path;
+  }
+  throw new Error('no system of before is known');
 }

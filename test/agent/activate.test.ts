@@ -282,6 +282,32 @@ test('a generation that was deleted meanwhile: what ran before is what boots aga
   assert.deepEqual(await namesOf(dir), { current: 'old', profile: 'old', boot: 'old' });
 });
 
+test('what is given up is what ran before: the machine runs and boots that again', async () => {
+  // The one that was tried in between could not be undone; then this one was offered again, and somebody booted another.
+  const host = { ...(await machine()), bootId: 'boot 1' };
+  const dir = dirOf(host);
+  const next = systemPath('next');
+  const touched = { system: true, boot: true };
+  const before = { touched, previous: next, previousProfile: next };
+  const committing = transactionOf({ ...before, step: 'committing', again: true });
+  await writeJournal(host.memory.dir, { ...EMPTY_JOURNAL, transaction: committing });
+  const attempt = await settle(host, committing);
+  assert.deepEqual([attempt?.phase, attempt?.reason?.code], ['rolled-back', 'E_INTERRUPTED']);
+  assert.deepEqual(await namesOf(dir), { current: 'next', profile: 'next', boot: 'next' });
+  assert.equal((await readJournal(host.memory.dir)).transaction, null);
+});
+
+test('what somebody switched to before it was offered is not healthy: the machine goes back to its profile', async () => {
+  const host = await machine();
+  const dir = dirOf(host);
+  await makeCurrent(dir, 'next');
+  await writeFile(join(dir, 'run/bad-next'), '');
+  await run(host, 'next', RULES);
+  const { transaction, rejected } = await readJournal(host.memory.dir);
+  assert.deepEqual([transaction, rejected?.reason.code], [null, 'E_HEALTH']);
+  assert.deepEqual(await namesOf(dir), { current: 'old', profile: 'old', boot: 'old' });
+});
+
 test('a journal of an agent from before all this: it is gone on with, and ends on one system', async () => {
   for (const step of ['activating', 'verifying', 'committing', 'undoing'] as const) {
     for (const bootId of ['boot 0', 'boot 1']) {

@@ -11,13 +11,15 @@ import { Machine } from './machine.ts';
 /** Of a first update, on a busy machine. */
 const PATIENCE = 90_000;
 
+/** `what` is waited for; a function says more of it where that was in vain. */
 export async function waitFor(
-  what: string,
+  what: string | (() => Promise<string>),
   holds: () => boolean | Promise<boolean>,
   patience = PATIENCE,
 ): Promise<void> {
   for (const deadline = performance.now() + patience; !(await holds()); await sleep(100)) {
-    if (performance.now() > deadline) throw new Error(`waited in vain: ${what}`);
+    if (performance.now() < deadline) continue;
+    throw new Error(`waited in vain: ${typeof what === 'string' ? what : await what()}`);
   }
 }
 
@@ -50,24 +52,27 @@ export async function setting(
 
 /** Publishes `next`, and waits until the host told what became of it. */
 export async function update(
-  { world }: Pick<Setting, 'world'>,
+  s: Pick<Setting, 'world'> & Partial<Setting>,
   next: BuiltSystem,
   activation: Partial<Activation> = {},
   patience = PATIENCE,
 ): Promise<Receipt> {
-  const digest = world.publish(next, { activation: { ...DEFAULT_ACTIVATION, ...activation } });
-  return await toldOf({ world }, digest, patience);
+  const digest = s.world.publish(next, { activation: { ...DEFAULT_ACTIVATION, ...activation } });
+  return await toldOf(s, digest, patience);
 }
 
 /** Waits until the host told what became of a manifest. */
 export async function toldOf(
-  { world }: Pick<Setting, 'world'>,
+  { world, machine }: Pick<Setting, 'world'> & Partial<Setting>,
   digest: string,
   patience = PATIENCE,
 ): Promise<Receipt> {
   let told: Receipt | undefined;
   await waitFor(
-    'it is told of',
+    async () => {
+      const reports = JSON.stringify(world.reports.slice(-3), null, 1);
+      return `it is told of ${digest}: ${reports}\n${machine && (await journalOf(machine))}`;
+    },
     () => {
       const last = world.reports.at(-1);
       const isOver = last !== undefined && !UNDER_WAY.includes(last.phase);
@@ -79,6 +84,10 @@ export async function toldOf(
   assert.ok(told);
   return told;
 }
+
+/** The last that its agent and its switches said. */
+export const journalOf = async (machine: Machine): Promise<string> =>
+  (await machine.run('journalctl', '--no-pager', '-n', '150', '-u', 'fleet-*')).stdout;
 
 const UNDER_WAY: readonly string[] = ['verifying', 'reboot-pending', 'rebooting'];
 
