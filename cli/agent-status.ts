@@ -1,8 +1,8 @@
 // What an agent's status says to people.
-import type { AgentStatus, Fetching, LocalStatus } from '../src/agent/status.ts';
+import type { AgentStatus, LocalStatus } from '../src/agent/status.ts';
 import { formatTime } from '../src/manifest/time.ts';
 import { waitText } from './agent-once.ts';
-import { counted, formatBytes, printable, table } from './output.ts';
+import { fetchingText, formatBytes, printable, table } from './output.ts';
 
 /** So many packages are shown; --json has more of them. */
 const SHOWN = 15;
@@ -24,7 +24,7 @@ export function statusText(status: AgentStatus): string {
     ['phase', last === null ? 'never ran' : `${last.phase}, since ${formatTime(last.at)}`],
     ...(last?.text == null ? [] : [['  why', printable(last.text)]]),
     ...(underWay === null ? [] : [['under way', `${underWay.step} ${underWay.target}`]]),
-    ...(fetching === null ? [] : [['fetching', fetchingText(fetching)]]),
+    ...(fetching === null ? [] : [['fetching', `${fetching.toplevel}: ${fetchingText(fetching)}`]]),
     ...(rejected === null
       ? []
       : [
@@ -43,12 +43,6 @@ export function statusText(status: AgentStatus): string {
     ...(status.tokenProblem === null ? [] : [['  but', printable(status.tokenProblem)]]),
     ['receipts', status.queued === 0 ? 'all sent' : waitText(status.queued)],
   ]);
-}
-
-function fetchingText({ toplevel, paths, bytes, secondsLeft }: Fetching): string {
-  const left = secondsLeft === null ? '' : `, about ${secondsLeft} s left`;
-  const size = `${formatBytes(bytes.done)} of ${formatBytes(bytes.total)} unpacked`;
-  return `${toplevel}: ${paths.done} of ${counted(paths.total, 'path')}, ${size}${left}`;
 }
 
 /** What is coming, what it changes, and what people here asked for. */

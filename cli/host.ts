@@ -17,7 +17,7 @@ import { registerHostBundle } from './host-bundle.ts';
 import { exportRecords } from './host-export.ts';
 import { registerHostHold } from './host-hold.ts';
 import { registerHostRemove } from './host-remove.ts';
-import { globalsOf, print, printable, say, table } from './output.ts';
+import { fetchingText, globalsOf, print, printable, say, table } from './output.ts';
 import { withStateDir } from './state.ts';
 import { heldText, waitingText } from './status.ts';
 
@@ -93,6 +93,14 @@ export function registerHost(program: Command): void {
           table([
             ['phase', status.phase],
             ['why', printable(status.why?.text ?? '-')],
+            ...(status.fetching === null
+              ? []
+              : [
+                  [
+                    '  so far',
+                    `${fetchingText(status.fetching)} (${time(status.fetching.toldAt)})`,
+                  ],
+                ]),
             ['desired', desiredOf(status)],
             ['  sequence', String(status.desired?.sequence ?? '-')],
             ['  issued', time(status.desired?.issuedAt)],

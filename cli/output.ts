@@ -199,6 +199,21 @@ export function counted(count: number, what: string): string {
   return `${count} ${what}${count === 1 ? '' : 's'}`;
 }
 
+/** `3 of 415 paths, 1.5 MiB of 200.0 MiB unpacked, about 40 s left`. */
+export function fetchingText({
+  paths,
+  bytes,
+  secondsLeft,
+}: {
+  readonly paths: { readonly done: number; readonly total: number };
+  readonly bytes: { readonly done: number; readonly total: number };
+  readonly secondsLeft: number | null;
+}): string {
+  const left = secondsLeft === null ? '' : `, about ${secondsLeft} s left`;
+  const size = `${formatBytes(bytes.done)} of ${formatBytes(bytes.total)} unpacked`;
+  return `${paths.done} of ${counted(paths.total, 'path')}, ${size}${left}`;
+}
+
 /** Bytes as people read them: `17 B`, `1.5 MiB`. */
 export function formatBytes(bytes: number): string {
   const units = ['B', 'KiB', 'MiB', 'GiB', 'TiB'];

@@ -9,6 +9,7 @@ import { type HostStatus, hostStatus, requestsIn } from '../src/server/status.ts
 import type { Waiting } from '../src/server/waiting.ts';
 import {
   counted,
+  fetchingText,
   type Globals,
   globalsOf,
   paint,
@@ -88,7 +89,7 @@ function hostTable(globals: Globals, hosts: readonly Row[], now: number): string
       host.actual?.current == null ? '-' : shortPath(host.actual.current),
       paintPhase(globals, host.phase),
       host.lastSeen === null ? 'never' : `${ago(now - host.lastSeen)} ago`,
-      whyOf(host),
+      whyOf(host, now),
     ]),
   ]);
 }
@@ -99,8 +100,11 @@ function desiredOf({ desired }: HostStatus): string {
   return `#${sequence} ${toplevel === null ? 'removed' : shortPath(toplevel)}${emergency ? ', EMERGENCY' : ''}`;
 }
 
-function whyOf({ why, conflict, waiting, exceptions, held }: Row): string {
+function whyOf({ why, fetching, conflict, waiting, exceptions, held }: Row, now: number): string {
   const reasons = [
+    fetching === null
+      ? undefined
+      : `${fetchingText(fetching)}, it said ${ago(now - fetching.toldAt)} ago`,
     why?.text,
     conflict === null ? undefined : 'cloned? see below',
     waiting === null ? undefined : waitingText(waiting),

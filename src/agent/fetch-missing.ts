@@ -11,7 +11,7 @@ import type { StorePath } from '../nix/storepath.ts';
 import { openPack, type UsePack } from './open-pack.ts';
 import { removePack } from './pack-store.ts';
 import type { Place } from './place.ts';
-import { Progress } from './progress.ts';
+import { Progress, type Telling } from './progress.ts';
 import type { Source } from './source.ts';
 import { Substituter } from './substituter.ts';
 import { type Packed, Supply } from './supply.ts';
@@ -32,6 +32,8 @@ export type FetchOptions = {
   readonly through: readonly string[];
   /** The agent's state directory, where it says how far it is. */
   readonly state: string;
+  /** Who else is told of that; null: nobody. */
+  readonly tell: Telling | null;
 };
 
 export type Fetched = {
@@ -58,7 +60,7 @@ export async function fetchMissing(
     return { paths: 0, bytes: 0, packed: { paths: 0, bytes: 0 }, fellBack: 0 };
   }
   await using pack = await openPack(options, wanted);
-  await using progress = new Progress(options.state, closure.toplevel, wanted);
+  await using progress = new Progress(options.state, closure.toplevel, wanted, options.tell);
   const rounds = new Rounds(options, replace, pack.packed, progress);
   await rounds.run(wanted);
   if (packs !== null) await removePack(packs.dir);

@@ -8,7 +8,7 @@ import { parseNixPublicKey } from '../nix/signature.ts';
 import { requireSwitchable } from './activate.ts';
 import { getClosure } from './ask.ts';
 import { noteBase, readBase } from './bases.ts';
-import type { Fetched } from './fetch-missing.ts';
+import type { Fetched, FetchOptions } from './fetch-missing.ts';
 import type { Host } from './host.ts';
 import { memoryFiles } from './memory.ts';
 import { atLowPriority } from './priority.ts';
@@ -19,7 +19,15 @@ import { fetchClosure } from './store.ts';
 export async function fetchSystem(
   source: Source,
   { memory, place }: Pick<Host, 'memory' | 'place'>,
-  { manifest, root }: { readonly manifest: Deployment; readonly root: Pick<Root, 'cache'> },
+  {
+    manifest,
+    root,
+    tell,
+  }: {
+    readonly manifest: Deployment;
+    readonly root: Pick<Root, 'cache'>;
+    readonly tell: FetchOptions['tell'];
+  },
   say: (line: string) => void,
 ): Promise<{ readonly closure: Closure; readonly fetched: Fetched }> {
   const { toplevel, emergency } = manifest;
@@ -47,6 +55,7 @@ export async function fetchSystem(
       packs: config.deltas ? packs : null,
       through,
       state: dir,
+      tell,
     });
   const fetched = await (config.lowPriority ? atLowPriority(fetch) : fetch([]));
   await requireSwitchable(place, toplevel);

@@ -27,6 +27,8 @@ export type OnceOptions = Clocks & {
   readonly acceptAge?: boolean;
   /** A host's bundle, which is asked in the place of the server; and who brought it, who wants it now. */
   readonly bundle?: { readonly chunks: AsyncIterable<Uint8Array>; readonly who: Who };
+  /** Wait before the server is told how far a fetch is, in ms; tests set less. */
+  readonly tellAfter?: number;
   /** A line of progress for people. */
   readonly say?: (line: string) => void;
 };

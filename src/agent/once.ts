@@ -37,6 +37,7 @@ import {
   type Outcome,
 } from './outcome.ts';
 import type { Wait } from './policy.ts';
+import { tellServer } from './progress.ts';
 import { renewInTime } from './renew-token.ts';
 import type { Source } from './source.ts';
 import { standingOf } from './standing.ts';
@@ -228,14 +229,17 @@ class Run implements AsyncDisposable {
     const { place } = this.#host;
     const { dir } = this.#memory;
     const { manifest: id } = update;
-    const { acceptAge, retry } = this.#options;
+    const { acceptAge, retry, tellAfter } = this.#options;
     // People may say something about it from now on.
     const local = await coming(dir, id, manifest, this.#host.now());
     const heard = { ...update, wishes: wishesFor(local, id.sha256, this.#bringer) };
     const before = retry === true ? null : await waitBeforeFetch(this.#host, heard);
     if (before !== null) return this.#wait(before, heard.wishes);
     await probeNamespace(place);
-    const what = { manifest, root: root.root };
+    const { host, privacy } = this.#memory.config;
+    const mayTell = this.#bringer === null && !privacy;
+    const tell = mayTell ? tellServer(this.#client, host, id.sha256, tellAfter) : null;
+    const what = { manifest, root: root.root, tell };
     const { closure, fetched } = await fetchSystem(this.#source, this.#host, what, this.#say);
     this.#fetched = fetched;
     const wishes = wishesFor(await readLocal(dir), id.sha256, this.#bringer);

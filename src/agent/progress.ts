@@ -1,10 +1,14 @@
-// How far a fetch is ↔ progress.json, for `fleet agent status` on this machine alone: nothing of it goes to the server. Written
-// at most every second, without waiting for the disk; what a killed run left is told by its age.
+// How far a fetch is ↔ progress.json, for `fleet agent status`: written every second, without waiting for the disk; what a
+// killed run left is told by its age. The server is told of long fetches (SPEC §6.4), seldom, as each time costs a round trip of a
+// line that may be thin; whether that arrives matters to nobody here.
 import { rename, rm, stat, writeFile } from 'node:fs/promises';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { formatToldProgress } from '../manifest/told-progress.ts';
 import { narBytesOf, type PathInfo } from '../nix/closure.ts';
 import { parseStorePath, type StorePath } from '../nix/storepath.ts';
 import { memoryFiles, readState } from './memory.ts';
 import { type Fields, formatRecord, integer, parsedBy, parseRecord, record } from './record.ts';
+import type { Source } from './source.ts';
 
 type Count = { readonly done: number; readonly total: number };
 
@@ -25,9 +29,40 @@ const PROGRESS: Fields<FetchProgress> = {
   elapsed: integer(0),
 };
 
+/** An answer has no body; a refusal says why. */
+const MAX_ANSWER_BYTES = 4096;
+
 const EVERY_MS = 1000;
+/** When the server is told first; then after twice as long each time, up to the most. */
+const TELL_MS = 60_000;
+const MOST_TELL_MS = 300_000;
 /** What nobody wrote on for so long is of a run that is gone; a line may be silent for `patienceSeconds`. */
 const STALE_MS = 10_000;
+
+/** How the one who is not on this machine is told. */
+export type Telling = {
+  /** What it throws is nobody's business. */
+  readonly send: (progress: FetchProgress, signal: AbortSignal) => Promise<unknown>;
+  /** Wait before the first time, in ms. */
+  readonly after: number;
+};
+
+/** Tells the server how far `host` is with what the manifest of digest `manifest` names. Tests wait for less. */
+export function tellServer(
+  server: Pick<Source, 'document'>,
+  host: string,
+  manifest: string,
+  after = TELL_MS,
+): Telling {
+  const send: Telling['send'] = async (progress, signal) => {
+    const { paths, bytes } = progress;
+    const left = secondsLeft(progress);
+    const body = formatToldProgress({ manifest, paths, bytes, secondsLeft: left });
+    const request = { method: 'POST', contentType: 'application/json', body, signal } as const;
+    await server.document(`/v1/hosts/${host}/progress`, MAX_ANSWER_BYTES, request);
+  };
+  return { send, after };
+}
 
 export class Progress implements AsyncDisposable {
   readonly #file: string;
@@ -37,10 +72,17 @@ export class Progress implements AsyncDisposable {
   readonly #served = new Set<StorePath>();
   readonly #began = performance.now();
   readonly #timer: NodeJS.Timeout;
+  readonly #ended = new AbortController();
   #writing: Promise<void>;
+  #telling: Promise<void> = Promise.resolve();
 
-  /** Of `missing`; told of until it is disposed of. */
-  constructor(dir: string, toplevel: StorePath, missing: readonly PathInfo[]) {
+  /** Of `missing`; told of until it is disposed of. `telling`: null where nobody else is to know. */
+  constructor(
+    dir: string,
+    toplevel: StorePath,
+    missing: readonly PathInfo[],
+    telling: Telling | null,
+  ) {
     this.#file = memoryFiles(dir).progress;
     this.#toplevel = toplevel;
     this.#paths = { done: 0, total: missing.length };
@@ -50,11 +92,13 @@ export class Progress implements AsyncDisposable {
       this.#writing = this.#writing.then(() => this.#write());
     }, EVERY_MS);
     this.#timer.unref();
+    if (telling !== null) this.#telling = this.#tell(telling);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
     clearInterval(this.#timer);
-    await this.#writing;
+    this.#ended.abort();
+    await Promise.all([this.#writing, this.#telling]);
     await rm(this.#file, { force: true }).catch(() => {});
   }
 
@@ -66,16 +110,28 @@ export class Progress implements AsyncDisposable {
     this.#bytes.done += narSize;
   }
 
-  async #write(): Promise<void> {
-    const progress: FetchProgress = {
+  #now(): FetchProgress {
+    return {
       toplevel: this.#toplevel,
       paths: this.#paths,
       bytes: this.#bytes,
       elapsed: Math.round(performance.now() - this.#began),
     };
+  }
+
+  async #tell({ send, after }: Telling): Promise<void> {
+    const { signal } = this.#ended;
+    for (let wait = after; ; wait = Math.min(2 * wait, MOST_TELL_MS)) {
+      await sleep(wait, undefined, { signal, ref: false }).catch(() => {});
+      if (signal.aborted) return;
+      await send(this.#now(), signal).catch(() => {});
+    }
+  }
+
+  async #write(): Promise<void> {
     try {
       // Whoever reads it sees one or the other; after a power cut it says nothing.
-      await writeFile(`${this.#file}.new`, formatRecord(progress), { mode: 0o600 });
+      await writeFile(`${this.#file}.new`, formatRecord(this.#now()), { mode: 0o600 });
       await rename(`${this.#file}.new`, this.#file);
     } catch {
       // Nobody has to know.

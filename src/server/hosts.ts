@@ -1,4 +1,4 @@
-// What one host asks for and says: its offer, closure files, and its reports.
+// What one host asks for and says: its offer, closure files, its reports, and how far it is with an update.
 // A host's own routes want that host's token; a report is checked against the key it enrolled with,
 // so that a stolen token alone cannot speak for a host.
 
@@ -7,6 +7,7 @@ import { FleetError } from '../errors.ts';
 import { parsePublicKey } from '../keyfile.ts';
 import { parseEnvelope } from '../manifest/dsse.ts';
 import { verifyReceipt } from '../manifest/receipt.ts';
+import { formatToldProgress, parseToldProgress } from '../manifest/told-progress.ts';
 import { parseBlobId } from '../storage/blobs.ts';
 import { type Auth, guardedBy } from './auth.ts';
 import { makeOffer } from './offers.ts';
@@ -20,6 +21,8 @@ const FAREWELL_SECONDS = 86_400;
 
 /** A host's sighting is written at most so often, in seconds. */
 const TOUCH_EVERY = 30;
+/** And how far it is, too; hosts say so every minute at most. */
+const PROGRESS_EVERY = 10;
 
 export function registerHostRoutes(
   app: FastifyInstance,
@@ -126,6 +129,25 @@ export function registerHostRoutes(
         await state.endLeaving(host, now() + FAREWELL_SECONDS);
       }
       return reply.send({ stored: outcome === 'stored' });
+    },
+  );
+
+  const told = new Map<string, number>();
+  app.post<{ Params: { host: string } }>(
+    '/v1/hosts/:host/progress',
+    guardedBy(auth.isHost),
+    async (request, reply) => {
+      const { host } = request.params;
+      touch(host);
+      const progress = parseToldProgress(bodyText(request.body));
+      const at = now();
+      if (Math.abs(at - (told.get(host) ?? Number.NEGATIVE_INFINITY)) < PROGRESS_EVERY) {
+        reply.header('retry-after', String(PROGRESS_EVERY));
+        return refuse(reply, 429, 'E_RATE_LIMITED', `${host} said how far it is a moment ago`);
+      }
+      told.set(host, at);
+      await state.noteProgress(host, formatToldProgress(progress), at);
+      return reply.code(204).send();
     },
   );
 }

@@ -10,6 +10,11 @@ import {
   type Reason,
   type Receipt,
 } from '../manifest/receipt.ts';
+import {
+  parseToldProgress,
+  TOLD_PROGRESS_SECONDS,
+  type ToldProgress,
+} from '../manifest/told-progress.ts';
 import type { StorePath } from '../nix/storepath.ts';
 import type { ConflictKind } from '../storage/host-life.ts';
 import type { StatusRow } from '../storage/state.ts';
@@ -36,6 +41,8 @@ export type HostStatus = {
     /** POSIX seconds, by the server's clock. */
     readonly reportedAt: number;
   } | null;
+  /** How far it is with fetching the newest manifest's system, as it said itself, unsigned; null: it said nothing of late. */
+  readonly fetching: (Omit<ToldProgress, 'manifest'> & { readonly toldAt: number }) | null;
   readonly phase: Phase;
   readonly why: Reason | null;
   /** What root at the machine did that the rules alone would not have, as its last receipt says. */
@@ -85,8 +92,9 @@ export function hostStatus(row: StatusRow, now: number): HostStatus {
   const { host, lastSeen, heldAt, heldReason } = record;
   const held = heldAt === null ? null : { since: heldAt, reason: heldReason };
   const exceptions = receipt?.exceptions ?? [];
+  const fetching = fetchingOf(row, now);
   return {
-    ...{ host, desired, actual, held, lastSeen, exceptions },
+    ...{ host, desired, actual, held, lastSeen, exceptions, fetching },
     ...phaseOf(),
     conflict: conflictOf(row),
   };
@@ -105,23 +113,35 @@ export function hostStatus(row: StatusRow, now: number): HostStatus {
     }
     if (receipt === null) {
       return manifest === null
-        ? {
-            phase: 'manifest-pending',
-            why: { code: 'no-manifest', text: 'nothing is published for it' },
-          }
-        : { phase: 'manifest-pending', why: { code: 'no-report', text: 'has not reported yet' } };
+        ? pending('no-manifest', 'nothing is published for it')
+        : pending('no-report', 'has not reported yet');
     }
     // What a host refuses need not be the newest manifest: it is news all the same.
     const about = receipt.manifest?.sha256 === manifest?.digest || receipt.phase === 'refused';
     const older = manifest !== null && report !== null && report.receivedAt < manifest.issuedAt;
     if (manifest !== null && (!about || (older && receipt.phase === 'refused'))) {
-      return {
-        phase: 'manifest-pending',
-        why: { code: 'not-fetched', text: 'has not taken the newest manifest yet' },
-      };
+      return pending('not-fetched', 'has not taken the newest manifest yet');
     }
     return { phase: receipt.phase, why: receipt.reason };
   }
+
+  /** Nothing that is signed tells of the newest manifest. What is not signed never takes the place of what is. */
+  function pending(code: string, text: string): { phase: Phase; why: Reason | null } {
+    if (fetching !== null) return { phase: 'fetching', why: null };
+    return { phase: 'manifest-pending', why: { code, text } };
+  }
+}
+
+/** What a host said after all else that it said, a moment ago and of what it is to run now. */
+function fetchingOf(
+  { record: { progress, progressAt }, manifest, report }: StatusRow,
+  now: number,
+): HostStatus['fetching'] {
+  if (progress === null || progressAt === null || manifest === null) return null;
+  const isOld = Math.abs(now - progressAt) > TOLD_PROGRESS_SECONDS;
+  if (isOld || (report !== null && report.receivedAt >= progressAt)) return null;
+  const { manifest: digest, ...how } = parseToldProgress(progress);
+  return digest === manifest.digest ? { ...how, toldAt: progressAt } : null;
 }
 
 /** An exception that a receipt of a host tells. */

@@ -80,6 +80,8 @@ export interface HostLifeWrites {
     host: string,
     hold: { readonly at: number; readonly reason: string | null } | null,
   ): Promise<boolean>;
+  /** Notes what a host says of what it is in the middle of (SPEC §6.4), in the place of what it said before. */
+  noteProgress(host: string, progress: string, at: number): Promise<void>;
   /** Ends the tokens of a host that was removed at `at`, or when they end anyway. */
   endLeaving(host: string, at: number): Promise<void>;
 }

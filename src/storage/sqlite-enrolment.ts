@@ -16,7 +16,7 @@ type Enrolment = Pick<
   SyncWrites,
   'invite' | 'enrol' | 'addCredential' | 'revokeCredentials' | 'touchHost' | 'addReport'
 > &
-  Pick<SyncWrites, 'renewToken' | 'endLeaving' | 'holdHost'>;
+  Pick<SyncWrites, 'renewToken' | 'endLeaving' | 'holdHost' | 'noteProgress'>;
 
 /** So many tokens of a host that have a successor are known by their hash, to tell who comes with one. */
 const KEPT_PREDECESSORS = 8;
@@ -67,6 +67,9 @@ export function createEnrolment(db: Database): Enrolment {
   );
   const letGo = db.prepare<[string]>(
     'UPDATE host SET held_at = NULL, held_reason = NULL WHERE host = ?',
+  );
+  const noteProgress = db.prepare<[string, number, string]>(
+    'UPDATE host SET progress = ?, progress_at = ? WHERE host = ?',
   );
 
   const isRemoved = db
@@ -211,6 +214,7 @@ export function createEnrolment(db: Database): Enrolment {
     endLeaving: (host, at) => void endLeaving.run({ host, at }),
     holdHost: (host, held) =>
       (held === null ? letGo.run(host) : hold.run({ host, ...held })).changes > 0,
+    noteProgress: (host, progress, at) => void noteProgress.run(progress, at, host),
     touchHost: (host, now) => void seen.run(now, host),
     addReport: (report) => addReport.immediate(report),
   };

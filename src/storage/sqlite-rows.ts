@@ -65,7 +65,8 @@ export const MANIFEST = `host, epoch, sequence, digest, envelope, toplevel, clos
   closure_bytes AS closureBytes, issued_at AS issuedAt, expires_at AS expiresAt`;
 
 export const HOST = `host, public_key AS publicKey, enrolled_at AS enrolledAt,
-  last_seen AS lastSeen, held_at AS heldAt, held_reason AS heldReason`;
+  last_seen AS lastSeen, held_at AS heldAt, held_reason AS heldReason,
+  progress, progress_at AS progressAt`;
 
 export const REPORT = `host, counter, digest, previous, received_at AS receivedAt, envelope`;
 

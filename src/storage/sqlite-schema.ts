@@ -287,6 +287,11 @@ export const MIGRATIONS: readonly string[] = [
   CREATE INDEX report_request ON report (received_at) WHERE request IS NOT NULL;
   `,
   PACKS,
+  // 9: what a host says of what it is in the middle of, and when it said so.
+  `
+  ALTER TABLE host ADD COLUMN progress TEXT;
+  ALTER TABLE host ADD COLUMN progress_at INTEGER;
+  `,
 ];
 
 /** The schema version that this program writes. */

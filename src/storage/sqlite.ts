@@ -144,6 +144,7 @@ function writesThrough(writer: Writer): StateWrites {
     enrol: (...args) => writer.write('enrol', args),
     renewToken: (...args) => writer.write('renewToken', args),
     holdHost: (...args) => writer.write('holdHost', args),
+    noteProgress: (...args) => writer.write('noteProgress', args),
     endLeaving: (...args) => writer.write('endLeaving', args),
     addCredential: (...args) => writer.write('addCredential', args),
     revokeCredentials: (...args) => writer.write('revokeCredentials', args),

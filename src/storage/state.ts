@@ -156,6 +156,9 @@ export type HostRecord = {
   /** Since when the admin holds it, and why; null: nobody does. */
   readonly heldAt: number | null;
   readonly heldReason: string | null;
+  /** What it last said of a fetch that it was in the middle of (SPEC §6.4), and when; null: nothing yet. */
+  readonly progress: string | null;
+  readonly progressAt: number | null;
 };
 
 /** What a host last reported, and the receipt that says so. */

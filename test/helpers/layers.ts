@@ -74,6 +74,7 @@ export const RULES: ReadonlyMap<string, Rule> = new Map([
           'root',
           'time',
           'token-request',
+          'told-progress',
           'log-view',
           'snapshot',
           'verify',

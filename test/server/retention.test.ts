@@ -71,7 +71,10 @@ test('the newest manifests, what a host runs and boots, and pins, each with its 
 
 test('a receipt that cannot be read keeps nothing, and stops nothing', async () => {
   const life = { publicKey: null, enrolledAt: null, lastSeen: null };
-  const record = { host: 'a', ...life, heldAt: null, heldReason: null };
+  const record = {
+    ...{ host: 'a', ...life, heldAt: null, heldReason: null },
+    ...{ progress: null, progressAt: null },
+  };
   const report = {
     host: 'a',
     counter: 1,

@@ -36,6 +36,8 @@ for (const writer of ['inline', 'thread'] as const) {
         lastSeen: null,
         heldAt: null,
         heldReason: null,
+        progress: null,
+        progressAt: null,
       });
       assert.equal(await enrol(state, 's', 'KEY'), 'enrolled');
       assert.equal((await state.host('a'))?.publicKey, 'KEY');
@@ -135,7 +137,10 @@ for (const writer of ['inline', 'thread'] as const) {
       assert.deepEqual((await state.status())[0]?.report, second);
       assert.equal((await state.host('a'))?.lastSeen, second.receivedAt);
       await state.touchHost('a', 9999);
-      assert.equal((await state.host('a'))?.lastSeen, 9999);
+      await state.noteProgress('a', 'one', 8);
+      await state.noteProgress('a', 'two', 9);
+      const { lastSeen, progress, progressAt } = (await state.host('a')) ?? {};
+      assert.deepEqual([lastSeen, progress, progressAt], [9999, 'two', 9]);
     });
 
     test('with a hole before them are a gap', async () => {
