@@ -3,7 +3,7 @@
 // so that a stolen token alone cannot speak for a host.
 
 import type { FastifyInstance } from 'fastify';
-import { FleetError } from '../errors.ts';
+import { type ErrorCode, FleetError } from '../errors.ts';
 import { parsePublicKey } from '../keyfile.ts';
 import { parseEnvelope } from '../manifest/dsse.ts';
 import { verifyReceipt } from '../manifest/receipt.ts';
@@ -139,7 +139,11 @@ export function registerHostRoutes(
     async (request, reply) => {
       const { host } = request.params;
       touch(host);
-      const progress = parseToldProgress(bodyText(request.body));
+      // One that was removed has nothing to fetch.
+      if (auth.holder(request)?.scope === 'leaving') {
+        return refuse(reply, 403, 'E_FORBIDDEN', `${host} was removed from the fleet`);
+      }
+      const progress = parseToldProgress(bodyText(request.body, 'E_REQUEST'));
       const at = now();
       if (Math.abs(at - (told.get(host) ?? Number.NEGATIVE_INFINITY)) < PROGRESS_EVERY) {
         reply.header('retry-after', String(PROGRESS_EVERY));
@@ -152,13 +156,13 @@ export function registerHostRoutes(
   );
 }
 
-/** The text of a raw body. @throws FleetError E_ENVELOPE when it is not UTF-8. */
-export function bodyText(body: unknown): string {
+/** The text of a raw body. @throws FleetError `code` when it is not UTF-8. */
+export function bodyText(body: unknown, code: ErrorCode = 'E_ENVELOPE'): string {
   try {
     return new TextDecoder('utf-8', { fatal: true }).decode(
       body instanceof Uint8Array ? body : new Uint8Array(),
     );
   } catch (cause) {
-    throw new FleetError('E_ENVELOPE', 'the body is not UTF-8', { cause });
+    throw new FleetError(code, 'the body is not UTF-8', { cause });
   }
 }

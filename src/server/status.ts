@@ -140,8 +140,13 @@ function fetchingOf(
   if (progress === null || progressAt === null || manifest === null) return null;
   const isOld = Math.abs(now - progressAt) > TOLD_PROGRESS_SECONDS;
   if (isOld || (report !== null && report.receivedAt >= progressAt)) return null;
-  const { manifest: digest, ...how } = parseToldProgress(progress);
-  return digest === manifest.digest ? { ...how, toldAt: progressAt } : null;
+  try {
+    const { manifest: digest, ...how } = parseToldProgress(progress);
+    return digest === manifest.digest ? { ...how, toldAt: progressAt } : null;
+  } catch {
+    // Nothing follows from it: one that cannot be read must not keep all else from being shown.
+    return null;
+  }
 }
 
 /** An exception that a receipt of a host tells. */

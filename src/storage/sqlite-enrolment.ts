@@ -25,8 +25,10 @@ export function createEnrolment(db: Database): Enrolment {
   const addHost = db.prepare('INSERT OR IGNORE INTO host (host) VALUES (?)');
   const keyOf = db.prepare<[string], string | null>('SELECT public_key FROM host WHERE host = ?');
   keyOf.pluck();
+  // What was said with the tokens of another key is no word of this one.
   const setKey = db.prepare(
-    'UPDATE host SET public_key = ?, enrolled_at = ?, last_seen = ? WHERE host = ?',
+    `UPDATE host SET public_key = ?, enrolled_at = ?, last_seen = ?, progress = NULL, progress_at = NULL
+     WHERE host = ?`,
   );
   const seen = db.prepare('UPDATE host SET last_seen = ? WHERE host = ?');
   const dropUnused = db.prepare('DELETE FROM invitation WHERE host = ? AND used_key IS NULL');

@@ -11,6 +11,7 @@ import { openBundleSource } from '../../src/audit/source.ts';
 import { parseEnvelope } from '../../src/manifest/dsse.ts';
 import { parseOffer } from '../../src/manifest/offer.ts';
 import { parseReceipt } from '../../src/manifest/receipt.ts';
+import { formatToldProgress } from '../../src/manifest/told-progress.ts';
 import { auditFiles } from '../../src/server/audit-files.ts';
 import { importRoot } from '../../src/server/import-root.ts';
 import { removeHost } from '../../src/server/remove-host.ts';
@@ -136,6 +137,15 @@ test('a removed host is told so, and its token is good for nothing else; then it
 
   assert.equal((await get(access, `/v1/closures/${closure}`)).status, 403);
   assert.equal((await get(access, '/tlog/checkpoint')).status, 403);
+  const told = await fetch(`${w.url}/v1/hosts/a/progress`, {
+    method: 'POST',
+    headers: { authorization: `Bearer ${token}` },
+    body: formatToldProgress({
+      ...{ manifest: manifest.digest, secondsLeft: null },
+      ...{ paths: { done: 0, total: 1 }, bytes: { done: 0, total: 1 } },
+    }),
+  });
+  assert.equal(told.status, 403);
   const offer = await get(access, '/v1/hosts/a/offer');
   assert.equal(offer.headers.get('fleet-token'), null);
   assert.equal(parseOffer(await offer.text()).closure, null);

@@ -35,7 +35,10 @@ async function world(t: TestContext) {
   const token = generateToken();
   const enrolment = { secretHash, publicKey: publicKey(8), tokenHash: hashToken(token), now: NOW };
   assert.equal(await dir.state.enrol(enrolment), 'enrolled');
-  const tell = async (body: string, how: { token?: string; host?: string } = {}) => {
+  const tell = async (
+    body: string | Uint8Array<ArrayBuffer>,
+    how: { token?: string; host?: string } = {},
+  ) => {
     const response = await fetch(`${url}/v1/hosts/${how.host ?? 'lantern'}/progress`, {
       method: 'POST',
       headers: { authorization: `Bearer ${how.token ?? token}` },
@@ -97,14 +100,17 @@ test('what an agent tells is what the status says, for as long as it is about no
 });
 
 test('a report that comes later says more', async (t) => {
-  const { dir, digest, tell, status } = await world(t);
-  assert.equal((await tell(JSON.stringify({ manifest: digest, ...HALF }))).status, 204);
-  for (const [at, fetching] of [
+  const { dir, digest } = await world(t);
+  await reportRunning(dir, 'lantern', null, NOW - 1);
+  await dir.state.noteProgress('lantern', JSON.stringify({ manifest: digest, ...HALF }), NOW);
+  const [row] = await dir.state.status();
+  assert.ok(row?.report);
+  for (const [receivedAt, fetching] of [
     [NOW - 1, { ...HALF, toldAt: NOW }],
     [NOW, null],
   ] as const) {
-    await reportRunning(dir, 'lantern', null, at);
-    assert.deepEqual((await status()).fetching, fetching);
+    const report: ReportRecord = { ...row.report, receivedAt };
+    assert.deepEqual(hostStatus({ ...row, report }, NOW).fetching, fetching);
   }
 });
 
@@ -128,12 +134,34 @@ test('what a host signed of the newest manifest is not covered by what nobody si
   assert.deepEqual([phase, why?.code, fetching?.toldAt], ['failed', 'E_FETCH', NOW]);
 });
 
+test('what is kept and cannot be read is not shown, and hides nothing else', async (t) => {
+  const { dir, digest, status } = await world(t);
+  const newer = { manifest: digest, ...HALF, more: 1 };
+  for (const kept of ['', '{', '{}', JSON.stringify(newer)]) {
+    await dir.state.noteProgress('lantern', kept, NOW);
+    const { phase, fetching } = await status();
+    assert.deepEqual([phase, fetching], ['manifest-pending', null], kept);
+  }
+});
+
+test('a host that is enrolled with another key said nothing yet', async (t) => {
+  const { dir, digest, tell, status } = await world(t);
+  assert.equal((await tell(JSON.stringify({ manifest: digest, ...HALF }))).status, 204);
+  assert.equal((await status()).phase, 'fetching');
+  const secretHash = hashToken('another invitation');
+  await dir.state.invite({ secretHash, host: 'lantern', expiresAt: NOW + 100 });
+  const other = { secretHash, publicKey: publicKey(9), tokenHash: hashToken('other'), now: NOW };
+  assert.equal(await dir.state.enrol(other), 'enrolled');
+  const { phase, fetching } = await status();
+  assert.deepEqual([phase, fetching], ['manifest-pending', null]);
+});
+
 test('what is no progress, comes too often, or from somebody else is refused, and changes nothing', async (t) => {
   const { dir, clock, digest, tell } = await world(t);
   const good = { manifest: digest, ...HALF };
   const bad = [
     'no JSON',
-    '\u{fffd}',
+    Uint8Array.of(0x22, 0xff, 0x22),
     '{}',
     JSON.stringify({ ...good, manifest: 'x' }),
     JSON.stringify({ ...good, more: 1 }),
@@ -145,7 +173,7 @@ test('what is no progress, comes too often, or from somebody else is refused, an
   ];
   for (const body of bad) {
     const { status, code } = await tell(body);
-    assert.deepEqual([status, code], [400, 'E_REQUEST'], body);
+    assert.deepEqual([status, code], [400, 'E_REQUEST'], String(body));
   }
   assert.deepEqual(await tell('x'.repeat(70_000)).then(({ status }) => status), 413);
   const other = await tell(JSON.stringify(good), { host: 'other' });
