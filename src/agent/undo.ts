@@ -81,7 +81,9 @@ async function restoreSystem(
   host: Host,
   { target, previous, previousProfile }: Before,
 ): Promise<'now' | 'by-boot'> {
-  const back = await wayBack(host.place, target, [previous, previousProfile]);
+  // Where what came to nothing only booted before, and did not run, going to it takes nothing back.
+  const booted = previousProfile === target ? null : previousProfile;
+  const back = await wayBack(host.place, target, [previous, booted]);
   const test = await switchTo(host, back, 'test');
   if (test.code === NEEDS_REBOOT) return 'by-boot';
   if (test.code !== 0 && test.code !== 4) throw new Error(toldBy(test, 'test'));

@@ -297,6 +297,19 @@ test('what is given up is what ran before: the machine runs and boots that again
   assert.equal((await readJournal(host.memory.dir)).transaction, null);
 });
 
+test('what only booted before did not run: where nothing else is known, nothing is said to be rolled back', async () => {
+  const host = await machine();
+  const dir = dirOf(host);
+  const why = makeReason('E_HEALTH', 'not healthy');
+  const before = { previous: null, previousProfile: systemPath('next') };
+  const undoing = transactionOf({ ...before, step: 'undoing', why });
+  await writeJournal(host.memory.dir, { ...EMPTY_JOURNAL, transaction: undoing });
+  await makeCurrent(dir, 'next');
+  const attempt = await settle(host, undoing);
+  assert.deepEqual([attempt?.phase, attempt?.reason?.code], ['failed', 'E_HEALTH']);
+  assert.match(attempt?.reason?.text ?? '', /^going back: no system of before is known; /);
+});
+
 test('what somebody switched to before it was offered is not healthy: the machine goes back to its profile', async () => {
   const host = await machine();
   const dir = dirOf(host);
