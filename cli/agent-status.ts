@@ -1,5 +1,5 @@
 // What an agent's status says to people.
-import type { AgentStatus, LocalStatus } from '../src/agent/status.ts';
+import type { AgentStatus, Fetching, LocalStatus } from '../src/agent/status.ts';
 import { formatTime } from '../src/manifest/time.ts';
 import { waitText } from './agent-once.ts';
 import { fetchingText, formatBytes, printable, table } from './output.ts';
@@ -24,7 +24,9 @@ export function statusText(status: AgentStatus): string {
     ['phase', last === null ? 'never ran' : `${last.phase}, since ${formatTime(last.at)}`],
     ...(last?.text == null ? [] : [['  why', printable(last.text)]]),
     ...(underWay === null ? [] : [['under way', `${underWay.step} ${underWay.target}`]]),
-    ...(fetching === null ? [] : [['fetching', `${fetching.toplevel}: ${fetchingText(fetching)}`]]),
+    ...(fetching === null
+      ? []
+      : [['fetching', `${fetching.toplevel}: ${fetchingText(fetching)}${lineText(fetching)}`]]),
     ...(rejected === null
       ? []
       : [
@@ -43,6 +45,12 @@ export function statusText(status: AgentStatus): string {
     ...(status.tokenProblem === null ? [] : [['  but', printable(status.tokenProblem)]]),
     ['receipts', status.queued === 0 ? 'all sent' : waitText(status.queued)],
   ]);
+}
+
+/** `; 1.0 MiB of 7.2 MiB of the update pack came` */
+function lineText({ line }: Fetching): string {
+  if (line === null) return '';
+  return `; ${formatBytes(line.done)} of ${formatBytes(line.total)} of the update pack came`;
 }
 
 /** What is coming, what it changes, and what people here asked for. */

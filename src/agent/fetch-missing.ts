@@ -53,14 +53,15 @@ export async function fetchMissing(
   wanted: readonly PathInfo[],
   replace: readonly PathInfo[],
 ): Promise<Fetched> {
-  const { place, closure, packs, roots } = options;
+  const { place, closure, packs, roots, state, tell } = options;
+  const { toplevel } = closure;
   if (wanted.length === 0) {
-    await addRoot(closure.toplevel, join(roots, 'next'), place.nix);
+    await addRoot(toplevel, join(roots, 'next'), place.nix);
     if (packs !== null) await removePack(packs.dir);
     return { paths: 0, bytes: 0, packed: { paths: 0, bytes: 0 }, fellBack: 0 };
   }
   await using pack = await openPack(options, wanted);
-  await using progress = new Progress(options.state, closure.toplevel, wanted, options.tell);
+  await using progress = new Progress({ dir: state, toplevel, tell }, wanted, pack.line);
   const rounds = new Rounds(options, replace, pack.packed, progress);
   await rounds.run(wanted);
   if (packs !== null) await removePack(packs.dir);
@@ -118,11 +119,14 @@ class Rounds {
 
   async #once(todo: readonly PathInfo[]): Promise<void> {
     const { source, place, closure, keys, roots, through } = this.#options;
-    const supply = await Supply.open(source, todo, keys, this.#packed, (path, narSize, how) => {
-      // Nix may have had to begin again with it.
-      if (how === 'pack') this.byPack.add(path);
-      else this.byPack.delete(path);
-      this.#progress.served(path, narSize);
+    const supply = await Supply.open(source, todo, keys, this.#packed, {
+      given: (path, bytes) => this.#progress.given(path, bytes),
+      served: (path, narSize, how) => {
+        // Nix may have had to begin again with it.
+        if (how === 'pack') this.byPack.add(path);
+        else this.byPack.delete(path);
+        this.#progress.served(path, narSize);
+      },
     });
     await using substituter = await Substituter.open(supply);
     const settings = nixSettings(substituter.url, keys);

@@ -11,6 +11,7 @@ import { MAX_SPOOLS, PackNars } from './pack-nars.ts';
 import { type PackPlan, planPack } from './pack-plan.ts';
 import { removePack } from './pack-store.ts';
 import { hasRoomFor } from './preflight.ts';
+import type { Count } from './progress.ts';
 import type { Packed } from './supply.ts';
 
 /** How packs are used on this host. */
@@ -33,6 +34,8 @@ export type OpenPack = AsyncDisposable & {
   readonly isUnusable: boolean;
   /** Bytes of it that came. */
   readonly received: number;
+  /** How much of what was lacking of it when it was opened came; null: there is none. */
+  readonly line: (() => Count) | null;
 };
 
 /** A path by itself costs two round trips, and a pack one: it has to be small to be asked for alone. */
@@ -69,8 +72,11 @@ class Opened implements OpenPack {
   readonly packed: Packed;
   readonly #file: PackFile;
   readonly #nars: PackNars;
+  readonly line: () => Count;
 
   constructor(file: PackFile, nars: PackNars) {
+    const total = file.lacking;
+    this.line = () => ({ done: total - file.lacking, total });
     this.#file = file;
     this.#nars = nars;
     this.packed = { paths: file.plan.paths, nar: (path) => nars.nar(path) };
@@ -87,7 +93,7 @@ class Opened implements OpenPack {
 }
 
 function nothing(isUnusable: boolean, received = 0): OpenPack {
-  return { packed: null, isUnusable, received, [Symbol.asyncDispose]: async () => {} };
+  return { packed: null, isUnusable, received, line: null, [Symbol.asyncDispose]: async () => {} };
 }
 
 function optionsOf(

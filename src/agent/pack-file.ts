@@ -83,6 +83,11 @@ export class PackFile implements AsyncDisposable {
     return Math.max(0, this.#open.segments.bytes - (await this.#store.allocated()));
   }
 
+  /** Bytes that are wanted, and are not there yet. */
+  get lacking(): number {
+    return this.#open.segments.lacking;
+  }
+
   /** Begins to fetch what is wanted; goes on by itself. */
   start(): void {
     this.#running = this.#run();

@@ -57,6 +57,14 @@ export class Segments {
     return this.#wanted.reduce((sum, { start, end }) => sum + end - start, 0);
   }
 
+  /** How many of them are still to come. */
+  get lacking(): number {
+    return this.#wanted.reduce(
+      (sum, { start, end, have, isOver }) => sum + (isOver ? 0 : end - start - have),
+      0,
+    );
+  }
+
   /** Where a request that begins with `from` ends: before the next gap of `gap` bytes that are not wanted. */
   runFrom(from: WantedSegment, gap: number): number {
     let { end } = from;

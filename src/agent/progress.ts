@@ -7,16 +7,26 @@ import { formatToldProgress } from '../manifest/told-progress.ts';
 import { narBytesOf, type PathInfo } from '../nix/closure.ts';
 import { parseStorePath, type StorePath } from '../nix/storepath.ts';
 import { memoryFiles, readState } from './memory.ts';
-import { type Fields, formatRecord, integer, parsedBy, parseRecord, record } from './record.ts';
+import {
+  type Fields,
+  formatRecord,
+  integer,
+  nullable,
+  parsedBy,
+  parseRecord,
+  record,
+} from './record.ts';
 import type { Source } from './source.ts';
 
-type Count = { readonly done: number; readonly total: number };
+export type Count = { readonly done: number; readonly total: number };
 
 export type FetchProgress = {
   readonly toplevel: StorePath;
   readonly paths: Count;
   /** Of NARs, unpacked. */
   readonly bytes: Count;
+  /** Of an update pack, as it comes over the line; null: without one. */
+  readonly line: Count | null;
   /** ms since it began. */
   readonly elapsed: number;
 };
@@ -26,6 +36,7 @@ const PROGRESS: Fields<FetchProgress> = {
   toplevel: parsedBy(parseStorePath),
   paths: COUNT,
   bytes: COUNT,
+  line: nullable(COUNT),
   elapsed: integer(0),
 };
 
@@ -69,6 +80,8 @@ export class Progress implements AsyncDisposable {
   readonly #toplevel: StorePath;
   readonly #paths: { done: number; total: number };
   readonly #bytes: { done: number; total: number };
+  readonly #line: (() => Count) | null;
+  readonly #given = new Map<StorePath, number>();
   readonly #served = new Set<StorePath>();
   readonly #began = performance.now();
   readonly #timer: NodeJS.Timeout;
@@ -76,15 +89,19 @@ export class Progress implements AsyncDisposable {
   #writing: Promise<void>;
   #telling: Promise<void> = Promise.resolve();
 
-  /** Of `missing`; told of until it is disposed of. `telling`: null where nobody else is to know. */
+  /** Of `missing`; told of until it is disposed of. `line`: of an update pack, null without one. */
   constructor(
-    dir: string,
-    toplevel: StorePath,
+    {
+      dir,
+      toplevel,
+      tell,
+    }: { readonly dir: string; readonly toplevel: StorePath; readonly tell: Telling | null },
     missing: readonly PathInfo[],
-    telling: Telling | null,
+    line: (() => Count) | null,
   ) {
     this.#file = memoryFiles(dir).progress;
     this.#toplevel = toplevel;
+    this.#line = line;
     this.#paths = { done: 0, total: missing.length };
     this.#bytes = { done: 0, total: narBytesOf(missing) };
     this.#writing = this.#write();
@@ -92,7 +109,7 @@ export class Progress implements AsyncDisposable {
       this.#writing = this.#writing.then(() => this.#write());
     }, EVERY_MS);
     this.#timer.unref();
-    if (telling !== null) this.#telling = this.#tell(telling);
+    if (tell !== null) this.#telling = this.#tell(tell);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -102,12 +119,17 @@ export class Progress implements AsyncDisposable {
     await rm(this.#file, { force: true }).catch(() => {});
   }
 
+  /** Nix has `bytes` of it; it may have had to begin again. */
+  given(path: StorePath, bytes: number): void {
+    this.#bytes.done += bytes - (this.#given.get(path) ?? 0);
+    this.#given.set(path, bytes);
+  }
+
   /** Nix has it. */
   served(path: StorePath, narSize: number): void {
-    if (this.#served.has(path)) return;
+    this.given(path, narSize);
     this.#served.add(path);
-    this.#paths.done += 1;
-    this.#bytes.done += narSize;
+    this.#paths.done = this.#served.size;
   }
 
   #now(): FetchProgress {
@@ -115,6 +137,7 @@ export class Progress implements AsyncDisposable {
       toplevel: this.#toplevel,
       paths: this.#paths,
       bytes: this.#bytes,
+      line: this.#line?.() ?? null,
       elapsed: Math.round(performance.now() - this.#began),
     };
   }
@@ -152,7 +175,12 @@ export async function readProgress(dir: string): Promise<FetchProgress | null> {
 }
 
 /** Seconds that it goes on if it goes on like this; null: nobody can tell yet. */
-export function secondsLeft({ bytes, elapsed }: FetchProgress): number | null {
-  if (bytes.done === 0) return null;
-  return Math.round(((bytes.total - bytes.done) / bytes.done) * (elapsed / 1000));
+export function secondsLeft({
+  bytes,
+  line,
+  elapsed,
+}: Pick<FetchProgress, 'bytes' | 'line' | 'elapsed'>): number | null {
+  // Of a group of paths nothing can be unpacked before all of it is there; once the pack is, what is left is Nix's work.
+  const { done, total } = line !== null && line.done < line.total ? line : bytes;
+  return done === 0 ? null : Math.round(((total - done) / done) * (elapsed / 1000));
 }

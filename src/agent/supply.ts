@@ -18,8 +18,15 @@ export type Packed = {
   readonly nar: (path: PackedPath) => AsyncGenerator<Uint8Array, void, undefined>;
 };
 
-/** What came of a path so far; the same path may come again. */
-export type Served = (path: StorePath, narSize: number, how: 'pack' | 'nar') => void;
+/** Whoever is told what Nix was given; the same path may be given again. */
+export type Onlooker = {
+  /** `bytes` of a NAR so far. */
+  readonly given: (path: StorePath, bytes: number) => void;
+  /** All of it. */
+  readonly served: (path: StorePath, narSize: number, how: 'pack' | 'nar') => void;
+};
+
+const NOBODY: Onlooker = { given: () => {}, served: () => {} };
 
 /** Nix got something that turned out to be wrong, and has to ask again. */
 export class GivenUp extends Error {
@@ -38,21 +45,21 @@ export class Supply {
   readonly #keys: readonly NixPublicKey[];
   readonly #nars: ServerNars;
   readonly #packed: Packed | null;
-  readonly #served: Served;
+  readonly #onlooker: Onlooker;
 
   private constructor(
     infos: ReadonlyMap<string, NarInfo>,
     source: Source,
     keys: readonly NixPublicKey[],
     packed: Packed | null,
-    served: Served,
+    onlooker: Onlooker,
   ) {
     this.infos = infos;
     this.#source = source;
     this.#keys = keys;
     this.#nars = new ServerNars(source);
     this.#packed = packed;
-    this.#served = served;
+    this.#onlooker = onlooker;
   }
 
   /** Asks for narinfos of what the pack does not have. Throws as fetchNarInfos does. */
@@ -61,7 +68,7 @@ export class Supply {
     wanted: readonly PathInfo[],
     keys: readonly NixPublicKey[],
     packed: Packed | null = null,
-    served: Served = () => {},
+    onlooker = NOBODY,
   ): Promise<Supply> {
     const others = wanted.filter(({ path }) => packed?.paths.has(path) !== true);
     const infos = new Map(await fetchNarInfos(source, others, keys));
@@ -69,7 +76,7 @@ export class Supply {
       const given = packed?.paths.get(path);
       if (given !== undefined) infos.set(hashPartOf(path), narInfoOf(given));
     }
-    return new Supply(infos, source, keys, packed, served);
+    return new Supply(infos, source, keys, packed, onlooker);
   }
 
   /** Bytes of NARs that came from the server. */
@@ -79,6 +86,15 @@ export class Supply {
 
   /** @throws GivenUp; FleetError as ServerNars and fetchNarInfos throw them */
   async *nar(info: NarInfo, signal: AbortSignal): AsyncGenerator<Uint8Array, void, undefined> {
+    let bytes = 0;
+    for await (const chunk of this.#nar(info, signal)) {
+      bytes += chunk.length;
+      this.#onlooker.given(info.path, bytes);
+      yield chunk;
+    }
+  }
+
+  async *#nar(info: NarInfo, signal: AbortSignal): AsyncGenerator<Uint8Array, void, undefined> {
     const given = this.#packed?.paths.get(info.path);
     if (given === undefined) return yield* this.#fromServer(info, signal);
     if (!this.fellBack.has(info.path) && (yield* this.#fromPack(given, signal))) return;
@@ -91,7 +107,7 @@ export class Supply {
     signal: AbortSignal,
   ): AsyncGenerator<Uint8Array, void, undefined> {
     yield* this.#nars.nar(info, signal);
-    this.#served(info.path, info.narSize, 'nar');
+    this.#onlooker.served(info.path, info.narSize, 'nar');
   }
 
   /** False: it does not fit, and nobody got anything of it. */
@@ -118,7 +134,7 @@ export class Supply {
       return false;
     }
     yield* held;
-    this.#served(path, narSize, 'pack');
+    this.#onlooker.served(path, narSize, 'pack');
     return true;
   }
 }

@@ -191,6 +191,9 @@ test('bandwidth holds for packs and for NARs, and status tells how far it is', a
     const fetching = (await agentStatus(host.state)).fetching;
     assert.equal(fetching?.toplevel, two.toplevel);
     assert.equal(fetching?.paths.total, two.infos.length);
+    assert.equal(fetching?.line !== null, deltas);
+    const size = deltas ? pack.length : 1;
+    assert.ok((fetching?.line?.total ?? 1) <= size, `${fetching?.line?.total} of ${size}`);
     const { fetched } = await running;
     const seconds = (performance.now() - start) / 1000;
     assert.equal((fetched?.packed.paths ?? 0) > 0, deltas);

@@ -1,13 +1,14 @@
 // A fetch that takes its time: the server is told how far it is, and nothing depends on what it says to that; a private host
 // and one that was brought a bundle tell nobody.
 import assert from 'node:assert/strict';
+import { randomBytes } from 'node:crypto';
 import { after, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { readMemory } from '../../src/agent/memory.ts';
 import { headOf } from '../../src/manifest/verify-offer.ts';
 import { bundleOf, membersOf } from '../helpers/host-bundle.ts';
 import { type Setting, setting } from '../helpers/hosts.ts';
-import { buildSystem } from '../helpers/systems.ts';
+import { buildFrom, buildSystem } from '../helpers/systems.ts';
 import { temporaryDirectory } from '../helpers/temporary.ts';
 import { HOST } from '../helpers/world.ts';
 
@@ -51,6 +52,29 @@ for (const status of [204, 404, 503]) {
     );
   });
 }
+
+test('what came of a path is told before all of it is there', async () => {
+  await using s = await setting(one);
+  const text = Buffer.from(randomBytes(1_500_000)).toString('base64');
+  const large = await buildFrom(top.path, 'large', new Map([['share/large', text]]));
+  s.world.publish(large);
+  const told = slowWorld(s, 204);
+  const { misbehave, nars } = s.world;
+  s.world.misbehave = (path, response, request) => {
+    const nar = nars.get(path);
+    if (nar === undefined || nar.length < 1_000_000) return misbehave(path, response, request);
+    response.write(nar.subarray(0, nar.length / 2));
+    void sleep(600).then(() => response.end(nar.subarray(nar.length / 2)));
+    return true;
+  };
+  await s.host.once({ tellAfter: 50 });
+  const shares = told.map((line) => {
+    const { bytes, paths, secondsLeft } = JSON.parse(line);
+    return { share: bytes.done / bytes.total, paths: paths.done, isKnown: secondsLeft !== null };
+  });
+  const half = shares.find(({ share }) => share > 0.3 && share < 0.7);
+  assert.ok(half?.isKnown, JSON.stringify(shares));
+});
 
 test('a line that keeps silent then keeps no update away', async () => {
   await using s = await setting(one);

@@ -70,15 +70,14 @@ test('what an agent tells is what the status says, for as long as it is about no
     ...{ server: url, token, leastBytesPerSecond: 1, patienceSeconds: 5 },
   });
   {
-    await using progress = new Progress(
-      top,
-      second.path,
-      infos,
-      tellServer(client, 'lantern', digest, 100),
-    );
+    const tell = tellServer(client, 'lantern', digest, 100);
+    await using progress = new Progress({ dir: top, toplevel: second.path, tell }, infos, null);
     progress.served(first.path, first.narSize);
     // The same again is not more.
+    progress.given(first.path, 10);
     progress.served(first.path, first.narSize);
+    progress.given(second.path, 400);
+    progress.given(second.path, 500);
     while ((await status()).fetching === null) await sleep(20);
   }
   const { phase, why, fetching } = await status();
@@ -87,7 +86,7 @@ test('what an agent tells is what the status says, for as long as it is about no
   const total = first.narSize + second.narSize;
   assert.deepEqual(said, {
     paths: { done: 1, total: 2 },
-    bytes: { done: first.narSize, total },
+    bytes: { done: first.narSize + 500, total },
     toldAt: NOW,
   });
   assert.ok(secondsLeft !== null && secondsLeft < 60);
