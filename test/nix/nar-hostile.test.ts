@@ -1,8 +1,8 @@
 // Every row of the list of hostile NARs, under its number: 1 to 13 and 17 against the reader, each input
 // whole and byte by byte; 14 against dumping, 15 against unpacking, 16 (and 2, 4) against restoring.
 import assert from 'node:assert/strict';
-import { appendFileSync, mkdirSync, readFileSync, truncateSync, utimesSync } from 'node:fs';
-import { mkdir, readdir, rm, symlink, writeFile } from 'node:fs/promises';
+import { appendFileSync, mkdirSync, readFileSync, rmSync, truncateSync, utimesSync } from 'node:fs';
+import { mkdir, readdir, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { Readable } from 'node:stream';
 import { describe, it } from 'node:test';
@@ -238,7 +238,7 @@ describe('hostile NARs', () => {
     await writeFile(join(root, 'b'), 'x');
     const touch = () => utimesSync(join(root, 'a'), 1, 1);
     await assert.rejects(dumpDuring(root, touch), error);
-    const remove = () => void rm(join(root, 'b'));
+    const remove = () => rmSync(join(root, 'b'));
     await assert.rejects(dumpDuring(root, remove), { ...error, message: /\/b/ });
   });
 
