@@ -78,7 +78,7 @@ export function tellServer(
 export class Progress implements AsyncDisposable {
   readonly #file: string;
   readonly #toplevel: StorePath;
-  readonly #paths: { done: number; total: number };
+  readonly #total: number;
   readonly #bytes: { done: number; total: number };
   readonly #line: (() => Count) | null;
   readonly #given = new Map<StorePath, number>();
@@ -102,7 +102,7 @@ export class Progress implements AsyncDisposable {
     this.#file = memoryFiles(dir).progress;
     this.#toplevel = toplevel;
     this.#line = line;
-    this.#paths = { done: 0, total: missing.length };
+    this.#total = missing.length;
     this.#bytes = { done: 0, total: narBytesOf(missing) };
     this.#writing = this.#write();
     this.#timer = setInterval(() => {
@@ -129,13 +129,12 @@ export class Progress implements AsyncDisposable {
   served(path: StorePath, narSize: number): void {
     this.given(path, narSize);
     this.#served.add(path);
-    this.#paths.done = this.#served.size;
   }
 
   #now(): FetchProgress {
     return {
       toplevel: this.#toplevel,
-      paths: this.#paths,
+      paths: { done: this.#served.size, total: this.#total },
       bytes: this.#bytes,
       line: this.#line?.() ?? null,
       elapsed: Math.round(performance.now() - this.#began),

@@ -38,9 +38,7 @@ export function registerHostRoutes(
   /** Notes a sighting; that a sighting is lost must not fail the request. */
   const touch = (host: string): void => {
     const at = now();
-    // Either way: a clock that was ahead must not silence a host until it is caught up with.
-    if (Math.abs(at - (touched.get(host) ?? Number.NEGATIVE_INFINITY)) < TOUCH_EVERY) return;
-    touched.set(host, at);
+    if (isTooSoon(touched, host, at, TOUCH_EVERY)) return;
     state.touchHost(host, at).catch((error) => onError?.(error));
   };
 
@@ -145,15 +143,22 @@ export function registerHostRoutes(
       }
       const progress = parseToldProgress(bodyText(request.body, 'E_REQUEST'));
       const at = now();
-      if (Math.abs(at - (told.get(host) ?? Number.NEGATIVE_INFINITY)) < PROGRESS_EVERY) {
+      if (isTooSoon(told, host, at, PROGRESS_EVERY)) {
         reply.header('retry-after', String(PROGRESS_EVERY));
         return refuse(reply, 429, 'E_RATE_LIMITED', `${host} said how far it is a moment ago`);
       }
-      told.set(host, at);
       await state.noteProgress(host, formatToldProgress(progress), at);
       return reply.code(204).send();
     },
   );
+}
+
+/** Whether it is less than `seconds` since the last one of `host` that was not; else this one is the last. */
+function isTooSoon(last: Map<string, number>, host: string, at: number, seconds: number): boolean {
+  // Either way: a clock that was ahead must not silence a host until it is caught up with.
+  if (Math.abs(at - (last.get(host) ?? Number.NEGATIVE_INFINITY)) < seconds) return true;
+  last.set(host, at);
+  return false;
 }
 
 /** The text of a raw body. @throws FleetError `code` when it is not UTF-8. */

@@ -4,28 +4,20 @@ import assert from 'node:assert/strict';
 import { randomBytes } from 'node:crypto';
 import { type TestContext, test } from 'node:test';
 import { verifyNonceProof } from '../../src/manifest/nonce-proof.ts';
-import { buildApp } from '../../src/server/app.ts';
 import { importRoot } from '../../src/server/import-root.ts';
 import { logStoreOf } from '../../src/server/log-writer.ts';
 import type { StateDir } from '../../src/server/statedir.ts';
 import { generateToken, hashToken } from '../../src/server/tokens.ts';
 import { parseNote } from '../../src/tlog/note.ts';
+import { serveState } from '../helpers/app.ts';
 import { addServerKey, signNext } from '../helpers/rotation.ts';
-import { makeState, publishHost } from '../helpers/state.ts';
-import { temporaryDir } from '../helpers/temporary.ts';
+import { publishHost } from '../helpers/state.ts';
 
 const NOW = 1_800_000_000;
 const nonce = (): string => randomBytes(32).toString('hex');
 
 async function world(t: TestContext) {
-  const dir = await makeState(await temporaryDir(t), NOW);
-  const clock = { now: NOW };
-  const app = buildApp(dir, { now: () => clock.now });
-  const url = await app.listen({ host: '127.0.0.1', port: 0 });
-  t.after(async () => {
-    await app.close();
-    await dir[Symbol.asyncDispose]();
-  });
+  const { dir, url, clock } = await serveState(t, NOW);
   await publishHost(dir, 'lantern', 'one', NOW);
   const tokens = { host: generateToken(), read: generateToken() };
   const base = { createdAt: NOW, expiresAt: null };

@@ -7,27 +7,18 @@ import { Progress, tellServer } from '../../src/agent/progress.ts';
 import { parseEnvelope } from '../../src/manifest/dsse.ts';
 import { parseReceipt, type Receipt, signReceipt } from '../../src/manifest/receipt.ts';
 import { TOLD_PROGRESS_SECONDS } from '../../src/manifest/told-progress.ts';
-import { buildApp } from '../../src/server/app.ts';
 import { hostStatus } from '../../src/server/status.ts';
 import { generateToken, hashToken } from '../../src/server/tokens.ts';
 import type { ReportRecord } from '../../src/storage/state.ts';
+import { serveState } from '../helpers/app.ts';
 import { reportRunning } from '../helpers/reports.ts';
-import { addPath, makeState, publishHost } from '../helpers/state.ts';
-import { temporaryDir } from '../helpers/temporary.ts';
+import { addPath, publishHost } from '../helpers/state.ts';
 import { publicKey, secretKey } from '../helpers/trust.ts';
 
 const NOW = 1_800_000_000;
 
 async function world(t: TestContext) {
-  const top = await temporaryDir(t);
-  const dir = await makeState(top, NOW);
-  const clock = { now: NOW };
-  const app = buildApp(dir, { now: () => clock.now });
-  const url = await app.listen({ host: '127.0.0.1', port: 0 });
-  t.after(async () => {
-    await app.close();
-    await dir[Symbol.asyncDispose]();
-  });
+  const { top, dir, url, clock } = await serveState(t, NOW);
   await publishHost(dir, 'lantern', 'one', NOW);
   const { digest = '' } = (await dir.state.currentManifest('lantern')) ?? {};
   const secretHash = hashToken('invitation');
