@@ -34,6 +34,7 @@ export function registerServe(program: Command): void {
           // What it will have to sign with is there: found out now, not in an hour.
           await openLogWriter(dir);
           const bell = new Bell();
+          let isClosed = false;
           const app = buildApp(dir, {
             onEnrolled: () => bell.ring(),
             ...(tls === undefined ? {} : { tls }),
@@ -41,7 +42,10 @@ export function registerServe(program: Command): void {
             ...(options.accessLog === true
               ? { accessLog: (line: string) => process.stderr.write(`${line}\n`) }
               : {}),
-            onError: (error, id) => process.stderr.write(`${formatFault(error, id)}\n`),
+            // What was cut off fails as soon as the database is closed, and its client is gone: no fault of anything.
+            onError: (error, id) => {
+              if (!isClosed) process.stderr.write(`${formatFault(error, id)}\n`);
+            },
           });
           try {
             await app.listen({ host, port });
@@ -89,6 +93,7 @@ export function registerServe(program: Command): void {
           ending.abort();
           await Promise.all([collected, kept, packed]);
           await app.close();
+          isClosed = true;
         },
         'thread',
       );

@@ -12,9 +12,15 @@ const files = globSync('test/**/*.test.ts')
 if (files.length === 0) throw new Error('no test files found');
 // Hundreds of processes start here: each would strip the types of all sources again.
 const cache = mkdtempSync(join(tmpdir(), 'fleet-compile-cache-'));
+/** In minutes, of which none takes two by itself: one that hangs has a name. */
+const EACH = 10;
+/** In minutes, of a suite that takes twenty: whatever still runs then is told, and fails. */
+const ALL = 75;
 // Three, on two cores as well: much of the time goes into waiting for disks, timers and children.
-const run = spawnSync(process.execPath, ['--test', '--test-concurrency=3', ...files], {
+const flags = ['--test', '--test-concurrency=3', `--test-timeout=${EACH * 60_000}`];
+const run = spawnSync(process.execPath, [...flags, ...files], {
   stdio: 'inherit',
+  timeout: ALL * 60_000,
   env: { ...process.env, NODE_COMPILE_CACHE: cache },
 });
 rmSync(cache, { recursive: true, force: true });

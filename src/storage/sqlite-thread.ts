@@ -38,6 +38,7 @@ export async function openThreadWriter(file: string, patience: number): Promise<
 class LastingWriter implements Writer {
   readonly #data: ThreadData;
   #current: Promise<ThreadWriter>;
+  #isClosed = false;
 
   constructor(data: ThreadData, first: ThreadWriter) {
     this.#data = data;
@@ -49,7 +50,10 @@ class LastingWriter implements Writer {
   }
 
   async close(): Promise<void> {
-    await (await this.#living()).close();
+    // From here on no thread is started: nobody would end it, and it would keep the process alive.
+    this.#isClosed = true;
+    const last = await this.#current.catch(() => null);
+    if (last?.hasEnded === false) await last.close();
   }
 
   async #living(): Promise<ThreadWriter> {
@@ -58,6 +62,8 @@ class LastingWriter implements Writer {
       (writer) => writer.hasEnded,
       () => true,
     );
+    // A request that was cut off as the server ended may still want to store something.
+    if (this.#isClosed) throw new FleetError('E_INTERNAL', 'the database is closed');
     // Not if another call has replaced it meanwhile.
     if (hasEnded && this.#current === known) this.#current = startThread(this.#data);
     return await this.#current;

@@ -28,23 +28,16 @@ test('a soak: builds, pushes, downloads, collections, kills and full disks at on
 }, async (t) => {
   const program = fileURLToPath(new URL('../fixtures/soak.ts', import.meta.url));
   const dir = await temporaryDir(t);
-  // With --kill-child nothing of it outlives the test.
+  // With --kill-child nothing of it outlives the test; and it has so much time at most.
+  const limit = ['-k', '10', String(Number(SECONDS) * 4 + 600)];
   const args = ['--pid', '--fork', '--kill-child', '--mount-proc', ...UNSHARE];
-  const { code, stdout, stderr } = await run('unshare', [
-    ...[...args, process.execPath, program, dir, SECONDS, SEED],
+  const { code, stdout, stderr } = await run('timeout', [
+    ...[...limit, 'unshare', ...args, process.execPath, program, dir, SECONDS, SEED],
   ]);
-  assert.equal(code, 0, `seed ${SEED}: ${stderr}`);
-  const { wrong, counts, checked, pinned } = JSON.parse(stdout);
-  t.diagnostic(`seed ${SEED}: ${JSON.stringify({ ...counts, checked, pinned })}`);
+  assert.equal(code, 0, `seed ${SEED}, exit ${code}: ${stderr}`);
+  const { wrong, missing, stalled, ...told } = JSON.parse(stdout);
+  t.diagnostic(`seed ${SEED}: ${JSON.stringify(told)}`);
+  for (const what of stalled) t.diagnostic(what);
   assert.deepEqual(wrong, [], `seed ${SEED}`);
-  for (const what of [
-    'builds',
-    'pushes',
-    'downloads',
-    'collections',
-    'server ends',
-    'full disks',
-  ]) {
-    assert.ok(counts[what] > 0, `no ${what} (seed ${SEED})`);
-  }
+  assert.deepEqual(missing, [], `seed ${SEED}`);
 });

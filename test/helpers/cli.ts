@@ -33,10 +33,10 @@ function environment(extra: Record<string, string> = {}): NodeJS.ProcessEnv {
 }
 
 /** Starts a program and collects what it writes. */
-function start(
+export function start(
   program: string,
   args: readonly string[],
-  options: { cwd?: string; env?: Record<string, string> },
+  options: { cwd?: string; env?: Record<string, string> } = {},
 ): Running {
   const child = spawn(program, args, {
     stdio: ['ignore', 'pipe', 'pipe'],

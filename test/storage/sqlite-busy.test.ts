@@ -90,6 +90,27 @@ test('a database thread that dies is replaced: what it was asked fails, what com
   }
 });
 
+test('what is written after the database was closed is refused, and starts no thread', async () => {
+  const started: Worker[] = [];
+  const note = (worker: Worker): void => void started.push(worker);
+  process.on('worker', note);
+  try {
+    const made = await emptyState('thread');
+    const { state } = made;
+    // One whose thread died just before is not replaced by closing.
+    await started[0]?.terminate();
+    const late = state.recordLease(1, 1);
+    await Promise.all([made[Symbol.asyncDispose](), assert.rejects(late, { code: 'E_INTERNAL' })]);
+    await assert.rejects(state.recordLease(2, 1), { code: 'E_INTERNAL', message: /closed/ });
+    assert.equal(started.length, 1);
+  } finally {
+    process.off('worker', note);
+  }
+  await using made = await emptyState('thread');
+  await made.state[Symbol.asyncDispose]();
+  await assert.rejects(made.state.recordLease(2, 1), { code: 'E_INTERNAL', message: /closed/ });
+});
+
 test('the writing connection waits for the disk at each commit', async () => {
   await using made = await emptyState();
   const db = new Sqlite(made.file);
