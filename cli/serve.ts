@@ -42,7 +42,7 @@ export function registerServe(program: Command): void {
             ...(options.accessLog === true
               ? { accessLog: (line: string) => process.stderr.write(`${line}\n`) }
               : {}),
-            // What was cut off fails as soon as the database is closed, and its client is gone: no fault of anything.
+            // What was cut off fails for want of the database, and was acknowledged to nobody.
             onError: (error, id) => {
               if (!isClosed) process.stderr.write(`${formatFault(error, id)}\n`);
             },
@@ -91,9 +91,12 @@ export function registerServe(program: Command): void {
           await stopped;
           say(globals, 'stopping');
           ending.abort();
-          await Promise.all([collected, kept, packed]);
-          await app.close();
-          isClosed = true;
+          try {
+            await Promise.all([collected, kept, packed]);
+          } finally {
+            await app.close();
+            isClosed = true;
+          }
         },
         'thread',
       );

@@ -12,7 +12,7 @@ const files = globSync('test/**/*.test.ts')
 if (files.length === 0) throw new Error('no test files found');
 // Hundreds of processes start here: each would strip the types of all sources again.
 const cache = mkdtempSync(join(tmpdir(), 'fleet-compile-cache-'));
-/** In minutes, of which none takes two by itself: one that hangs has a name. */
+/** In minutes; no test takes two by itself. One that hangs has a name then. */
 const EACH = 10;
 /** In minutes, of a suite that takes twenty: whatever still runs then is told, and fails. */
 const ALL = 75;

@@ -92,17 +92,19 @@ export async function collectGarbage(collection: Collection): Promise<Collected>
     if (nars.length < NARS_PER_STEP) break;
   }
   const putSince = Math.min(now - ORPHAN_SECONDS, collection.buildingSince);
-  for await (const orphan of orphans(state, blobs, putSince)) {
+  for await (const orphan of orphans(collection, putSince)) {
     if (await remove(orphan, putSince)) count(orphan);
-    collection.signal?.throwIfAborted();
   }
   return done;
 }
 
 const MANY = 1_000_000;
 
-/** Blobs put before `time` that nothing in the state names. */
-async function* orphans(state: State, blobs: Blobs, time: number): AsyncGenerator<BlobRef> {
+/** Blobs put before `time` that nothing in the state names: few of many, all of which are looked at. */
+async function* orphans(
+  { state, blobs, signal }: Pick<Collection, 'state' | 'blobs' | 'signal'>,
+  time: number,
+): AsyncGenerator<BlobRef> {
   let batch: BlobRef[] = [];
   const unnamed = async (): Promise<BlobRef[]> => {
     const named = await state.namedBlobs(batch.map(({ id }) => id));
@@ -111,6 +113,7 @@ async function* orphans(state: State, blobs: Blobs, time: number): AsyncGenerato
     return found;
   };
   for await (const { id, size, putAt } of blobs.list()) {
+    signal?.throwIfAborted();
     if (putAt >= time) continue;
     batch.push({ id, size });
     if (batch.length >= NARS_PER_STEP) yield* await unnamed();

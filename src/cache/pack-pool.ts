@@ -47,7 +47,8 @@ export function openPackPool(
     try {
       return await made(task, thread, blobs);
     } finally {
-      // What killed it may not be amiss with the next.
+      // What killed it may not be amiss with the next. Where only a message was lost, it still runs.
+      if (thread.isDead) await thread.end();
       const next = thread.isDead && !isClosed ? start() : thread;
       all.delete(thread);
       all.add(next);

@@ -2,6 +2,7 @@
 // Limits stand here, in one place. Nothing is kept in memory between requests that a publication
 // could make stale: every request asks the database, which is a local file.
 import type { IncomingMessage, ServerResponse } from 'node:http';
+import type { Socket } from 'node:net';
 import type { Readable } from 'node:stream';
 import Fastify, { type FastifyInstance, type FastifyRequest } from 'fastify';
 import { registerCacheRoutes } from '../cache/routes.ts';
@@ -117,6 +118,7 @@ export function buildApp(dir: StateDir, options: AppOptions): App {
   app.server.maxConnections = limits.connections;
   app.server.keepAliveTimeout = 0;
   app.server.setTimeout(limits.standstill);
+  if (options.tls !== undefined) endHandshakes(app);
 
   // Bodies are signed bytes: they are parsed by their own strict parsers, never by Fastify's.
   app.removeAllContentTypeParsers();
@@ -199,12 +201,28 @@ export function buildApp(dir: StateDir, options: AppOptions): App {
   return Object.assign(app, { metrics, packs });
 }
 
+/** http knows of a connection only after its handshake: closing would wait for those that are in it, or never come to it. */
+function endHandshakes(app: FastifyInstance): void {
+  const sockets = new Set<Socket>();
+  let isClosing = false;
+  app.server.on('connection', (socket: Socket) => {
+    if (isClosing) socket.destroy();
+    else sockets.add(socket);
+    socket.once('close', () => sockets.delete(socket));
+  });
+  app.addHook('preClose', async () => {
+    isClosing = true;
+    for (const socket of sockets) socket.destroy();
+  });
+}
+
 /** The whole of a body, within BODY_LIMIT and in time. `announced`: its Content-Length, or 0. */
 async function smallBody(payload: Readable, announced: number, ms: number): Promise<Buffer> {
-  const tooLarge = (): Error =>
-    Object.assign(new Error(`the body is larger than ${BODY_LIMIT} bytes`), { statusCode: 413 });
+  const refused = (statusCode: number, why: string): Error =>
+    Object.assign(new Error(why), { statusCode });
+  const tooLarge = (): Error => refused(413, `the body is larger than ${BODY_LIMIT} bytes`);
   if (announced > BODY_LIMIT) throw tooLarge();
-  const tooLate = setTimeout(() => payload.destroy(new Error('the body took too long')), ms);
+  const tooLate = setTimeout(() => payload.destroy(refused(408, 'the body took too long')), ms);
   try {
     const parts: Buffer[] = [];
     let size = 0;
@@ -214,6 +232,11 @@ async function smallBody(payload: Readable, announced: number, ms: number): Prom
       parts.push(part);
     }
     return Buffer.concat(parts);
+  } catch (error) {
+    // Who went away in mid-body is no fault of ours.
+    throw error instanceof Error && 'statusCode' in error
+      ? error
+      : refused(400, 'the body was cut');
   } finally {
     clearTimeout(tooLate);
   }

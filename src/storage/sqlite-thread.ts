@@ -113,11 +113,15 @@ class ThreadWriter implements Writer {
   }
 
   async close(): Promise<void> {
-    await this.#expect((id) => {
-      const request: ThreadRequest = { id, name: 'close' };
-      this.#worker.postMessage(request);
-    });
-    await this.stop();
+    try {
+      await this.#expect((id) => {
+        const request: ThreadRequest = { id, name: 'close' };
+        this.#worker.postMessage(request);
+      });
+    } finally {
+      // It would keep the process alive.
+      await this.stop();
+    }
   }
 
   async stop(): Promise<void> {

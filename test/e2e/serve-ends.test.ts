@@ -31,12 +31,20 @@ test('a server that is told to stop while it is written to ends', async (t) => {
         taken += 1;
       }
     };
-    const uploads = Array.from({ length: AT_ONCE }, () => upload().catch((error) => error));
-    while (taken < AT_ONCE) await sleep(2);
+    let failed: unknown = null;
+    const uploads = Array.from({ length: AT_ONCE }, () =>
+      upload().catch((error: unknown) => {
+        failed ??= error;
+        return error;
+      }),
+    );
+    while (taken < AT_ONCE && failed === null) await sleep(2);
+    assert.equal(failed, null);
     const { code, stderr } = await server.stop();
     assert.equal(code, 0);
     assert.equal(stderr, 'stopping\n', 'no fault is told that is none');
     // Cut off, and not told something that is not so.
-    for (const error of await Promise.all(uploads)) assert.ok(error instanceof TypeError, error);
+    for (const error of await Promise.all(uploads))
+      assert.ok(error instanceof TypeError, String(error));
   }
 });

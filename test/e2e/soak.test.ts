@@ -29,7 +29,7 @@ test('a soak: builds, pushes, downloads, collections, kills and full disks at on
   const program = fileURLToPath(new URL('../fixtures/soak.ts', import.meta.url));
   const dir = await temporaryDir(t);
   // With --kill-child nothing of it outlives the test; and it has so much time at most.
-  const limit = ['-k', '10', String(Number(SECONDS) * 4 + 600)];
+  const limit = ['-k', '10', String(Number(SECONDS) * 4 + 300)];
   const args = ['--pid', '--fork', '--kill-child', '--mount-proc', ...UNSHARE];
   const { code, stdout, stderr } = await run('timeout', [
     ...[...limit, 'unshare', ...args, process.execPath, program, dir, SECONDS, SEED],

@@ -112,7 +112,9 @@ export async function serve(
   ]);
   const stop = async (): Promise<Outcome> => {
     running.child.kill('SIGTERM');
-    return await running.done;
+    // One that does not heed it has no exit code.
+    const patience = setTimeout(() => running.child.kill('SIGKILL'), 60_000);
+    return await running.done.finally(() => clearTimeout(patience));
   };
   t.after(async () => {
     await stop();

@@ -329,3 +329,24 @@ test('bytes outlive their row for as long as was promised, and uploads before th
   // The staged NAR was older than the grace of its row, and its file is nobody's since the first run.
   assert.equal(await dir.blobs.size(staged.blob), null);
 });
+
+test('a collection that is called off while it looks at all files ends at the next one', async (t) => {
+  const made = await makeState(await temporaryDir(t), START);
+  t.after(() => made[Symbol.asyncDispose]());
+  const ending = new AbortController();
+  let seen = 0;
+  const list = async function* () {
+    for (let i = 0; i < 100; i++) {
+      if (++seen === 10) ending.abort();
+      // Named or too young, as nearly all are: nothing comes of any.
+      yield { id: hex(`blob ${i}`), size: 1, putAt: START + 1000 };
+    }
+  };
+  const blobs = Object.assign(Object.create(made.blobs), { list });
+  const collecting = collect(
+    { ...made, blobs },
+    { dryRun: false, signal: ending.signal, now: START },
+  );
+  await assert.rejects(collecting, { name: 'AbortError' });
+  assert.equal(seen, 10);
+});

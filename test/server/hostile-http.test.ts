@@ -2,6 +2,7 @@
 // file, never a process that hangs or grows. (Uploads: upload.test.ts. Ranges: app.test.ts.)
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
+import { once } from 'node:events';
 import { readFileSync } from 'node:fs';
 import { request as httpsRequest } from 'node:https';
 import { connect, type Socket } from 'node:net';
@@ -38,7 +39,7 @@ async function world(
     await made[Symbol.asyncDispose]();
   });
   const port = Number(new URL(url).port);
-  return { dir, url, port, token, clock, top };
+  return { app, dir, url, port, token, clock, top };
 }
 
 /** Sends raw bytes; returns the answer's status, or 0 when the connection ended without one. */
@@ -278,6 +279,25 @@ test('who goes away with a bad token before the answer is nobody’s failure but
   }
 });
 
+test('a small body that is cut, or does not come, is nobody’s failure but its own', async (t) => {
+  const errors: unknown[] = [];
+  const options = { onError: (error: unknown) => errors.push(error), limits: { body: 200 } };
+  const { port } = await world(t, options);
+  const head = 'POST /v1/enroll HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n';
+  const half = `${head}Content-Length: 100\r\n\r\n{"half":`;
+  for (let i = 0; i < 20; i++) {
+    const socket = connect(port, '127.0.0.1');
+    socket.on('error', () => {});
+    await new Promise((resolve) => socket.write(half, resolve));
+    await sleep(5);
+    if (i % 2 === 0) socket.resetAndDestroy();
+    else socket.destroy();
+  }
+  // Cut off by us, in time.
+  assert.equal(await raw(port, half), 0);
+  assert.deepEqual(errors, []);
+});
+
 test('a state that cannot be read is not ready, and said so without its paths', async (t) => {
   const told: unknown[] = [];
   const top = await temporaryDir(t);
@@ -351,4 +371,13 @@ test('HTTPS: the same answers and the same limits', async (t) => {
   const silent = connect(port, '127.0.0.1');
   silent.on('error', () => {});
   silent.destroy();
+  // Closing waits for nobody who never shakes hands.
+  const other = await world(t, { tls });
+  const waiting = Array.from({ length: 3 }, () => connect(other.port, '127.0.0.1'));
+  for (const socket of waiting) socket.on('error', () => {});
+  await Promise.all(waiting.map((socket) => once(socket, 'connect')));
+  await sleep(50);
+  const ended = Promise.all(waiting.map((socket) => once(socket, 'close')));
+  await Promise.race([other.app.close(), sleep(5_000).then(() => assert.fail('not closed'))]);
+  await ended;
 });
